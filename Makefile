@@ -1,0 +1,37 @@
+# Each target does its own set-up: a fresh machine needs git, make and Python 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help install demo core test lint clean
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(BIN)/.installed  ## virtual environment in .venv with the locked versions
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.11 install" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: install  ## drawn cells: data, training, tables, figures, page, in minutes and offline
+	$(RUN) dvc repro
+	@echo "tables, figures and page: results/demo/ (open results/demo/report.html)"
+
+core: install  ## published images, core subsets; WBC_MIRROR=DIR takes them from a folder
+	$(RUN) dvc repro pipelines/core/dvc.yaml
+	@echo "tables, figures and page: results/core/ (open results/core/report.html)"
+
+test: install  ## the whole suite; with WBC_MIRROR=DIR also the tests on real images
+	$(RUN) pytest
+
+lint: install  ## style, and pipeline files that agree with params.yaml
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) wbc-shift pipeline --check
+
+clean:  ## remove the environment and everything that can be made again
+	rm -rf .venv datasets/cache results/demo
