@@ -1,0 +1,98 @@
+"""The prepared images as arrays: where they lie, and the rows of a part or a domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmark.data.split import read_split
+from benchmark.errors import UserError
+
+
+def cache_folder(root: Path, profile: str) -> Path:
+    """Folder of a profile's prepared images."""
+    return Path(root) / "datasets" / "cache" / profile
+
+
+def array_path(cache: Path, domain: str) -> Path:
+    """The uint8 [N, S, S, 3] array of a domain."""
+    return cache / f"{domain}.npy"
+
+
+def table_path(cache: Path) -> Path:
+    """The table that names every row: domain, row, image, group, class_name."""
+    return cache / "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one part of one domain, decoded.
+
+    Attributes:
+        pixels: uint8 [N, S, S, 3], RGB.
+        labels: int64 [N], index into the label space's classes.
+        table: image, group, domain and part of each row.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class PreparedImages:
+    """Prepared images of a profile, read once and kept for all runs of a process."""
+
+    def __init__(self, root: Path, profile: str, classes: list[str]) -> None:
+        self.root, self.profile, self.classes = Path(root), profile, classes
+        self.cache = cache_folder(root, profile)
+        if not table_path(self.cache).exists():
+            raise UserError(f"{self.cache} is empty: run `wbc-shift prepare --profile {profile}`")
+        self.table = pd.read_parquet(table_path(self.cache))
+        self._domains: dict[str, Images] = {}
+        self._splits: dict[str, pd.Series] = {}
+
+    def domain(self, name: str) -> Images:
+        """Every image of a domain, as a shifted test set."""
+        if name not in self._domains:
+            path = array_path(self.cache, name)
+            if not path.exists():
+                raise UserError(f"{path} is missing: run `wbc-shift prepare -p {self.profile}`")
+            table = self.table[self.table["domain"] == name].assign(part="shifted")
+            labels = pd.Categorical(table["class_name"], self.classes).codes.astype(np.int64)
+            columns = ["image", "domain", "part", "group"]
+            self._domains[name] = Images(np.load(path), labels, table[columns])
+        return self._domains[name]
+
+    def part(self, source: str, part: str) -> Images:
+        """The images of one part of a source domain.
+
+        Raises:
+            UserError: an image that the split does not know, a part without images, or a training
+                part in which a class is absent.
+        """
+        whole = self.domain(source)
+        if source not in self._splits:
+            split = read_split(self.root / "datasets", source)
+            self._splits[source] = split.set_index("path")["part"]
+        parts = whole.table["image"].map(self._splits[source])
+        if parts.isna().any():
+            unknown = whole.table.loc[parts.isna(), "image"].iloc[0]
+            raise UserError(f"{source}: {unknown} is in no part of the split: run `wbc-shift split`")
+        rows = np.flatnonzero(parts == part)
+        labels = whole.labels[rows]
+        if len(rows) == 0:
+            raise UserError(f"{source}: no image in {part}: check datasets/splits/{source}.csv")
+        if part == "train" and (absent := set(range(len(self.classes))) - set(labels)):
+            names = ", ".join(self.classes[c] for c in sorted(absent))
+            raise UserError(
+                f"{source}: no training image of {names}: "
+                f"check datasets/splits/{source}.csv or choose another label space"
+            )
+        table = whole.table.iloc[rows].assign(part=part)
+        return Images(whole.pixels[rows], labels, table)

@@ -1,0 +1,219 @@
+"""Places an image can come from: a mirror folder or an address, both distrusted alike.
+
+A source writes an image to its target whole and as the manifest states it, or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import pooch
+import requests
+
+from benchmark.files import atomic, sha256_file
+from benchmark.progress import say
+
+TIMEOUT_S = (10, 60)
+"""Connecting, and waiting for the next bytes."""
+PAUSES_S = (1.0, 4.0)
+"""Before the second and the third attempt at one image."""
+CONNECTION_PATIENCE = 5
+"""Connection failures in a row before an address is given up: never 10,000 time-outs."""
+ANSWER_PATIENCE = 50
+"""Useless answers in a row (not found, busy, wrong content) before an address is given up."""
+NAMED = 3
+"""Damaged files named per source; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One image as the manifest states it; an empty hash or no size means not published."""
+
+    path: str
+    sha256: str
+    size: int | None
+
+
+def fault(image: Expected, file: Path) -> str | None:
+    """Why `file` is not the image the manifest states, or None: size first, for it is cheap."""
+    try:
+        size = file.stat().st_size
+        if not file.is_file():
+            return "not a file"
+        if size == 0 or image.size not in (None, size):
+            return f"expected {image.size or 'some'} bytes, found {size}"
+        found = sha256_file(file) if image.sha256 else ""
+    except (FileNotFoundError, NotADirectoryError):
+        return "not there"
+    except OSError as error:
+        return error.strerror or str(error)
+    if found != image.sha256:
+        return f"expected sha256 {image.sha256[:16]}…, found {found[:16]}…"
+    return None
+
+
+def check(image: Expected, temporary: Path) -> None:
+    """Refuse content that is not the manifest's before it is placed."""
+    why = fault(image, temporary)
+    if why is not None:
+        raise Unusable(why)
+
+
+class Mirror:
+    """A local copy. Files are copied, not linked, so that nobody's mirror is ever changed."""
+
+    verb = "copied"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.damaged = Damaged(f"mirror {folder}")
+
+    def get(self, image: Expected, target: Path) -> bool:
+        """Copy one image if it is there and whole."""
+        file = self.folder / image.path
+        if not os.path.isfile(file):
+            return False
+        try:
+            with atomic(target) as temporary:
+                try:
+                    shutil.copyfile(file, temporary)
+                except OSError as error:
+                    if error.filename == str(file):
+                        raise Unusable(error.strerror or str(error)) from None
+                    raise
+                check(image, temporary)
+        except Unusable as error:
+            self.damaged.report(image, str(error))
+            return False
+        return True
+
+    def outcome(self) -> str:
+        """What became of this source, for the error line."""
+        if not self.folder.is_dir():
+            return f"mirror {self.folder} (no such folder)"
+        return f"mirror {self.folder} ({self.damaged or 'lacks them'})"
+
+
+class Address:
+    """One URL prefix. Given up after failures in a row; threads share it."""
+
+    verb = "downloaded"
+
+    def __init__(self, prefix: str, stop: threading.Event) -> None:
+        self.prefix = prefix
+        self.stop = stop
+        self.damaged = Damaged(prefix)
+        self.lock = threading.Lock()
+        self.silent = 0
+        self.useless = 0
+        self.last = "not tried"
+        self.download = pooch.HTTPDownloader(timeout=TIMEOUT_S, chunk_size=1 << 16)
+
+    def get(self, image: Expected, target: Path) -> bool:
+        """Download one image; False if this address does not give it whole."""
+        for pause in (*PAUSES_S, None):
+            if self.given_up() or self.stop.is_set():
+                return False
+            try:
+                with atomic(target) as temporary:
+                    self.receive(image, temporary)
+                    check(image, temporary)
+            except (Unreachable, Busy) as error:
+                self.note("silent" if isinstance(error, Unreachable) else "useless", str(error))
+                if pause is not None:
+                    self.stop.wait(pause)
+                continue
+            except NotThere as error:
+                self.note("useless", str(error))
+                return False
+            except Unusable as error:
+                self.note("useless", "wrong content")
+                self.damaged.report(image, str(error))
+                return False
+            self.note("good", self.last)
+            return True
+        return False
+
+    def receive(self, image: Expected, temporary: Path) -> None:
+        """Write what the address answers. Translated here, for `atomic` takes requests' errors,
+        which are OSErrors, for a disk that cannot be written."""
+        try:
+            self.download(self.prefix + quote(image.path), str(temporary), None)
+        except requests.HTTPError as error:
+            status = error.response.status_code
+            if status == 429 or status >= 500:
+                raise Busy(f"HTTP {status}") from None
+            raise NotThere(f"HTTP {status}") from None
+        except requests.Timeout:
+            raise Unreachable("timed out") from None
+        except (
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ContentDecodingError,
+        ):
+            raise Unreachable("connection broke off") from None
+        except requests.RequestException as error:
+            known = isinstance(error, requests.ConnectionError)
+            raise Unreachable("no connection" if known else type(error).__name__) from None
+
+    def note(self, answer: Literal["silent", "useless", "good"], last: str) -> None:
+        """Count failures in a row: any answer ends a silence, a good one ends both."""
+        with self.lock:
+            self.last = last
+            self.silent = self.silent + 1 if answer == "silent" else 0
+            if answer != "silent":
+                self.useless = self.useless + 1 if answer == "useless" else 0
+
+    def given_up(self) -> bool:
+        """Whether this address failed too often in a row to be asked again in this fetch."""
+        return self.silent >= CONNECTION_PATIENCE or self.useless >= ANSWER_PATIENCE
+
+    def outcome(self) -> str:
+        """What became of this source, for the error line."""
+        return f"{self.prefix} ({self.damaged or self.last})"
+
+
+class Damaged:
+    """Counts files whose content is not the manifest's, and names the first ones, a line each."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.count = 0
+        self.lock = threading.Lock()
+
+    def report(self, image: Expected, why: str) -> None:
+        """Say one line; beyond the first ones, only that there are more."""
+        with self.lock:
+            self.count += 1
+            count = self.count
+        if count <= NAMED:
+            say(f"{self.where}: {image.path}: {why}: damaged or changed there, not used")
+        elif count == NAMED + 1:
+            say(f"{self.where}: more such files, not named")
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        return f"{self.count} not matching the manifest"
+
+
+class Unreachable(Exception):
+    """No answer, or one that broke off: worth another attempt."""
+
+
+class Busy(Exception):
+    """The address says later (too many requests, server error): worth another attempt."""
+
+
+class NotThere(Exception):
+    """The address answers, but has no such file."""
+
+
+class Unusable(Exception):
+    """What came is not the image of the manifest."""

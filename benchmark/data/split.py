@@ -1,0 +1,141 @@
+"""Cut a source domain into train, id_val, calibration and id_test: reviewed CSVs, groups never cut.
+
+The split is made on the whole published set, by its manifest alone, so that the `core` subset and
+the full set agree: no image trained on in one is tested on in the other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmark.config import PARTS, Split
+from benchmark.data.cards import Card, read_manifest
+from benchmark.errors import UserError
+from benchmark.files import digest, write_text
+
+COLUMNS = ["path", "group", "label", "part"]
+RESTARTS = 400
+
+
+def split_path(datasets: Path, domain: str) -> Path:
+    """Where the split of a source domain lies."""
+    return Path(datasets) / "splits" / f"{domain}.csv"
+
+
+def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> list[str]:
+    """Write `datasets/splits/<domain>.csv` (path, group, label, part).
+
+    Returns:
+        Lines that say which class is missing from which part because its groups do not suffice.
+    """
+    table = read_manifest(datasets, card)
+    for column, value in card.domains[domain].select.items():
+        table = table[table[column] == value]
+    if table.empty:
+        raise UserError(f"datasets/{card.name}.yaml: domain '{domain}' has no image: check select")
+    core = table["core"] if "core" in table else pd.Series("1", index=table.index)
+    generator = np.random.default_rng(settings.seed)
+    if table["group"].is_unique:
+        # Stratified by subset too, so that each part of the core is as balanced as the whole.
+        part = stratified(table["label"] + "/" + core, settings.fractions, generator)
+    else:
+        part = stratified_groups(
+            table["group"], [table["label"], table["label"].where(core == "1")],
+            settings.fractions, generator,
+        )
+    table = table.assign(part=part)[COLUMNS].sort_values("path")
+    write_text(split_path(datasets, domain), table.to_csv(index=False, lineterminator="\n"))
+    counts = pd.crosstab(table["label"], table["part"])
+    return [
+        f"{domain}: no {label} in {part}: its {table.loc[table.label == label, 'group'].nunique()} "
+        "groups do not suffice"
+        for label in counts.index
+        for part in PARTS
+        if part not in counts or counts.loc[label, part] == 0
+    ]
+
+
+def stratified(
+    strata: pd.Series, fractions: dict[str, float], generator: np.random.Generator
+) -> pd.Series:
+    """A part for every row, each stratum cut in the given fractions (largest remainders first)."""
+    part = pd.Series("", index=strata.index)
+    for _, rows in sorted(strata.groupby(strata).groups.items()):
+        shuffled = generator.permutation(np.asarray(rows))
+        edges = np.rint(np.cumsum([fractions[p] for p in PARTS]) * len(shuffled)).astype(int)
+        for name, chunk in zip(PARTS, np.split(shuffled, edges[:-1]), strict=True):
+            part.loc[chunk] = name
+    return part
+
+
+def stratified_groups(
+    groups: pd.Series,
+    labels: list[pd.Series],
+    fractions: dict[str, float],
+    generator: np.random.Generator,
+) -> pd.Series:
+    """A part for every row, whole groups together, class shares near the given fractions.
+
+    Greedy from the rarest-class groups on, with random restarts; the assignment with the smallest
+    squared deviation of class shares wins, an empty (class, part) costing more than any deviation.
+
+    Args:
+        groups: the group of each row.
+        labels: label columns to balance at once (NaN: row does not count), e.g. all rows and core.
+    """
+    names = np.sort(groups.unique())
+    tables = [pd.crosstab(groups, label).reindex(names, fill_value=0) for label in labels]
+    # counts[group, class] as a share of the class's total, all label columns side by side
+    shares = np.concatenate([(t / t.sum()).to_numpy() for t in tables], axis=1)
+    wanted = np.array([fractions[p] for p in PARTS])[:, None]
+    best, best_cost = None, np.inf
+    for spread in (0.0, 1.0):
+        for _ in range(RESTARTS):
+            # Groups that hold most of some class are hardest to place: they go first, jittered.
+            order = np.argsort(-shares.max(axis=1) * generator.uniform(0.5, 1.5, len(names)))
+            held = np.zeros((len(PARTS), shares.shape[1]))
+            chosen = np.empty(len(names), dtype=int)
+            for group in order:
+                moved = held[None] + np.eye(len(PARTS))[:, :, None] * shares[group]
+                deviation = ((moved - wanted) ** 2 / wanted).sum(axis=(1, 2))
+                deviation *= generator.uniform(0.9, 1.1, len(PARTS))
+                chosen[group] = np.argmin(deviation + spread * (moved == 0).sum(axis=(1, 2)))
+                held[chosen[group]] += shares[group]
+            cost = ((held - wanted) ** 2 / wanted).sum() + 10 * (held == 0).sum()
+            if cost < best_cost:
+                best, best_cost, complete = chosen, cost, bool((held > 0).all())
+        # Only where a class still misses a part is it worth the balance to pull classes apart.
+        if complete:
+            break
+    part = dict(zip(names, np.array(PARTS)[best], strict=True))
+    return groups.map(part)
+
+
+def read_split(datasets: Path, domain: str) -> pd.DataFrame:
+    """Read a domain's split, checking that no group is cut.
+
+    Raises:
+        UserError: missing file, an unknown part, a group on two sides.
+    """
+    path = split_path(datasets, domain)
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `wbc-shift split`")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != COLUMNS:
+        raise UserError(f"{path}: columns must be {', '.join(COLUMNS)}: run `wbc-shift split`")
+    wrong = set(table["part"]) - set(PARTS)
+    if wrong:
+        raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(PARTS)}")
+    sides = table.groupby("group")["part"].nunique()
+    if (sides > 1).any():
+        raise UserError(f"{path}: group '{sides.idxmax()}' is cut by the split: keep it in one part")
+    return table
+
+
+def split_digest(datasets: Path, domain: str) -> str:
+    """Digest of a split's assignment of images to parts (part of every run's fingerprint)."""
+    table = read_split(datasets, domain)
+    return digest(sorted(zip(table["path"], table["part"], strict=True)))

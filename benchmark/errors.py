@@ -1,0 +1,28 @@
+"""Errors a user can mend: one line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input, told in one line. The command line prints it without a traceback and exits 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))
+
+
+def suggest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """The end of an error line about an unknown `name`: the nearest known names.
+
+    >>> suggest("resnet81", ["resnet18", "vgg16"])
+    "; did you mean 'resnet18'?"
+    """
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), known, n=most, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    if len(known) > 12:
+        return ""
+    return f"; known: {', '.join(known)}" if known else ""
