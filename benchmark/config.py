@@ -1,0 +1,170 @@
+"""`params.yaml` as typed settings; an unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from benchmark.data.cards import Subset
+from benchmark.errors import UserError, suggest
+from benchmark.files import read_yaml
+from benchmark.schema import Strict, parse
+
+PARAMS = Path("params.yaml")
+PARTS = ("train", "id_val", "calibration", "id_test")
+
+
+class Split(Strict):
+    """How each source domain is cut into parts, once, for every profile."""
+
+    seed: int = Field(ge=0)
+    fractions: dict[Literal["train", "id_val", "calibration", "id_test"], float]
+
+    @field_validator("fractions")
+    @classmethod
+    def _whole(cls, fractions: dict[str, float]) -> dict[str, float]:
+        if set(fractions) != set(PARTS):
+            raise ValueError(f"needs exactly {', '.join(PARTS)}")
+        if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+            raise ValueError("must be positive and add up to 1")
+        return fractions
+
+
+class Augmentation(Strict):
+    """Random changes to a training image, drawn anew each epoch. Zero or false switches one off."""
+
+    dihedral: bool = False
+    """Horizontal and vertical flips and quarter turns, each of the 8 views equally likely."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Magnification drawn from 1 ± scale."""
+    shift: float = Field(0.0, ge=0, lt=1)
+    """Shift along x and y drawn from ± shift, as a fraction of the image's side."""
+    brightness: float = Field(0.0, ge=0, lt=1)
+    """Factor on all values, drawn from 1 ± brightness."""
+    contrast: float = Field(0.0, ge=0, lt=1)
+    """Factor on the distance from the image's mean, drawn from 1 ± contrast."""
+    saturation: float = Field(0.0, ge=0, lt=1)
+    """Factor on the distance from the pixel's grey value, drawn from 1 ± saturation."""
+
+
+class Training(Strict):
+    """How a method is trained. All of it is part of a run's fingerprint."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup_epochs: int = Field(ge=0)
+    """Epochs of linear warm-up from zero; then a cosine to zero at the last step."""
+    patience: int = Field(ge=1)
+    """Stop after so many epochs without a better macro-F1 on id_val."""
+    precision: Literal["fp32", "bf16"]
+    """bf16: autocast. Slow on processors without bfloat16 arithmetic."""
+    augmentation: Augmentation = Augmentation()
+
+
+class Experiment(Strict):
+    """One question, one table: a grid of methods over scenarios and seeds."""
+
+    title: str
+    scenarios: list[str] = Field(min_length=1)
+    backbones: list[str] = Field(min_length=1)
+    normalisations: list[str] = Field(min_length=1)
+    losses: list[str] = Field(min_length=1)
+    seeds: int = Field(ge=1)
+    """Seeds 0 … seeds - 1."""
+
+
+class Profile(Strict):
+    """Data and grid of one pipeline. Profiles differ in nothing else."""
+
+    subset: Subset
+    image_size: int = Field(ge=32)
+    """Side of the square images in pixels. Below 32 a ResNet's last feature map is empty."""
+    label_space: str
+    domains: list[str] = Field(min_length=2)
+    training: Training
+    experiments: dict[str, Experiment] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _scenarios_within_domains(self) -> Profile:
+        for name, experiment in self.experiments.items():
+            for scenario in experiment.scenarios:
+                try:
+                    expand_scenario(scenario, self.domains)
+                except UserError as error:
+                    raise ValueError(f"experiments.{name}.scenarios: {error}") from None
+        return self
+
+
+    def sources(self) -> list[str]:
+        """The domains that the profile's experiments train on, sorted."""
+        scenarios = {s for e in self.experiments.values() for s in e.scenarios}
+        return sorted({expand_scenario(s, self.domains)[0] for s in scenarios})
+
+
+class Params(Strict):
+    """The whole of `params.yaml`."""
+
+    split: Split
+    normalisations: dict[str, dict[str, Any]]
+    losses: dict[str, dict[str, Any]]
+    profiles: dict[str, Profile] = Field(min_length=1)
+
+    def profile(self, name: str) -> Profile:
+        """The profile called `name`; an unknown name is a `UserError`."""
+        if name not in self.profiles:
+            raise UserError(f"{PARAMS}: no profile '{name}'{suggest(name, self.profiles)}")
+        return self.profiles[name]
+
+    def sources(self) -> list[str]:
+        """Every domain that some profile trains on, sorted."""
+        return sorted({s for profile in self.profiles.values() for s in profile.sources()})
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check `params.yaml`, blocks named by the grids included.
+
+    Raises:
+        UserError: one line that names the file, the key and the nearest known one.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path} is not here: run in the project's root folder")
+    params = parse(Params, read_yaml(path), str(path))
+    for profile_name, profile in params.profiles.items():
+        for name, experiment in profile.experiments.items():
+            for kind, known in (
+                ("normalisations", params.normalisations),
+                ("losses", params.losses),
+            ):
+                for chosen in getattr(experiment, kind):
+                    if chosen not in known:
+                        raise UserError(
+                            f"{path}: profiles.{profile_name}.experiments.{name}.{kind}: "
+                            f"no '{chosen}' under {kind}{suggest(chosen, known)}"
+                        )
+    return params
+
+
+def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
+    """Source and targets of a scenario named `source->*` or `source->target,target`.
+
+    `*` is every other domain of the profile, in its order.
+    """
+    source, arrow, targets = name.partition("->")
+    if not arrow or not targets:
+        raise UserError(f"scenario '{name}': write 'source->*' or 'source->target,target'")
+    chosen = [d for d in domains if d != source] if targets == "*" else targets.split(",")
+    for domain in [source, *chosen]:
+        if domain not in domains:
+            raise UserError(f"scenario '{name}': no domain '{domain}'{suggest(domain, domains)}")
+    if source in chosen:
+        raise UserError(f"scenario '{name}': '{source}' is both trained and tested on")
+    return source, chosen
+
+
+def scenario_folder(name: str) -> str:
+    """A scenario's name as a folder: `raabin->*` is `raabin_to_others`."""
+    return name.replace("->", "_to_").replace("*", "others").replace(",", "_")
