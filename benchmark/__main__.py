@@ -1,0 +1,5 @@
+"""`python -m benchmark` is `wbc-shift`."""
+
+from benchmark.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""Experiment records: `experiments/*.json` as typed objects, and what of their plan is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import UserError
+from benchmark.files import digest, read_json
+
+Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
+
+
+class Record(BaseModel):
+    """A part of a record; it may hold more keys than are read here."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Method(Record):
+    """Backbone + normalisation + loss + recipe, under one name."""
+
+    name: str
+    backbone: str
+    normalisation: str
+    loss: str
+    recipe: str
+
+
+class Scenario(Record):
+    """The domain trained on and the domains tested on."""
+
+    name: str
+    source: str
+    targets: tuple[str, ...]
+
+    @property
+    def file_name(self) -> str:
+        """The scenario's name as a part of a file name: `raabin->*` gives `raabin_to_others`."""
+        return self.name.replace("->", "_to_").replace("*", "others").replace("/", "_")
+
+    @property
+    def test_sets(self) -> tuple[tuple[str, str], ...]:
+        """(domain, part) of every test set, the in-domain one first."""
+        return ((self.source, "id_test"), *((target, "shifted") for target in self.targets))
+
+
+class Run(Record):
+    """One planned run: scenario × method × seed, and what became of it."""
+
+    run_id: str
+    outcome: Outcome
+    reason: str | None = None
+    predictions_sha256: str | None = None
+    method: Method
+    track: str
+    scenario: Scenario
+    seed: int
+
+    @property
+    def done(self) -> bool:
+        return self.outcome == "done"
+
+
+class Experiment(Record):
+    """One question: the runs planned to answer it, in the order of the plan."""
+
+    schema_version: Literal[1]
+    experiment: str
+    title: str
+    profile: str
+    label_space: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    runs: tuple[Run, ...]
+
+    @property
+    def found(self) -> int:
+        """How many of the planned runs are done."""
+        return sum(run.done for run in self.runs)
+
+    def blocks(self) -> dict[tuple[Scenario, str], list[Run]]:
+        """Planned runs by (scenario, track), in plan order.
+
+        Tracks are kept apart because a method that saw the target's images is no rival of one
+        that did not.
+        """
+        blocks: dict[tuple[Scenario, str], list[Run]] = {}
+        for run in self.runs:
+            blocks.setdefault((run.scenario, run.track), []).append(run)
+        return blocks
+
+
+def load_experiments(results: Path) -> list[Experiment]:
+    """Read every `experiments/*.json` of a results folder, by file name.
+
+    Raises:
+        UserError: there is none, or one that does not follow the schema.
+    """
+    experiments = []
+    for path in sorted((Path(results) / "experiments").glob("*.json")):
+        try:
+            experiments.append(Experiment.model_validate(read_json(path)))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise UserError(
+                f"{path}: {place}: {fault['msg']}: `wbc-shift train` writes it anew"
+            ) from None
+    if not experiments:
+        raise UserError(f"{Path(results) / 'experiments'} holds no record: run `wbc-shift train`")
+    return experiments
+
+
+def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, ...]]]:
+    """Every done run once, with the classes of its label space, by run id.
+
+    Raises:
+        UserError: two experiments hold different records of the same run.
+    """
+    runs: dict[str, tuple[Run, tuple[str, ...]]] = {}
+    for experiment in experiments:
+        for run in filter(lambda run: run.done, experiment.runs):
+            known, classes = runs.setdefault(run.run_id, (run, experiment.classes))
+            if known != run or classes != experiment.classes:
+                raise UserError(
+                    f"run {run.run_id}: experiment '{experiment.experiment}' and another one hold "
+                    "different records of it: `wbc-shift train` brings both up to date"
+                )
+    return dict(sorted(runs.items()))
+
+
+def predictions_digest(experiments: list[Experiment]) -> str:
+    """Identifies the predictions that metrics belong to, so that stale metrics are noticed."""
+    runs = done_runs(experiments)
+    return digest({run_id: run.predictions_sha256 for run_id, (run, _) in runs.items()})
+
+
+def gaps(experiments: list[Experiment]) -> list[str]:
+    """One line per planned run that is not done: run id, outcome and reason."""
+    lines = {
+        run.run_id: f"{run.run_id} ({run.outcome}{f': {run.reason}' if run.reason else ''})"
+        for experiment in experiments
+        for run in experiment.runs
+        if not run.done
+    }
+    return list(lines.values())

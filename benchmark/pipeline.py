@@ -1,0 +1,140 @@
+"""Write each profile's `dvc.yaml` from `params.yaml`, so that stages and settings cannot disagree.
+
+The first profile is the embedded default and lies at the root, beside the `split` stage that all
+profiles share; the others lie in `pipelines/<profile>/`. A stage depends on the modules on its path,
+not on the package, and a training stage on its plan: a profile's change never makes another stale.
+"""
+
+from __future__ import annotations
+
+import os
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmark.config import Params, Profile
+from benchmark.data.cards import LABEL_SPACES, Card, card_of
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.progress import say
+
+HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
+
+
+def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: bool) -> None:
+    """Write (or with `check` only compare) the pipeline file of every profile.
+
+    Raises:
+        UserError: `check` found a file that is not what the settings give.
+    """
+    for position, (name, profile) in enumerate(params.profiles.items()):
+        path = root / ("dvc.yaml" if position == 0 else f"pipelines/{name}/dvc.yaml")
+        stages = {"split": split_stage(params, cards)} if position == 0 else {}
+        stages |= profile_stages(name, profile, cards)
+        wdir = os.path.relpath(root, path.parent)
+        for stage in stages.values():
+            if wdir != ".":
+                stage["wdir"] = wdir
+        buffer = StringIO()
+        writer = YAML()
+        writer.width = 100
+        writer.dump({"stages": stages}, buffer)
+        text = HEADER + buffer.getvalue()
+        if check:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                raise UserError(f"{path} is out of date: run `wbc-shift pipeline`")
+        else:
+            write_text(path, text)
+            say(f"wrote {path}")
+
+
+def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
+    """The stage that cuts every source domain, from manifests alone."""
+    sources = params.sources()
+    names = sorted({card_of(cards, domain).name for domain in sources})
+    return {
+        "cmd": "wbc-shift split",
+        "params": ["split"],
+        "deps": ["benchmark/data/split.py", *facts(names, cards)],
+        "outs": [small(f"datasets/splits/{domain}.csv") for domain in sources],
+    }
+
+
+def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[str, Any]:
+    """fetch → prepare → plan → train, once per experiment → evaluate → report."""
+    results = f"results/{name}"
+    names = sorted({card_of(cards, domain).name for domain in profile.domains})
+    splits = [f"datasets/splits/{source}.csv" for source in profile.sources()]
+    data_keys = [f"profiles.{name}.{key}" for key in ("subset", "domains")]
+    shape_keys = [f"profiles.{name}.{key}" for key in ("image_size", "label_space")]
+    indices = [f"{results}/experiments/{e}.json" for e in profile.experiments]
+    # What draws cells matters only where cells are drawn.
+    drawing = ["benchmark/data/phantom.py"] if any(cards[n].drawn_by for n in names) else []
+    stages: dict[str, Any] = {
+        "fetch": {
+            "cmd": f"wbc-shift fetch --profile {name}",
+            "params": data_keys,
+            "deps": [
+                "benchmark/data/fetch.py",
+                "benchmark/data/sources.py",
+                *drawing, *facts(names, cards)],
+            "outs": [small(f"datasets/raw/{name}.json")],
+        },
+        "prepare": {
+            "cmd": f"wbc-shift prepare --profile {name}",
+            "params": [*data_keys, *shape_keys],
+            "deps": [
+                f"datasets/raw/{name}.json",
+                "benchmark/data/prepare.py",
+                *facts(names, cards),
+            ],
+            "outs": [
+                {f"datasets/cache/{name}": {"cache": False, "persist": True}},
+                small(f"{results}/data.json"),
+            ],
+        },
+        "plan": {
+            "cmd": f"wbc-shift plan --profile {name}",
+            "params": ["normalisations", "losses", f"profiles.{name}"],
+            "deps": [f"{results}/data.json", *splits, "benchmark/plan.py", "benchmark/numerics.py"],
+            "outs": [small(f"{results}/plans/{e}.json") for e in profile.experiments],
+        },
+    }
+    for experiment in profile.experiments:
+        stages[f"train-{experiment}"] = {
+            "cmd": f"wbc-shift train --profile {name} --experiment {experiment}",
+            "deps": [
+                f"{results}/plans/{experiment}.json",
+                "benchmark/data/arrays.py",
+                "benchmark/models",
+                "benchmark/training",
+                "benchmark/inference",
+            ],
+            "outs": [small(f"{results}/experiments/{experiment}.json")],
+        }
+    metrics = [f"{results}/metrics.parquet", f"{results}/confusion.parquet"]
+    stages["evaluate"] = {
+        "cmd": f"wbc-shift evaluate --profile {name}",
+        "deps": [*indices, "benchmark/evaluation"],
+        "outs": [small(path) for path in metrics],
+    }
+    stages["report"] = {
+        "cmd": f"wbc-shift report --profile {name}",
+        "deps": [*indices, *metrics, f"{results}/data.json", "benchmark/report"],
+        "outs": [small(f"{results}/{part}") for part in ("tables", "figures", "report.html")],
+    }
+    return stages
+
+
+def facts(names: list[str], cards: dict[str, Card]) -> list[str]:
+    """Cards, manifests and label spaces of the named sets."""
+    files = [f"datasets/{LABEL_SPACES}", "benchmark/data/cards.py"]
+    files += [f"datasets/{name}.yaml" for name in names]
+    return files + [f"datasets/{cards[name].manifest}" for name in names]
+
+
+def small(path: str) -> dict[str, Any]:
+    """An output that is small enough for git, or made for one machine: not in DVC's cache."""
+    return {path: {"cache": False}}

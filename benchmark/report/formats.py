@@ -1,0 +1,238 @@
+"""Formats: a table in, its CSV, Markdown or LaTeX text out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+from benchmark.evaluation.evaluate import MAJORITY
+from benchmark.evaluation.intervals import Interval
+from benchmark.report.tables import SUMMARIES, Block, Column, Row, Table
+
+NOTHING = "–"
+
+
+def number(value: float, decimals: int = 1) -> str:
+    """A number with a true minus sign; never "-0.0"."""
+    text = f"{value:.{decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def cell_text(cell: Interval) -> str:
+    """`45.3 ± 2.1`, `45.3` where there is no interval, `–` where there is no value."""
+    if math.isnan(cell.mean):
+        return NOTHING
+    if math.isnan(cell.half_width):
+        return number(cell.mean)
+    return f"{number(cell.mean)} ± {number(cell.half_width)}"
+
+
+def column_title(column: Column) -> str:
+    """A test set's name with † where one of its classes is too small to carry a claim."""
+    return column.title + ("†" if column.flagged else "")
+
+
+def column_support(column: Column) -> str:
+    """`n = 351` below a test set's name; nothing below a summary."""
+    if column.key in SUMMARIES:
+        return ""
+    return f"n = {column.n if column.n else NOTHING}"
+
+
+def csv_text(rows: list[list[object]]) -> str:
+    """Rows, the first being the header, as CSV with Unix line ends."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def to_csv(table: Table) -> str:
+    """One line per row; for each column its mean and half-width in %, and n for a test set.
+
+    An empty field means: not a test set of this scenario, or no value.
+    """
+    columns: dict[str, Column] = {}
+    for block in table.blocks:
+        columns |= {column.key: column for column in block.columns if column.key not in SUMMARIES}
+    keys = [*columns, *SUMMARIES]
+    header = ["scenario", "source", "track", "method", "found", "planned"]
+    for key in keys:
+        header += [key, f"{key}_half_width", *([] if key in SUMMARIES else [f"{key}_n"])]
+    lines: list[list[object]] = [header]
+    for block in table.blocks:
+        places = {column.key: place for place, column in enumerate(block.columns)}
+        for row in block.rows:
+            counts = [row.found, row.planned] if row.planned else ["", ""]
+            line = [block.scenario.name, block.scenario.source, block.track, row.method, *counts]
+            for key in keys:
+                place = places.get(key)
+                cell = row.cells[place] if place is not None else Interval(math.nan, math.nan, 0)
+                line += [plain(cell.mean), plain(cell.half_width)]
+                if key not in SUMMARIES:
+                    line.append((block.columns[place].n or "") if place is not None else "")
+            lines.append(line)
+    return csv_text(lines)
+
+
+def plain(value: float) -> str:
+    """Two decimals for a machine, empty where there is no value."""
+    return "" if math.isnan(value) else number(value, 2).replace("−", "-")
+
+
+def markdown_rows(header: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
+    """A Markdown table with aligned source; all but the first `text_columns` align right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        cells = [
+            text.ljust(width) if place < text_columns else text.rjust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    rule = [
+        "-" * (width + 2) if place < text_columns else "-" * (width + 1) + ":"
+        for place, width in enumerate(widths)
+    ]
+    lines.insert(1, "|" + "|".join(rule) + "|")
+    return "\n".join(lines)
+
+
+def to_markdown(table: Table) -> str:
+    """One Markdown table per block under its heading, notes below it."""
+    parts = [table.caption]
+    for block in table.blocks:
+        header = ["method", "runs"] + [
+            f"{column_title(column)}, {column_support(column)}".removesuffix(", ")
+            for column in block.columns
+        ]
+        rows = [[row.method, row.runs or NOTHING, *map(cell_text, row.cells)] for row in block.rows]
+        parts += [f"**{escape_markdown(block.title)}**", markdown_rows(header, rows)]
+        parts += [f"{escape_markdown(note)}." for note in block.notes]
+    parts += [f"{escape_markdown(note)}." for note in table.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    return text.replace("*", "\\*").replace("_", "\\_")
+
+
+def to_latex(table: Table) -> str:
+    """A `table*` for booktabs and siunitx, \\input as it is; shrunk if wider than the page.
+
+    Mean and half-width are two columns, aligned each, because siunitx drops an uncertainty of 0.0.
+    """
+    most = max((len(block.columns) for block in table.blocks), default=0)
+    lines = [
+        "% Written by `wbc-shift report`. Needs \\usepackage{booktabs,graphicx,siunitx}.",
+        "\\begin{table*}",
+        "\\centering",
+        "\\caption{" + escape_latex(table.caption) + "}",
+        "\\label{tab:" + table.name.replace("_", "-") + "}",
+        "\\vspace{4pt}\\scriptsize\\setlength{\\tabcolsep}{3pt}",
+        "\\sbox0{%",
+        f"\\begin{{tabular}}{{@{{}}lc*{{{most}}}{{S[table-format={siunitx_format(table)}]@{{\\,}}r}}@{{}}}}",
+        "\\toprule",
+    ]
+    for place, block in enumerate(table.blocks):
+        lines += ["\\midrule"] if place else []
+        lines += latex_block(block, most)
+    lines += [
+        "\\bottomrule",
+        "\\end{tabular}}",
+        "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi",
+    ]
+    notes = dict.fromkeys(note for block in table.blocks for note in block.notes)
+    notes |= dict.fromkeys(table.notes)
+    if notes:
+        text = " ".join(f"{escape_latex(note)}." for note in notes)
+        lines.append(f"\n\\vspace{{3pt}}\\parbox{{\\linewidth}}{{\\scriptsize {text}}}")
+    return "\n".join([*lines, "\\end{table*}"]) + "\n"
+
+
+def latex_block(block: Block, most: int) -> list[str]:
+    """Heading, three header lines and rows of a block, padded to `most` pairs of columns."""
+    targets = len(block.columns) - len(SUMMARIES)
+
+    def line(first: str, second: str, cells: list[str]) -> str:
+        """Targets first, summaries last, so that the summaries of all blocks stand in one line."""
+        padding = ["&"] * (most - len(cells))
+        cells = [*cells[:targets], *padding, *cells[targets:]]
+        return " & ".join([first, second, *cells]) + " \\\\"
+
+    def over_pair(text: str) -> str:
+        return f"\\multicolumn{{2}}{{c}}{{{text}}}"
+
+    first, second, support = [], [], []
+    for column in block.columns:
+        name = escape_latex(column_title(column))
+        word, _, rest = name.partition(" (" if column.key == "in_domain" else " ")
+        first.append(over_pair(word))
+        second.append(over_pair(rest.replace(")", "")))
+        support.append(over_pair(escape_latex(column_support(column)).replace("n =", "$n=$")))
+    rows = []
+    for row in block.rows:
+        rows += ["\\addlinespace[2pt]"] if row.method == MAJORITY else []
+        rows.append(line(escape_latex(row.method), row.runs, list(map(latex_cell, row.cells))))
+    title = f"\\textbf{{{escape_latex(block.title)}}}"
+    return [
+        f"\\multicolumn{{{2 * most + 2}}}{{@{{}}l}}{{{title}}} \\\\",
+        "\\addlinespace[2pt]",
+        line("", "", first),
+        line("", "", second),
+        line("Method", "Runs", support),
+        "\\midrule",
+        *rows,
+    ]
+
+
+def latex_cell(cell: Interval) -> str:
+    """`45.3 & $\\pm$ 2.1`, `45.3 &` without an interval, a dash over both if there is no value."""
+    if math.isnan(cell.mean):
+        return "\\multicolumn{2}{c}{--}"
+    mean, _, half_width = cell_text(cell).replace("−", "-").partition(" ± ")
+    return f"{mean} & $\\pm$ {half_width}" if half_width else f"{mean} &"
+
+
+def siunitx_format(table: Table) -> str:
+    """The S column's format: sign and integer digits of the widest mean that occurs."""
+    cells = [cell for block in table.blocks for row in block.rows for cell in row.cells]
+    means = [number(cell.mean) for cell in cells if not math.isnan(cell.mean)]
+    integers = max((len(text.lstrip("−")) - 2 for text in means), default=2)
+    sign = "-" if any(text.startswith("−") for text in means) else ""
+    return f"{sign}{integers}.1"
+
+
+LATEX_CHARACTERS = {
+    "\\": "\\textbackslash{}",
+    "{": "\\{",
+    "}": "\\}",
+    "%": "\\%",
+    "&": "\\&",
+    "#": "\\#",
+    "_": "\\_",
+    "$": "\\$",
+    "^": "\\^{}",
+    "~": "\\~{}",
+    "±": "$\\pm$",
+    "−": "$-$",
+    "–": "--",
+    "†": "$^\\dagger$",
+    "<": "$<$",
+    ">": "$>$",
+    "*": "$*$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Text for LaTeX; an arrow `->` becomes a real one."""
+    parts = ("".join(LATEX_CHARACTERS.get(c, c) for c in part) for part in text.split("->"))
+    return "$\\to$".join(parts)
+
+
+def headline(block: Block, row: Row) -> dict[str, Interval]:
+    """The cells that answer the question: in-domain, mean of targets, shift drop."""
+    places = {column.key: place for place, column in enumerate(block.columns)}
+    return {key: row.cells[places[key]] for key in ("in_domain", "mean_target", "shift_drop")}

@@ -1,0 +1,130 @@
+"""Per class: F1 of every class with its n, for each method, scenario and test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.evaluation.evaluate import MAJORITY, majority_id
+from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.intervals import t_interval
+from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+from benchmark.report.formats import (
+    NOTHING,
+    cell_text,
+    csv_text,
+    escape_markdown,
+    markdown_rows,
+    plain,
+)
+from benchmark.report.tables import (
+    CONFOUNDED,
+    Row,
+    Scores,
+    by_method,
+    class_counts,
+    done_ids,
+    found_of_planned,
+    gap_notes,
+    values,
+)
+
+
+@dataclass(frozen=True)
+class ClassBlock:
+    """Methods × classes on one test set of one scenario; cells are F1 in per cent."""
+
+    scenario: str
+    track: str
+    domain: str
+    part: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """Scenario, test set and, if it is not the inductive one, the track."""
+        place = f"{self.domain} (in-domain)" if self.part == "id_test" else self.domain
+        track = "" if self.track == "inductive" else f" [{self.track}]"
+        return f"{self.scenario}{track}, tested on {place}"
+
+    @property
+    def headings(self) -> list[tuple[str, str]]:
+        """(class, n) of each column; † marks a class whose n is too small to carry a claim."""
+        return [
+            (name + ("†" if 0 < n < MINIMUM_SUPPORT else ""), f"n = {n or NOTHING}")
+            for name, n in zip(self.classes, self.counts, strict=True)
+        ]
+
+
+def class_blocks(experiment: Experiment, scores: Scores) -> list[ClassBlock]:
+    """Every test set of every scenario and track, in plan order."""
+    blocks = []
+    for (scenario, track), runs in experiment.blocks().items():
+        counts = class_counts(scores, scenario, experiment.classes)
+        planned = {
+            name: (done_ids(members), len(members)) for name, members in by_method(runs).items()
+        }
+        if counts.any():
+            planned[MAJORITY] = ([majority_id(scenario.name)], 0)
+        for place, test_set in enumerate(scenario.test_sets):
+            rows = []
+            for method, (ids, total) in planned.items():
+                cells = tuple(
+                    t_interval(100 * values(scores, ids, (test_set,), "f1", name)[:, 0])
+                    for name in experiment.classes
+                )
+                rows.append(Row(method, len(ids) if total else 0, total, cells))
+            blocks.append(
+                ClassBlock(
+                    scenario.name,
+                    track,
+                    *test_set,
+                    experiment.classes,
+                    tuple(counts[place].tolist()),
+                    tuple(rows),
+                )
+            )
+    return blocks
+
+
+def caption(experiment: Experiment) -> str:
+    return (
+        f"{experiment.title}: F1 of each class in %, mean ± half-width of the 95 % t-interval over "
+        f"seeds; {found_of_planned(experiment)} runs. n: test images of the class. † n < "
+        f"{MINIMUM_SUPPORT}: the class carries no claim. {NOTHING}: class absent, or no run."
+    )
+
+
+def notes(experiment: Experiment, blocks: list[ClassBlock]) -> list[str]:
+    """Caveats on classes that occur here, and the runs that are not done."""
+    places = {(block.domain, name) for block in blocks for name in block.classes}
+    caveats = [text for place, text in CONFOUNDED.items() if place in places]
+    return caveats + gap_notes(experiment)
+
+
+def to_csv(blocks: list[ClassBlock]) -> str:
+    """Long: one line per scenario, test set, method and class."""
+    lines: list[list[object]] = [
+        ["scenario", "track", "domain", "part", "method", "class", "n", "carries_claim"]
+        + ["f1", "f1_half_width", "found", "planned"]
+    ]
+    for block in blocks:
+        for row in block.rows:
+            counts = [row.found, row.planned] if row.planned else ["", ""]
+            for name, n, cell in zip(block.classes, block.counts, row.cells, strict=True):
+                claim = "yes" if n >= MINIMUM_SUPPORT else "no"
+                where = [block.scenario, block.track, block.domain, block.part, row.method]
+                lines.append([*where, name, n, claim, *map(plain, cell[:2]), *counts])
+    return csv_text(lines)
+
+
+def to_markdown(experiment: Experiment, blocks: list[ClassBlock]) -> str:
+    """One Markdown table per test set."""
+    parts = [caption(experiment)]
+    for block in blocks:
+        header = ["method", "runs", *(f"{name}, {n}" for name, n in block.headings)]
+        rows = [[row.method, row.runs or NOTHING, *map(cell_text, row.cells)] for row in block.rows]
+        parts += [f"**{escape_markdown(block.title)}**", markdown_rows(header, rows)]
+    parts += [f"{escape_markdown(note)}." for note in notes(experiment, blocks)]
+    return "\n\n".join(parts) + "\n"
