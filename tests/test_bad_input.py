@@ -1,0 +1,119 @@
+"""Bad input from the command line: one line on standard error, exit status 1, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import edit
+
+from benchmark.cli import main  # noqa: F401  (imported once, outside the timed part of a test)
+
+
+def one_line(outcome, *parts: str) -> None:
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    for part in parts:
+        assert part in outcome.err
+
+
+def test_unknown_key(project: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "image_size: 48", "imagesize: 48")
+    one_line(wbc_shift("validate", "-p", "tiny"), "profiles.tiny.imagesize", "did you mean 'image_size'?")
+
+
+def test_unknown_profile_and_experiment(prepared: Path, wbc_shift) -> None:
+    one_line(wbc_shift("plan", "-p", "tinny"), "no profile 'tinny'; did you mean 'tiny'?")
+    one_line(wbc_shift("train", "-p", "tiny", "-e", "frist"), "did you mean 'first'?")
+
+
+def test_unknown_backbone(prepared: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "[resnet10t]", "[resnet10]")
+    one_line(wbc_shift("validate", "-p", "tiny"), "unknown backbone 'resnet10'", "'resnet10t'")
+
+
+def test_unknown_loss_parameter(prepared: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "gamma: 2.0", "gama: 2.0")
+    one_line(wbc_shift("plan", "-p", "tiny"), "losses.focal", "did you mean 'gamma'?")
+
+
+def test_no_project_here(tmp_path: Path, wbc_shift, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one_line(wbc_shift("validate"), "params.yaml is not here: run in the project's root folder")
+
+
+def test_no_mirror_and_no_network(project: Path, wbc_shift, monkeypatch) -> None:
+    monkeypatch.delenv("WBC_MIRROR")
+    monkeypatch.setenv("WBC_OFFLINE", "1")
+    one_line(wbc_shift("fetch", "-p", "tiny"), "toy", "200 of 200", "WBC_MIRROR", "draw the discs yourself")
+
+
+def test_wrong_hash_in_the_mirror(project: Path, wbc_shift, monkeypatch, tmp_path: Path) -> None:
+    damaged = tmp_path / "mirror/toy/a/basophil/slide0_0.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    monkeypatch.setenv("WBC_OFFLINE", "1")
+    outcome = wbc_shift("fetch", "-p", "tiny")
+    one_line(outcome, "1 of 200", "slide0_0.jpg")
+    assert not Path("datasets/raw/toy/a/basophil/slide0_0.jpg").exists()
+    assert Path("datasets/raw/toy/a/basophil/slide1_0.jpg").exists()
+
+
+def test_commands_before_their_input_exists(project: Path, wbc_shift) -> None:
+    one_line(wbc_shift("prepare", "-p", "tiny"), "is missing: run `wbc-shift fetch`")
+    one_line(wbc_shift("plan", "-p", "tiny"), "run `wbc-shift prepare --profile tiny`")
+    one_line(wbc_shift("train", "-p", "tiny"), "first.json is missing")
+    one_line(wbc_shift("evaluate"), "results/ holds no finished experiment")
+    one_line(wbc_shift("report", "-p", "tiny"), "run `wbc-shift train -p tiny`")
+
+
+def test_a_class_absent_from_the_training_part(prepared: Path, wbc_shift) -> None:
+    path = Path("datasets/splits/toy-a.csv")
+    table = pd.read_csv(path, dtype=str)
+    rare = (table["label"] == "basophil") & (table["part"] == "train")
+    # Only whole groups may move, so the rows leave the split and the data.
+    table[~rare].to_csv(path, index=False)
+    images = pd.read_parquet("datasets/cache/tiny/manifest.parquet")
+    gone = images["image"].isin(table.loc[rare, "path"])
+    import numpy as np
+
+    array = Path("datasets/cache/tiny/toy-a.npy")
+    kept = ~gone[images["domain"] == "toy-a"].to_numpy()
+    np.save(array, np.load(array)[kept])
+    images[~gone].to_parquet("datasets/cache/tiny/manifest.parquet", index=False)
+    wbc_shift("plan", "-p", "tiny")
+    one_line(wbc_shift("train", "-p", "tiny"), "toy-a: no training image of basophil")
+
+
+def test_an_image_the_split_does_not_know(prepared: Path, wbc_shift) -> None:
+    path = Path("datasets/splits/toy-a.csv")
+    pd.read_csv(path, dtype=str).iloc[1:].to_csv(path, index=False)
+    wbc_shift("plan", "-p", "tiny")
+    one_line(wbc_shift("train", "-p", "tiny"), "is in no part of the split: run `wbc-shift split`")
+
+
+def test_validate_shows_what_would_run_and_what_is_missing(project: Path, wbc_shift) -> None:
+    outcome = wbc_shift("validate", "-p", "tiny")
+    assert outcome.status == 1
+    assert "missing: toy-a: 100 of 100 images" in outcome.out
+    assert "missing: split of toy-a: run `wbc-shift split`" in outcome.out
+    wbc_shift("fetch", "-p", "tiny")
+    wbc_shift("split")
+    edit(Path("params.yaml"), "[resnet10t]", "[resnet10t, vit_tiny_patch16_224]")
+    outcome = wbc_shift("validate", "-p", "tiny")
+    assert "no batch normalisation to exchange" in outcome.out
+    wbc_shift("prepare", "-p", "tiny")
+    outcome = wbc_shift("validate", "-p", "tiny")
+    assert outcome.status == 0
+    row = next(line for line in outcome.out.splitlines() if "first" in line)
+    assert [cell for cell in row.split() if cell.isdigit()] == ["4", "0", "2", "0", "2"]
+
+
+@pytest.mark.parametrize("name", ["run.json"])
+def test_a_broken_record_is_trained_again_not_believed(prepared: Path, wbc_shift, name: str) -> None:
+    wbc_shift("train", "-p", "tiny")
+    path = Path("results/tiny/runs/resnet10t-bn-ce/toy-a_to_others/seed0") / name
+    path.write_text(path.read_text()[:100])
+    assert "1 done" in wbc_shift("train", "-p", "tiny").out
+    assert path.read_text().rstrip().endswith("}")

@@ -1,0 +1,250 @@
+"""Evaluate: predictions as they are written by training become scores, and bad ones are refused."""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.evaluation.evaluate import evaluate
+
+CLASSES = ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]
+COUNTS = {
+    ("raabin", "id_val"): [3, 3, 3, 3, 3],
+    ("raabin", "id_test"): [12, 20, 11, 10, 10],
+    ("bccd", "shifted"): [30, 12, 10, 14, 3],
+    ("jtsc", "shifted"): [25, 13, 12, 10, 0],
+}
+TARGETS = ["bccd", "jtsc"]
+
+
+def predictions(seed, shifted_skill=1.0, counts=None):
+    """A predictions table: logits that lean towards the true class, less so on the targets."""
+    random = np.random.default_rng(seed)
+    frames = []
+    for (domain, part), numbers in (counts or COUNTS).items():
+        labels = np.repeat(np.arange(len(CLASSES)), numbers)
+        logits = random.normal(0, 1, (len(labels), len(CLASSES)))
+        logits[np.arange(len(labels)), labels] += shifted_skill if part == "shifted" else 4
+        frame = pd.DataFrame({"image": [f"{part}/{i:04d}.jpg" for i in range(len(labels))]})
+        frame = frame.assign(domain=domain, part=part, group=frame["image"])
+        frame["label"] = labels.astype(np.int8)
+        for place, name in enumerate(CLASSES):
+            frame[f"logit_{name}"] = logits[:, place].astype(np.float16)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_run(results, run_id, table):
+    """Write a run's predictions; return their SHA-256."""
+    path = results / "runs" / run_id / "predictions.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path, index=False)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_record(name, seed, sha, outcome="done", reason=None, source="raabin", targets=TARGETS):
+    """A run as it stands in an experiment's record."""
+    backbone, normalisation, loss = name.split("-")
+    return {
+        "run_id": f"{name}/{source}_to_others/seed{seed}",
+        "fingerprint": "0",
+        "outcome": outcome,
+        "reason": reason,
+        "predictions_sha256": sha,
+        "method": {"name": name, "backbone": backbone, "normalisation": normalisation}
+        | {"loss": loss, "recipe": "erm", "weights": "scratch"},
+        "track": "inductive",
+        "scenario": {"name": f"{source}->*", "source": source, "targets": targets},
+        "seed": seed,
+    }
+
+
+def write_experiment(results, runs, name="norms", title="Normalisation at fixed architecture"):
+    """Write an experiment's record."""
+    record = {"schema_version": 1, "experiment": name, "title": title, "profile": "toy"}
+    record |= {"label_space": "wbc5", "classes": CLASSES, "runs": runs}
+    path = results / "experiments" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def write_results(results, methods=("resnet18-bn-ce", "resnet18-gn-ce"), seeds=2):
+    """A results folder with every run done; returns its run records."""
+    runs = []
+    for place, name in enumerate(methods):
+        for seed in range(seeds):
+            record = run_record(name, seed, None)
+            table = predictions(10 * place + seed, shifted_skill=0.5 + place)
+            record["predictions_sha256"] = write_run(results, record["run_id"], table)
+            runs.append(record)
+    write_experiment(results, runs)
+    return runs
+
+
+def scores(results):
+    """`metrics.parquet` with one row per (run, domain, part, class, metric)."""
+    keys = ["run_id", "domain", "part", "class_name", "metric"]
+    return pd.read_parquet(results / "metrics.parquet").set_index(keys).sort_index()
+
+
+def test_scores_are_those_of_the_predictions(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    table = predictions(11, shifted_skill=1.5).query("domain == 'bccd'")
+    logits = table[[f"logit_{name}" for name in CLASSES]].to_numpy()
+    hits = logits.argmax(axis=1) == table["label"].to_numpy()
+    recalls = [hits[table["label"] == label].mean() for label in range(5)]
+    found = scores(tmp_path).loc[runs[3]["run_id"], "bccd", "shifted"]
+    assert found.loc[("", "accuracy"), "value"] == pytest.approx(hits.mean())
+    assert found.loc[("", "balanced_accuracy"), "value"] == pytest.approx(np.mean(recalls))
+    assert found.loc[("", "accuracy"), "n"] == 69
+    assert found.loc[("basophil", "recall"), "value"] == pytest.approx(recalls[4])
+    assert found.loc[("basophil", "recall"), "n"] == 3
+    row = found.loc[("", "accuracy")]
+    columns = ["method", "backbone", "normalisation", "loss", "recipe", "track", "scenario"]
+    assert row[columns].tolist() == [
+        *("resnet18-gn-ce", "resnet18", "gn", "ce", "erm", "inductive", "raabin->*")
+    ]
+    assert (row["source"], row["seed"]) == ("raabin", 1)
+
+
+def test_an_absent_class_has_rows_without_a_value(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    row = scores(tmp_path).loc[(runs[0]["run_id"], "jtsc", "shifted", "basophil", "f1")]
+    assert row["n"] == 0
+    assert math.isnan(row["value"])
+
+
+def test_the_majority_constant_answers_the_commonest_class_of_each_test_set(tmp_path):
+    write_results(tmp_path)
+    evaluate(tmp_path)
+    table = scores(tmp_path).loc["majority/raabin->*"]
+    assert table.loc[("bccd", "shifted", "", "accuracy"), "value"] == pytest.approx(30 / 69)
+    assert table.loc[("raabin", "id_test", "", "accuracy"), "value"] == pytest.approx(20 / 63)
+    # Neutrophils alone are answered: F1 = 2·25 / (25 + 60) over the four classes present.
+    macro_f1 = table.loc[("jtsc", "shifted", "", "macro_f1"), "value"]
+    assert macro_f1 == pytest.approx(2 * 25 / (25 + 60) / 4)
+    assert table["seed"].isna().all()
+    assert (table["method"] == "majority").all()
+
+
+def test_confusion_counts_every_image_once(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    confusion = pd.read_parquet(tmp_path / "confusion.parquet")
+    assert set(confusion["run_id"]) == {run["run_id"] for run in runs}
+    part = confusion.query("run_id == @runs[0]['run_id'] and domain == 'bccd'")
+    counts = part.groupby("true")["count"].sum()
+    assert counts[CLASSES].tolist() == COUNTS["bccd", "shifted"]
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    contents = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        write_results(folder)
+        evaluate(folder)
+        names = ("metrics.parquet", "confusion.parquet")
+        contents.append([(folder / name).read_bytes() for name in names])
+    assert contents[0] == contents[1]
+
+
+def test_the_order_of_a_runs_images_does_not_matter(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    before = scores(tmp_path)["value"]
+    shuffled = predictions(0, shifted_skill=0.5).sample(frac=1, random_state=0)
+    runs[0]["predictions_sha256"] = write_run(tmp_path, runs[0]["run_id"], shuffled)
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    pd.testing.assert_series_equal(before, scores(tmp_path)["value"])
+
+
+def test_a_run_of_two_experiments_is_scored_once(tmp_path):
+    runs = write_results(tmp_path)
+    write_experiment(tmp_path, runs[:2], name="losses")
+    evaluate(tmp_path)
+    assert scores(tmp_path).index.is_unique
+
+
+def test_only_done_runs_are_scored(tmp_path):
+    runs = write_results(tmp_path)
+    runs[1] |= {"outcome": "nan", "reason": "loss is NaN", "predictions_sha256": None}
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    found = set(pd.read_parquet(tmp_path / "metrics.parquet")["run_id"])
+    assert found == {runs[i]["run_id"] for i in (0, 2, 3)} | {"majority/raabin->*"}
+
+
+def refused(results, *words):
+    """`evaluate` fails with one line that holds all the words, and writes nothing."""
+    with pytest.raises(UserError) as error:
+        evaluate(results)
+    line = str(error.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+    assert not (results / "metrics.parquet").exists()
+
+
+def test_damaged_predictions_are_refused(tmp_path):
+    runs = write_results(tmp_path)
+    path = tmp_path / "runs" / runs[2]["run_id"] / "predictions.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refused(tmp_path, runs[2]["run_id"], "wbc-shift train")
+
+
+def test_missing_predictions_are_refused(tmp_path):
+    runs = write_results(tmp_path)
+    (tmp_path / "runs" / runs[2]["run_id"] / "predictions.parquet").unlink()
+    refused(tmp_path, runs[2]["run_id"], "is missing", "wbc-shift train")
+
+
+def replace_run(results, runs, table):
+    """Let the first run have these predictions, correctly recorded."""
+    runs[0]["predictions_sha256"] = write_run(results, runs[0]["run_id"], table)
+    write_experiment(results, runs)
+
+
+def test_a_non_finite_logit_is_refused(tmp_path):
+    runs = write_results(tmp_path)
+    table = predictions(0)
+    table.loc[5, "logit_monocyte"] = np.float16("inf")
+    replace_run(tmp_path, runs, table)
+    refused(tmp_path, runs[0]["run_id"], "non-finite")
+
+
+def test_a_missing_column_is_refused(tmp_path):
+    runs = write_results(tmp_path)
+    replace_run(tmp_path, runs, predictions(0).drop(columns="logit_monocyte"))
+    refused(tmp_path, runs[0]["run_id"], "logit_monocyte")
+
+
+def test_a_missing_target_is_refused(tmp_path):
+    runs = write_results(tmp_path)
+    replace_run(tmp_path, runs, predictions(0).query("domain != 'jtsc'"))
+    refused(tmp_path, runs[0]["run_id"], "jtsc")
+
+
+def test_runs_scored_on_different_images_are_refused(tmp_path):
+    runs = write_results(tmp_path)
+    counts = COUNTS | {("bccd", "shifted"): [30, 12, 10, 14, 4]}
+    replace_run(tmp_path, runs, predictions(0, counts=counts))
+    refused(tmp_path, "different images", "bccd", runs[0]["run_id"])
+
+
+def test_a_folder_without_experiments_is_refused(tmp_path):
+    refused(tmp_path, "experiments", "wbc-shift train")
+
+
+def test_a_record_that_breaks_the_schema_is_refused(tmp_path):
+    runs = write_results(tmp_path)
+    runs[0]["outcome"] = "finished"
+    write_experiment(tmp_path, runs)
+    refused(tmp_path, "norms.json", "runs.0.outcome")

@@ -1,0 +1,248 @@
+"""Report: tables, figures and page say what was found, what was planned, and what is missing."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_evaluate import (
+    CLASSES,
+    predictions,
+    run_record,
+    scores,
+    write_experiment,
+    write_results,
+    write_run,
+)
+
+from benchmark.errors import UserError
+from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.experiments import load_experiments
+from benchmark.evaluation.intervals import Interval
+from benchmark.report.formats import cell_text, escape_latex, number, to_markdown
+from benchmark.report.report import report
+from benchmark.report.tables import build_table, load_scores
+
+GOLDEN = Path(__file__).parent / "fixtures" / "golden"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results folder with a gap, evaluated and reported: gn has one seed of two, in has none."""
+    folder = tmp_path_factory.mktemp("results")
+    runs = write_results(folder)
+    runs[3] |= {"outcome": "missing", "predictions_sha256": None}
+    for seed in (0, 1):
+        reason = "loss is NaN in epoch 3"
+        runs.append(run_record("resnet18-in-ce", seed, None, outcome="nan", reason=reason))
+    write_experiment(folder, runs)
+    counts = dict(zip(CLASSES, [1, 2, 3, 4, 5], strict=True))
+    domain = {"dataset": "raabin", "images": 15, "classes": counts, "crop": 0.6, "digest": "0"}
+    data = {"image_size": 48, "label_space": "wbc5", "domains": {"raabin": domain}}
+    (folder / "data.json").write_text(json.dumps(data))
+    evaluate(folder)
+    report(folder)
+    return folder
+
+
+def rows(results, name):
+    """A CSV table by method."""
+    with (results / "tables" / f"{name}.csv").open(newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def written(results):
+    """Everything that the report wrote, by path."""
+    paths = [*results.glob("tables/*"), *results.glob("figures/*"), results / "report.html"]
+    return {str(path.relative_to(results)): path.read_bytes() for path in paths}
+
+
+def markdown(results):
+    """The headline table of the first experiment, without drawing figures."""
+    experiments = load_experiments(results)
+    scored = load_scores(results, experiments)
+    return to_markdown(build_table(experiments[0], scored, "macro_f1"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tex", "md"])
+def test_the_headline_table_is_the_golden_one(results, suffix):
+    name = f"norms_macro_f1.{suffix}"
+    assert (results / "tables" / name).read_text() == (GOLDEN / name).read_text()
+
+
+def test_cells_are_means_and_intervals_over_seeds_computed_by_hand(results):
+    table = scores(results)["value"]
+
+    def of_seed(seed, domain, part):
+        run_id = f"resnet18-bn-ce/raabin_to_others/seed{seed}"
+        return 100 * table[run_id, domain, part, "", "macro_f1"]
+
+    source = [of_seed(seed, "raabin", "id_test") for seed in (0, 1)]
+    bccd = [of_seed(seed, "bccd", "shifted") for seed in (0, 1)]
+    jtsc = [of_seed(seed, "jtsc", "shifted") for seed in (0, 1)]
+    drops = [source[k] - (bccd[k] + jtsc[k]) / 2 for k in (0, 1)]
+    worst = [min(bccd[k], jtsc[k]) for k in (0, 1)]
+    row = rows(results, "norms_macro_f1")["resnet18-bn-ce"]
+    expected = {"in_domain": source, "bccd": bccd, "worst_target": worst, "shift_drop": drops}
+    for key, (first, second) in expected.items():
+        assert float(row[key]) == pytest.approx((first + second) / 2, abs=0.006)
+        # Two seeds: half-width = 12.7062 · |difference| / 2.
+        half_width = 12.7062 * abs(first - second) / 2
+        assert float(row[f"{key}_half_width"]) == pytest.approx(half_width, abs=0.006)
+    assert (row["in_domain_n"], row["bccd_n"], row["jtsc_n"]) == ("63", "69", "60")
+
+
+def test_a_missing_run_never_vanishes(results):
+    table = rows(results, "norms_macro_f1")
+    assert list(table) == ["resnet18-bn-ce", "resnet18-gn-ce", "resnet18-in-ce", "majority"]
+    assert (table["resnet18-in-ce"]["found"], table["resnet18-in-ce"]["planned"]) == ("0", "2")
+    assert table["resnet18-in-ce"]["in_domain"] == ""
+    markdown = (results / "tables" / "norms_macro_f1.md").read_text()
+    line = next(line for line in markdown.splitlines() if "resnet18-in-ce " in line)
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["0/2", *["–"] * 6]
+    assert "found 3 of 6 planned" in markdown
+    assert "nan: loss is NaN in epoch 3" in markdown
+    page = (results / "report.html").read_text()
+    assert "Found 3 of 6 planned runs." in page
+    assert "resnet18-gn-ce/raabin_to_others/seed1 (missing)" in page
+
+
+def test_one_seed_has_no_interval(results):
+    row = rows(results, "norms_macro_f1")["resnet18-gn-ce"]
+    assert float(row["in_domain"]) > 0
+    assert row["in_domain_half_width"] == ""
+
+
+def test_small_and_confounded_classes_are_flagged(results):
+    text = (results / "tables" / "norms_macro_f1.md").read_text()
+    assert "bccd†, n = 69" in text
+    assert "bccd (basophil 3)" in text
+    assert "Absent classes" in text
+    assert "jtsc (basophil)" in text
+    assert "basophil and capture date are confounded" in text
+
+
+def test_a_caveat_on_raabins_basophils_stands_only_where_raabin_is_scored(tmp_path):
+    counts = {("bccd", "id_test"): [10] * 5, ("jtsc", "shifted"): [10] * 5}
+    record = run_record("resnet18-bn-ce", 0, None, source="bccd", targets=["jtsc"])
+    record["predictions_sha256"] = write_run(
+        tmp_path, record["run_id"], predictions(0, counts=counts)
+    )
+    write_experiment(tmp_path, [record])
+    evaluate(tmp_path)
+    assert "confounded" not in markdown(tmp_path)
+
+
+def test_the_majority_row_has_no_interval_and_no_drop(results):
+    row = rows(results, "norms_accuracy")["majority"]
+    assert float(row["bccd"]) == pytest.approx(100 * 30 / 69, abs=0.006)
+    assert row["bccd_half_width"] == row["shift_drop"] == row["found"] == ""
+
+
+def test_per_class_rows_carry_n_and_say_what_carries_a_claim(results):
+    with (results / "tables" / "norms_per_class.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found = {(x["method"], x["domain"], x["class"]): x for x in lines}
+    assert len(found) == len(lines) == 4 * 3 * 5
+    basophil = found["resnet18-bn-ce", "bccd", "basophil"]
+    assert (basophil["n"], basophil["carries_claim"]) == ("3", "no")
+    assert found["resnet18-bn-ce", "bccd", "eosinophil"]["carries_claim"] == "yes"
+    assert found["resnet18-bn-ce", "jtsc", "basophil"]["f1"] == ""
+
+
+def test_reporting_again_prints_the_headline_and_gives_the_same_bytes(results, capsys):
+    before = written(results)
+    report(results)
+    assert written(results) == before
+    out = capsys.readouterr().out
+    assert "macro-F1 (%), found 3 of 6 planned runs" in out
+    line = next(line for line in out.splitlines() if line.split()[:1] == ["resnet18-in-ce"])
+    assert line.split() == ["resnet18-in-ce", "0/2", "–", "–", "–"]
+
+
+def test_figures_are_written_as_pdf_and_png(results):
+    figures = {path.name for path in (results / "figures").iterdir()}
+    stems = ("shift_norms", "confusion_norms_raabin_to_others")
+    assert figures == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "png")}
+    for path in (results / "figures").glob("*.pdf"):
+        assert b"CreationDate" not in path.read_bytes()
+
+
+def test_tracks_never_share_a_table_block(tmp_path):
+    runs = write_results(tmp_path)
+    for run in runs[2:]:
+        run["track"] = "transductive"
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    inductive, transductive = markdown(tmp_path).split("transductive)**")
+    assert "resnet18-bn-ce" in inductive
+    assert "resnet18-gn-ce" not in inductive
+    assert "resnet18-gn-ce" in transductive
+    assert "resnet18-bn-ce" not in transductive
+
+
+def test_strict_names_the_first_gaps(results):
+    with pytest.raises(UserError, match=r"3 planned runs .*resnet18-gn-ce/.*seed1 \(missing\)"):
+        report(results, strict=True)
+
+
+def test_strict_passes_when_every_planned_run_is_done(tmp_path):
+    write_results(tmp_path, methods=["resnet18-bn-ce"], seeds=1)
+    evaluate(tmp_path)
+    report(tmp_path, strict=True)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_stale_or_absent_metrics_are_refused(tmp_path):
+    runs = write_results(tmp_path)
+    with pytest.raises(UserError, match="wbc-shift evaluate"):
+        report(tmp_path)
+    evaluate(tmp_path)
+    runs[0]["predictions_sha256"] = write_run(tmp_path, runs[0]["run_id"], predictions(99))
+    write_experiment(tmp_path, runs)
+    with pytest.raises(UserError, match="wbc-shift evaluate"):
+        report(tmp_path)
+
+
+def test_a_report_without_any_done_run_still_shows_the_plan(tmp_path):
+    runs = [run_record("resnet18-bn-ce", seed, None, outcome="oom") for seed in (0, 1)]
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    report(tmp_path)
+    assert rows(tmp_path, "norms_macro_f1")["resnet18-bn-ce"]["planned"] == "2"
+    assert "Found 0 of 2 planned runs." in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_needs_nothing_but_itself(results):
+    page = (results / "report.html").read_text()
+    assert "<script" not in page
+    assert "<link" not in page
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith(("data:image/png;base64,", "#", "figures/")) for source in sources)
+    assert all((results / source).exists() for source in sources if source.startswith("figures"))
+
+
+def test_the_page_can_be_heard_and_scrolled(results):
+    page = (results / "report.html").read_text()
+    images = re.findall(r"<img [^>]*>", page)
+    assert len(images) == 2
+    assert all(re.search(r'alt="[^"]{40,}"', image) for image in images)
+    assert page.count("<table>") == page.count("<caption>") == 3 + 3 + 1
+    assert page.count("<table>") + len(images) == page.count('class="scroll" role="region"')
+    identifiers = re.findall(r'id="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identifiers)
+
+
+def test_numbers_are_printed_with_one_decimal_and_a_true_minus():
+    nan = float("nan")
+    assert cell_text(Interval(45.25, 2.04, 3)) == "45.2 ± 2.0"
+    assert cell_text(Interval(-3.14, nan, 1)) == "−3.1"
+    assert cell_text(Interval(nan, nan, 0)) == "–"
+    assert number(-0.04) == "0.0"
+
+
+def test_latex_characters_are_escaped():
+    assert escape_latex("a_b 5 % raabin->*") == "a\\_b 5 \\% raabin$\\to$$*$"

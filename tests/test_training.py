@@ -1,0 +1,310 @@
+"""Training: outcomes as data, resume by fingerprint, the same bits from the same seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import edit
+
+from benchmark.config import Augmentation, Training
+from benchmark.data.arrays import Images
+from benchmark.files import read_json
+from benchmark.training import records, runner
+from benchmark.training.fit import NotFinite, fit, schedule_of
+
+RUNS = Path("results/tiny/runs")
+CE = RUNS / "resnet10t-bn-ce/toy-a_to_others/seed0"
+FOCAL = RUNS / "resnet10t-bn-focal/toy-a_to_others/seed0"
+
+
+def settings(**changes: object) -> Training:
+    values = {
+        "epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.0,
+        "warmup_epochs": 1, "patience": 5, "precision": "fp32", "augmentation": Augmentation(),
+    }  # fmt: skip
+    return Training.model_validate(values | changes)
+
+
+def toy_images(n: int, part: str, seed: int = 0) -> Images:
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    pixels = generator.integers(0, 60, (n, 8, 8, 3)) + 150 * labels[:, None, None, None]
+    return Images(pixels.astype(np.uint8), labels.astype(np.int64), pd.DataFrame({"part": [part] * n}))
+
+
+def small_network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+
+
+def started(run: Path) -> int:
+    return (run / "run.json").stat().st_mtime_ns
+
+
+@pytest.fixture
+def trained(prepared: Path, wbc_shift) -> Path:
+    """A toy project with its two runs done."""
+    outcome = wbc_shift("train", "-p", "tiny")
+    assert outcome.status == 0, outcome.err
+    return prepared
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    factor = schedule_of(settings(epochs=3, warmup_epochs=1), steps_per_epoch=4)
+    assert [factor(i) for i in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert factor(4) == 1.0
+    assert factor(8) == pytest.approx(0.5)
+    assert factor(12) == pytest.approx(0.0)
+
+
+def test_the_best_epoch_by_source_validation_is_kept() -> None:
+    # One validation image whose label changes between epochs would need oracle knowledge; instead a
+    # learning rate that wrecks the network late: the best state must not be the last one.
+    class Wreck(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_network()
+            self.epoch = 0
+
+        def train(self, mode: bool = True) -> torch.nn.Module:
+            if mode:
+                self.epoch += 1
+                if self.epoch == 3:
+                    with torch.no_grad():
+                        for p in self.net.parameters():
+                            p.neg_()
+            return super().train(mode)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x)
+
+    result = fit(
+        Wreck(), torch.nn.functional.cross_entropy, toy_images(16, "train"), toy_images(8, "id_val", 1),
+        settings(epochs=3, warmup_epochs=0, learning_rate=1e-3), 0, torch.device("cpu"),
+    )  # fmt: skip
+    scores = [h["id_val_macro_f1"] for h in result.history]
+    assert result.id_val_macro_f1 == max(scores) > scores[-1]
+    assert result.best_epoch == scores.index(max(scores))
+
+
+def test_early_stopping_waits_for_the_patience() -> None:
+    result = fit(
+        small_network(), torch.nn.functional.cross_entropy, toy_images(16, "train"),
+        toy_images(8, "id_val", 1), settings(epochs=40, patience=2), 0, torch.device("cpu"),
+    )  # fmt: skip
+    assert len(result.history) == result.best_epoch + 1 + 2
+
+
+def test_a_nan_loss_ends_the_run_with_its_epoch() -> None:
+    with pytest.raises(NotFinite, match="loss nan in epoch 0: lower the learning rate"):
+        fit(
+            small_network(), lambda z, y: z.sum() * float("nan"), toy_images(8, "train"),
+            toy_images(4, "id_val"), settings(), 0, torch.device("cpu"),
+        )  # fmt: skip
+
+
+def test_a_last_batch_of_one_image_cannot_happen() -> None:
+    seen = []
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(labels))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    fit(
+        small_network(), loss, toy_images(9, "train"), toy_images(4, "id_val"),
+        settings(epochs=1, batch_size=4), 0, torch.device("cpu"),
+    )  # fmt: skip
+    assert seen == [3, 3, 3]
+
+
+def test_a_run_leaves_one_record_and_every_held_out_image_once(trained: Path) -> None:
+    record = read_json(CE / "run.json")
+    assert record["outcome"] == "done"
+    assert record["schema_version"] == 1
+    assert {"train_s", "load_s", "evaluate_s"} <= record["time"].keys()
+    assert record["environment"]["torch"] == torch.__version__.split("+")[0]
+    predictions = pd.read_parquet(CE / "predictions.parquet")
+    assert not predictions["image"].duplicated().any()
+    split = pd.read_csv("datasets/splits/toy-a.csv")
+    source = predictions[predictions["domain"] == "toy-a"].set_index("image")["part"]
+    expected = split[split["part"] != "train"].set_index("path")["part"]
+    assert source.sort_index().to_dict() == expected.sort_index().to_dict()
+    shifted = predictions[predictions["domain"] == "toy-b"]
+    assert set(shifted["part"]) == {"shifted"}
+    assert len(shifted) == 100
+    assert predictions.filter(like="logit_").dtypes.unique().tolist() == [np.dtype("float16")]
+
+
+def test_finished_runs_are_not_trained_again(trained: Path, wbc_shift) -> None:
+    before = started(CE), started(FOCAL)
+    outcome = wbc_shift("train", "-p", "tiny")
+    assert "2 done or skipped" in outcome.out
+    assert (started(CE), started(FOCAL)) == before
+
+
+def test_a_changed_loss_parameter_retrains_only_its_runs(trained: Path, wbc_shift) -> None:
+    before = started(CE), started(FOCAL)
+    edit(Path("params.yaml"), "focal: {gamma: 2.0}", "focal: {gamma: 1.0}")
+    wbc_shift("plan", "-p", "tiny")
+    assert wbc_shift("train", "-p", "tiny").status == 0
+    assert started(CE) == before[0]
+    assert started(FOCAL) > before[1]
+
+
+def test_an_added_seed_trains_only_the_new_runs(trained: Path, wbc_shift) -> None:
+    before = started(CE), started(FOCAL)
+    edit(Path("params.yaml"), "seeds: 1", "seeds: 2")
+    wbc_shift("plan", "-p", "tiny")
+    assert wbc_shift("train", "-p", "tiny").status == 0
+    assert (started(CE), started(FOCAL)) == before
+    assert (CE.parent / "seed1" / "predictions.parquet").exists()
+
+
+def test_an_added_target_is_predicted_from_the_checkpoint(trained: Path, wbc_shift, monkeypatch) -> None:
+    edit(Path("datasets/toy.yaml"), "  toy-b:", "  toy-c: {title: C, crop: 0.8, select: {acquisition: b}}\n  toy-b:")
+    edit(Path("params.yaml"), "[toy-a, toy-b]", "[toy-a, toy-b, toy-c]")
+    for command in ("prepare", "plan"):
+        assert wbc_shift(command, "-p", "tiny").status == 0
+    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert wbc_shift("train", "-p", "tiny").status == 0
+    assert set(pd.read_parquet(CE / "predictions.parquet")["domain"]) == {"toy-a", "toy-b", "toy-c"}
+
+
+def test_the_same_seed_gives_bit_identical_predictions(trained: Path, wbc_shift) -> None:
+    import shutil
+
+    before = (CE / "predictions.parquet").read_bytes()
+    shutil.rmtree(CE)
+    shutil.rmtree("results/tiny/checkpoints")
+    assert wbc_shift("train", "-p", "tiny").status == 0
+    assert (CE / "predictions.parquet").read_bytes() == before
+
+
+def test_tampered_predictions_count_as_missing_and_are_made_again(trained: Path, wbc_shift) -> None:
+    path = CE / "predictions.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    run = read_json(Path("results/tiny/plans/first.json"))["runs"][0]
+    assert records.read_outcome(Path(), "tiny", run)["outcome"] == "missing"
+    assert wbc_shift("train", "-p", "tiny").status == 0
+    assert path.read_bytes() == whole
+
+
+def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(prepared: Path, wbc_shift, monkeypatch) -> None:
+    monkeypatch.setitem(runner.LOSSES, "focal", lambda counts, gamma: lambda z, y: z.sum() * float("inf"))
+    outcome = wbc_shift("train", "-p", "tiny")
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert "1 of 2 runs failed, the others are kept" in outcome.err
+    assert "resnet10t-bn-focal/toy-a_to_others/seed0: nan: loss" in outcome.err
+    index = read_json(Path("results/tiny/experiments/first.json"))["runs"]
+    assert [r["outcome"] for r in index] == ["done", "nan"]
+    assert not (FOCAL / "predictions.parquet").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(prepared)
+    assert wbc_shift("train", "-p", "tiny").status == 0  # a failure is never taken for a result
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(MemoryError("x"), "oom"), (RuntimeError("boom"), "error")]
+)
+def test_out_of_memory_and_faults_are_told_apart(prepared: Path, wbc_shift, monkeypatch, error, outcome) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runner, "fit", broken)
+    assert wbc_shift("train", "-p", "tiny").status == 1
+    assert read_json(CE / "run.json")["outcome"] == outcome
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_torn_file(prepared: Path, wbc_shift, monkeypatch) -> None:
+    import errno
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    outcome = wbc_shift("train", "-p", "tiny")
+    assert outcome.status == 1
+    assert "disk full while writing" in outcome.err
+    assert "what was finished is kept" in outcome.err
+    assert not [p for p in RUNS.rglob("*") if p.is_file()]
+
+
+def test_kill_9_while_training_loses_the_run_in_flight_only(prepared: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "seeds: 1", "seeds: 3")
+    wbc_shift("plan", "-p", "tiny")
+    command = [sys.executable, "-m", "benchmark", "train", "-p", "tiny"]
+    environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(RUNS.rglob("run.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {p: p.read_bytes() for p in RUNS.rglob("run.json") if ".work" not in str(p)}
+    assert 2 <= len(done) < 6
+    assert wbc_shift("train", "-p", "tiny").status == 0
+    assert all(path.read_bytes() == content for path, content in done.items())
+    assert len(list(RUNS.rglob("run.json"))) == 6
+
+
+def test_two_processes_share_a_plan_without_doing_a_run_twice(prepared: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "seeds: 1", "seeds: 2")
+    wbc_shift("plan", "-p", "tiny")
+    command = [sys.executable, "-m", "benchmark", "train", "-p", "tiny"]
+    environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parents[2]), "WBC_THREADS": "1"}
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    output = "".join(process.communicate(timeout=240)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert output.count(": done, id_val") == 4
+
+
+def test_no_image_of_a_target_reaches_training(prepared: Path, wbc_shift, monkeypatch) -> None:
+    seen = []
+    true_fit = runner.fit
+
+    def spy(model, loss, train, id_val, *rest, **more):
+        seen.append(set(train.table["domain"]) | set(id_val.table["domain"]))
+        return true_fit(model, loss, train, id_val, *rest, **more)
+
+    monkeypatch.setattr(runner, "fit", spy)
+    wbc_shift("train", "-p", "tiny")
+    assert seen == [{"toy-a"}, {"toy-a"}]
+
+
+def test_poisoned_target_labels_move_no_logit(trained: Path, wbc_shift) -> None:
+    before = pd.read_parquet(CE / "predictions.parquet")
+    table = pd.read_parquet("datasets/cache/tiny/manifest.parquet")
+    target = table["domain"] == "toy-b"
+    table.loc[target, "class_name"] = "basophil"
+    table.to_parquet("datasets/cache/tiny/manifest.parquet", index=False)
+    for folder in ("runs", "checkpoints"):
+        import shutil
+
+        shutil.rmtree(Path("results/tiny") / folder)
+    wbc_shift("train", "-p", "tiny")
+    after = pd.read_parquet(CE / "predictions.parquet")
+    logits = [c for c in before if c.startswith("logit_")]
+    pd.testing.assert_frame_equal(before[logits], after[logits])
+    assert (after["label"] != before["label"]).any()
+
+
+def test_the_record_is_json_without_nan(trained: Path) -> None:
+    text = (CE / "run.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["history"][0].keys() == {
+        "epoch", "train_loss", "id_val_macro_f1", "learning_rate",
+    }  # fmt: skip
