@@ -1,4 +1,4 @@
-"""The command `wbc-shift`: one subcommand per arrow of the data flow. Run it in the project's root."""
+"""The command `wbc-shift`: one subcommand per arrow of the data flow. Run it in the root folder."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def train(
     params, _ = settings()
     known = params.profile(profile).experiments
     if experiment is not None and experiment not in known:
-        raise UserError(f"profile {profile}: no experiment '{experiment}'{suggest(experiment, known)}")
+        raise UserError(
+            f"profile {profile}: no experiment '{experiment}'{suggest(experiment, known)}"
+        )
     for name in [experiment] if experiment else known:
         train_experiment(ROOT, profile, name)
 
@@ -171,7 +173,9 @@ def report(
 
 @app.command()
 def pipeline(
-    check: Annotated[bool, typer.Option(help="Only compare; fail if a file is out of date.")] = False,
+    check: Annotated[
+        bool, typer.Option(help="Only compare; fail if a file is out of date.")
+    ] = False,
 ) -> None:
     """Write the dvc.yaml of every profile from params.yaml."""
     from benchmark.pipeline import write_pipelines
@@ -185,9 +189,13 @@ def result_folders(profile: str | None) -> list[Path]:
     results = ROOT / "results"
     if profile:
         if not (results / profile / "experiments").is_dir():
-            raise UserError(f"{results / profile} has no results: run `wbc-shift train -p {profile}`")
+            raise UserError(
+                f"{results / profile} has no results: run `wbc-shift train -p {profile}`"
+            )
         return [results / profile]
     found = sorted(path.parent for path in results.glob("*/experiments"))
     if not found:
-        raise UserError("results/ holds no finished experiment: run `dvc repro` or `wbc-shift train`")
+        raise UserError(
+            "results/ holds no finished experiment: run `dvc repro` or `wbc-shift train`"
+        )
     return found

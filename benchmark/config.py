@@ -98,7 +98,6 @@ class Profile(Strict):
                     raise ValueError(f"experiments.{name}.scenarios: {error}") from None
         return self
 
-
     def sources(self) -> list[str]:
         """The domains that the profile's experiments train on, sorted."""
         scenarios = {s for e in self.experiments.values() for s in e.scenarios}

@@ -1,8 +1,9 @@
 """Write each profile's `dvc.yaml` from `params.yaml`, so that stages and settings cannot disagree.
 
 The first profile is the embedded default and lies at the root, beside the `split` stage that all
-profiles share; the others lie in `pipelines/<profile>/`. A stage depends on the modules on its path,
-not on the package, and a training stage on its plan: a profile's change never makes another stale.
+profiles share; the others lie in `pipelines/<profile>/`. A stage depends on the modules on its
+path, not on the package, and a training stage on its plan: a profile's change never makes
+another's stages stale.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
             "deps": [
                 "benchmark/data/fetch.py",
                 "benchmark/data/sources.py",
-                *drawing, *facts(names, cards)],
+                *drawing,
+                *facts(names, cards),
+            ],
             "outs": [small(f"datasets/raw/{name}.json")],
         },
         "prepare": {

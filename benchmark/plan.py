@@ -1,7 +1,8 @@
-"""Expand a profile's experiments into planned runs, each with its fingerprint, before any is spent."""
+"""Expand a profile's experiments into planned runs, each with its fingerprint."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,71 +83,64 @@ def expand(
 
     profile = params.profile(profile_name)
     experiment = profile.experiments[experiment_name]
-    runs = []
     for loss in experiment.losses:
         check_parameters("losses", LOSSES, loss, params.losses[loss], positional=1)
+    runs = []
     for scenario in experiment.scenarios:
         source, targets = expand_scenario(scenario, profile.domains)
         split = split_digest(root / "datasets", source)
-        for backbone in experiment.backbones:
-            for norm in experiment.normalisations:
-                norm_parameters = params.normalisations[norm]
-                skipped = skip_reason(backbone, norm, norm_parameters, profile.image_size)
-                for loss in experiment.losses:
-                    method = {
-                        "name": f"{backbone}-{norm}-{loss}",
-                        "backbone": backbone,
-                        "normalisation": norm,
-                        "loss": loss,
-                        "recipe": "erm",
-                        "weights": "scratch",
+        for backbone, norm in product(experiment.backbones, experiment.normalisations):
+            skip = skip_reason(backbone, norm, params.normalisations[norm], profile.image_size)
+            for loss, seed in product(experiment.losses, range(experiment.seeds)):
+                method = {
+                    "name": f"{backbone}-{norm}-{loss}",
+                    "backbone": backbone,
+                    "normalisation": norm,
+                    "loss": loss,
+                    "recipe": "erm",
+                    "weights": "scratch",
+                }
+                settings = {
+                    "normalisation": params.normalisations[norm],
+                    "loss": params.losses[loss],
+                    "training": profile.training.model_dump(mode="json"),
+                    "image_size": profile.image_size,
+                }
+                training = {
+                    "protocol": PROTOCOL,
+                    "numerics": training_versions(method),
+                    "method": method,
+                    **settings,
+                    "label_space": profile.label_space,
+                    "source": source,
+                    "source_data": domains[source]["digest"],
+                    "split": split,
+                    "seed": seed,
+                }
+                prediction = {
+                    "numerics": version("inference"),
+                    "targets": {target: domains[target]["digest"] for target in targets},
+                }
+                runs.append(
+                    {
+                        "run_id": f"{method['name']}/{scenario_folder(scenario)}/seed{seed}",
+                        "fingerprint": digest([training, prediction]),
+                        "training_fingerprint": digest(training),
+                        "skip": skip,
+                        "method": method,
+                        "track": "inductive",
+                        "scenario": {"name": scenario, "source": source, "targets": targets},
+                        "seed": seed,
+                        "settings": settings,
                     }
-                    for seed in range(experiment.seeds):
-                        training = {
-                            "protocol": PROTOCOL,
-                            "numerics": {
-                                part: version(part)
-                                for part in ("data", "model", "augmentation", "training")
-                            }
-                            | {
-                                f"{kind}.{block}": version(kind, block)
-                                for kind, block in (("normalisation", norm), ("loss", loss))
-                            },
-                            "method": method,
-                            "normalisation": norm_parameters,
-                            "loss": params.losses[loss],
-                            "training": profile.training.model_dump(mode="json"),
-                            "image_size": profile.image_size,
-                            "label_space": profile.label_space,
-                            "source": source,
-                            "source_data": domains[source]["digest"],
-                            "split": split,
-                            "seed": seed,
-                        }
-                        prediction = {
-                            "numerics": version("inference"),
-                            "targets": {t: domains[t]["digest"] for t in targets},
-                        }
-                        runs.append(
-                            {
-                                "run_id": f"{method['name']}/{scenario_folder(scenario)}/seed{seed}",
-                                "fingerprint": digest([training, prediction]),
-                                "training_fingerprint": digest(training),
-                                "skip": skipped,
-                                "method": method,
-                                "track": "inductive",
-                                "scenario": {
-                                    "name": scenario,
-                                    "source": source,
-                                    "targets": targets,
-                                },
-                                "seed": seed,
-                                "settings": {
-                                    "normalisation": norm_parameters,
-                                    "loss": params.losses[loss],
-                                    "training": training["training"],
-                                    "image_size": profile.image_size,
-                                },
-                            }
-                        )
+                )
     return runs
+
+
+def training_versions(method: dict[str, str]) -> dict[str, int]:
+    """Numerics versions of the parts and building blocks that a method's training uses."""
+    parts = {part: version(part) for part in ("data", "model", "augmentation", "training")}
+    blocks = {
+        f"{kind}.{method[kind]}": version(kind, method[kind]) for kind in ("normalisation", "loss")
+    }
+    return parts | blocks

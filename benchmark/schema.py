@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmark.errors import UserError, suggest
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -57,9 +56,7 @@ def known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
         else:
             annotation = (typing.get_args(annotation) or (None,))[-1]
         if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-            annotation = next(
-                (a for a in typing.get_args(annotation) if a is not type(None)), None
-            )
+            annotation = next((a for a in typing.get_args(annotation) if a is not type(None)), None)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return sorted(annotation.model_fields)
     return []

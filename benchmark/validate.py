@@ -34,9 +34,7 @@ def validate_profile(
         domains = {domain: {"digest": "unknown"} for domain in profile.domains}
     for domain in profile.domains:
         card = card_of(cards, domain)
-        images = domain_images(
-            root / "datasets", card, domain, profile.label_space, profile.subset
-        )
+        images = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
         if array_path(cache_folder(root, name), domain).exists():
             continue
         raw = root / "datasets" / "raw" / card.folder

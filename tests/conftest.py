@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -78,7 +79,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Speed tests run with `--benchmark` alone."""
     timed = config.getoption("--benchmark")
-    kept = [i for i in items if ("speed" in i.path.relative_to(REPOSITORY / "tests").parts) == timed]
+    kept = [
+        i for i in items if ("speed" in i.path.relative_to(REPOSITORY / "tests").parts) == timed
+    ]
     config.hook.pytest_deselected(items=[i for i in items if i not in kept])
     items[:] = kept
 
@@ -141,9 +144,7 @@ def draw_disc(label: int, shade: float, generator: np.random.Generator) -> np.nd
 
 
 def make_project(root: Path, per_class: int = 8, slides: int = 10) -> Path:
-    """A project with one toy set of two domains; its images lie in `mirror/`, outside the project."""
-    import hashlib
-
+    """A project with one toy set of two domains; its images lie in `mirror/` beside the project."""
     project, mirror = root / "project", root / "mirror"
     (project / "datasets" / "manifests").mkdir(parents=True)
     (project / "params.yaml").write_text(PARAMS)
@@ -210,9 +211,7 @@ def prepared_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def prepared(
-    prepared_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def prepared(prepared_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A toy project with prepared images and a plan, ready to train; the current folder."""
     folder = tmp_path / "project"
     shutil.copytree(prepared_template, folder)

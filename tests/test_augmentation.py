@@ -71,4 +71,6 @@ def test_the_same_seed_gives_the_same_images_in_any_batching() -> None:
     halves = Augmenter(settings, 10, torch.Generator().manual_seed(5))
     parts = torch.cat([halves(batch[:4], 0), halves(batch[4:], 4)])
     assert torch.allclose(whole, parts, atol=1e-6)
-    assert not torch.allclose(whole, augment(batch, seed=6, dihedral=True, scale=0.1, brightness=0.1))
+    assert not torch.allclose(
+        whole, augment(batch, seed=6, dihedral=True, scale=0.1, brightness=0.1)
+    )

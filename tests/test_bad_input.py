@@ -21,7 +21,9 @@ def one_line(outcome, *parts: str) -> None:
 
 def test_unknown_key(project: Path, wbc_shift) -> None:
     edit(Path("params.yaml"), "image_size: 48", "imagesize: 48")
-    one_line(wbc_shift("validate", "-p", "tiny"), "profiles.tiny.imagesize", "did you mean 'image_size'?")
+    one_line(
+        wbc_shift("validate", "-p", "tiny"), "profiles.tiny.imagesize", "did you mean 'image_size'?"
+    )
 
 
 def test_unknown_profile_and_experiment(prepared: Path, wbc_shift) -> None:
@@ -47,7 +49,13 @@ def test_no_project_here(tmp_path: Path, wbc_shift, monkeypatch) -> None:
 def test_no_mirror_and_no_network(project: Path, wbc_shift, monkeypatch) -> None:
     monkeypatch.delenv("WBC_MIRROR")
     monkeypatch.setenv("WBC_OFFLINE", "1")
-    one_line(wbc_shift("fetch", "-p", "tiny"), "toy", "200 of 200", "WBC_MIRROR", "draw the discs yourself")
+    one_line(
+        wbc_shift("fetch", "-p", "tiny"),
+        "toy",
+        "200 of 200",
+        "WBC_MIRROR",
+        "draw the discs yourself",
+    )
 
 
 def test_wrong_hash_in_the_mirror(project: Path, wbc_shift, monkeypatch, tmp_path: Path) -> None:
@@ -111,7 +119,9 @@ def test_validate_shows_what_would_run_and_what_is_missing(project: Path, wbc_sh
 
 
 @pytest.mark.parametrize("name", ["run.json"])
-def test_a_broken_record_is_trained_again_not_believed(prepared: Path, wbc_shift, name: str) -> None:
+def test_a_broken_record_is_trained_again_not_believed(
+    prepared: Path, wbc_shift, name: str
+) -> None:
     wbc_shift("train", "-p", "tiny")
     path = Path("results/tiny/runs/resnet10t-bn-ce/toy-a_to_others/seed0") / name
     path.write_text(path.read_text()[:100])

@@ -1,8 +1,8 @@
 """Golden runs: tiny runs whose predictions are pinned, so that no change moves bits unnoticed.
 
 When a test here fails, a change moved the numbers of a part. If that was meant, raise the part's
-version in `benchmark/numerics.py` (so that exactly the runs that use it become stale), then pin anew:
-`python tests/test_golden_runs.py`.
+version in `benchmark/numerics.py`, so that exactly the runs that use it become stale, then pin
+anew: `python tests/test_golden_runs.py`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def test_a_run_keeps_its_bits_until_its_version_is_raised(
     pinned: dict, normalisation: str, loss: str
 ) -> None:
     golden = pinned["runs"][f"{normalisation}-{loss}"]
-    assert golden["versions"] == versions(normalisation, loss), "pin anew: see this file's docstring"
+    assert golden["versions"] == versions(normalisation, loss), (
+        "pin anew: see this file's docstring"
+    )
     logits = run(normalisation, loss)
     if pinned["environment"] == environment():
         assert sha256(logits) == golden["sha256"], "bits moved: see this file's docstring"

@@ -58,7 +58,9 @@ def test_weighted_cross_entropy_with_equal_counts_is_cross_entropy() -> None:
 def test_gradients_agree_with_finite_differences(name: str) -> None:
     loss = LOSSES[name](COUNTS)
     logits = LOGITS.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: loss(z.float(), LABELS).double(), logits, eps=1e-3, atol=1e-3)
+    assert torch.autograd.gradcheck(
+        lambda z: loss(z.float(), LABELS).double(), logits, eps=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -21,7 +21,7 @@ def count(model: nn.Module) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # ResNet-18: stem 1 + 8 blocks × 2 + 3 shortcuts = 20; IBN-a: bn1 of the 6 blocks of stages 1-3
+        # stem 1 + 8 blocks × 2 + 3 shortcuts = 20; IBN-a: bn1 of the 6 blocks of stages 1-3
         ("bn", {"BatchNorm2d": 20}),
         ("gn", {"GroupNorm": 20}),
         ("in", {"InstanceNorm2d": 20}),
@@ -46,7 +46,9 @@ def test_initial_convolutions_are_paired_across_normalisations_and_follow_the_se
         return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
 
     for name in NORMALISATIONS:
-        assert all(torch.equal(a, b) for a, b in zip(weights("bn", 1), weights(name, 1), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(weights("bn", 1), weights(name, 1), strict=True)
+        )
     assert not torch.equal(weights("bn", 1)[0], weights("bn", 2)[0])
 
 
@@ -98,7 +100,9 @@ def test_a_combination_without_sense_is_skipped_with_a_reason() -> None:
 
 
 def test_unknown_names_and_parameters_are_one_line_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown backbone 'resnet81' \(timm\); did you mean 'resnet18'"):
+    with pytest.raises(
+        UserError, match=r"unknown backbone 'resnet81' \(timm\); did you mean 'resnet18'"
+    ):
         build_model("resnet81", "bn", {}, 5, 48, 0)
     with pytest.raises(UserError, match="unknown parameter 'group'; did you mean 'groups'"):
         build_model("resnet10t", "gn", {"group": 4}, 5, 48, 0)

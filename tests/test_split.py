@@ -45,7 +45,9 @@ def test_groups_are_never_cut_and_a_class_in_four_groups_reaches_all_four_parts(
     assert part.groupby(groups).nunique().max() == 1
     assert set(part[labels == "rare"]) == set(PARTS)
     shares = pd.crosstab(labels, part, normalize="index")
-    assert (shares.loc["a", "train"], shares.loc["b", "train"]) == pytest.approx((0.6, 0.6), abs=0.1)
+    assert (shares.loc["a", "train"], shares.loc["b", "train"]) == pytest.approx(
+        (0.6, 0.6), abs=0.1
+    )
 
 
 @pytest.mark.parametrize("domain", ["raabin", "pbc-main", "phantom-a"])
@@ -73,7 +75,9 @@ def test_the_second_acquisition_of_pbc_is_in_no_part_of_pbc_main() -> None:
     assert not other & set(read_split(REPOSITORY / "datasets", "pbc-main")["path"])
 
 
-def test_the_digest_follows_the_assignment_and_not_the_order_of_rows(project: Path, wbc_shift) -> None:
+def test_the_digest_follows_the_assignment_and_not_the_order_of_rows(
+    project: Path, wbc_shift
+) -> None:
     assert wbc_shift("split").status == 0
     path = Path("datasets/splits/toy-a.csv")
     before = split_digest(Path("datasets"), "toy-a")
@@ -116,4 +120,3 @@ def test_an_empty_group_is_one_line(project: Path, wbc_shift) -> None:
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1
     assert "has an empty group: name its slide" in outcome.err
-

@@ -39,7 +39,9 @@ def toy_images(n: int, part: str, seed: int = 0) -> Images:
     generator = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     pixels = generator.integers(0, 60, (n, 8, 8, 3)) + 150 * labels[:, None, None, None]
-    return Images(pixels.astype(np.uint8), labels.astype(np.int64), pd.DataFrame({"part": [part] * n}))
+    return Images(
+        pixels.astype(np.uint8), labels.astype(np.int64), pd.DataFrame({"part": [part] * n})
+    )
 
 
 def small_network() -> torch.nn.Module:
@@ -89,7 +91,8 @@ def test_the_best_epoch_by_source_validation_is_kept() -> None:
             return self.net(x)
 
     result = fit(
-        Wreck(), torch.nn.functional.cross_entropy, toy_images(16, "train"), toy_images(8, "id_val", 1),
+        Wreck(), torch.nn.functional.cross_entropy, toy_images(16, "train"),
+        toy_images(8, "id_val", 1),
         settings(epochs=3, warmup_epochs=0, learning_rate=1e-3), 0, torch.device("cpu"),
     )  # fmt: skip
     scores = [h["id_val_macro_f1"] for h in result.history]
@@ -170,8 +173,14 @@ def test_an_added_seed_trains_only_the_new_runs(trained: Path, wbc_shift) -> Non
     assert (CE.parent / "seed1" / "predictions.parquet").exists()
 
 
-def test_an_added_target_is_predicted_from_the_checkpoint(trained: Path, wbc_shift, monkeypatch) -> None:
-    edit(Path("datasets/toy.yaml"), "  toy-b:", "  toy-c: {title: C, crop: 0.8, select: {acquisition: b}}\n  toy-b:")
+def test_an_added_target_is_predicted_from_the_checkpoint(
+    trained: Path, wbc_shift, monkeypatch
+) -> None:
+    edit(
+        Path("datasets/toy.yaml"),
+        "  toy-b:",
+        "  toy-c: {title: C, crop: 0.8, select: {acquisition: b}}\n  toy-b:",
+    )
     edit(Path("params.yaml"), "[toy-a, toy-b]", "[toy-a, toy-b, toy-c]")
     for command in ("prepare", "plan"):
         assert wbc_shift(command, "-p", "tiny").status == 0
@@ -200,8 +209,12 @@ def test_tampered_predictions_count_as_missing_and_are_made_again(trained: Path,
     assert path.read_bytes() == whole
 
 
-def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(prepared: Path, wbc_shift, monkeypatch) -> None:
-    monkeypatch.setitem(runner.LOSSES, "focal", lambda counts, gamma: lambda z, y: z.sum() * float("inf"))
+def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(
+    prepared: Path, wbc_shift, monkeypatch
+) -> None:
+    monkeypatch.setitem(
+        runner.LOSSES, "focal", lambda counts, gamma: lambda z, y: z.sum() * float("inf")
+    )
     outcome = wbc_shift("train", "-p", "tiny")
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1
@@ -218,7 +231,9 @@ def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(prepared: Path
 @pytest.mark.parametrize(
     ("error", "outcome"), [(MemoryError("x"), "oom"), (RuntimeError("boom"), "error")]
 )
-def test_out_of_memory_and_faults_are_told_apart(prepared: Path, wbc_shift, monkeypatch, error, outcome) -> None:
+def test_out_of_memory_and_faults_are_told_apart(
+    prepared: Path, wbc_shift, monkeypatch, error, outcome
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise error
 
@@ -227,7 +242,9 @@ def test_out_of_memory_and_faults_are_told_apart(prepared: Path, wbc_shift, monk
     assert read_json(CE / "run.json")["outcome"] == outcome
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_torn_file(prepared: Path, wbc_shift, monkeypatch) -> None:
+def test_a_full_disk_is_one_line_and_leaves_no_torn_file(
+    prepared: Path, wbc_shift, monkeypatch
+) -> None:
     import errno
 
     def full(*_: object, **__: object) -> None:
@@ -263,9 +280,13 @@ def test_two_processes_share_a_plan_without_doing_a_run_twice(prepared: Path, wb
     edit(Path("params.yaml"), "seeds: 1", "seeds: 2")
     wbc_shift("plan", "-p", "tiny")
     command = [sys.executable, "-m", "benchmark", "train", "-p", "tiny"]
-    environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parents[2]), "WBC_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(records.__file__).parents[2]),
+        "WBC_THREADS": "1",
+    }
     both = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     output = "".join(process.communicate(timeout=240)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]

@@ -83,7 +83,9 @@ class PreparedImages:
         parts = whole.table["image"].map(self._splits[source])
         if parts.isna().any():
             unknown = whole.table.loc[parts.isna(), "image"].iloc[0]
-            raise UserError(f"{source}: {unknown} is in no part of the split: run `wbc-shift split`")
+            raise UserError(
+                f"{source}: {unknown} is in no part of the split: run `wbc-shift split`"
+            )
         rows = np.flatnonzero(parts == part)
         labels = whole.labels[rows]
         if len(rows) == 0:

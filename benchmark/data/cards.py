@@ -112,7 +112,7 @@ def load_cards(datasets: Path) -> dict[str, Card]:
 
 
 def load_label_spaces(datasets: Path) -> dict[str, list[str]]:
-    """Read `datasets/label_spaces.yaml`: name of the space → its classes, in the order of logits."""
+    """Read `datasets/label_spaces.yaml`: name of a space → its classes, in the order of logits."""
     path = Path(datasets) / LABEL_SPACES
     spaces = read_yaml(path)
     for name, classes in spaces.items():
@@ -156,7 +156,9 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
     if table["path"].duplicated().any():
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
         raise UserError(f"{path}: {twice} is listed twice: remove one row")
-    outside = table["path"].str.startswith(("/", "\\")) | table["path"].str.contains(r"(?:^|/)\.\.(?:/|$)")
+    outside = table["path"].str.startswith(("/", "\\")) | table["path"].str.contains(
+        r"(?:^|/)\.\.(?:/|$)"
+    )
     if outside.any():
         raise UserError(f"{path}: {table.loc[outside, 'path'].iloc[0]}: leads out of its folder")
     if "excluded" in table:

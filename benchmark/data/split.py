@@ -43,8 +43,10 @@ def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> li
         part = stratified(table["label"] + "/" + core, settings.fractions, generator)
     else:
         part = stratified_groups(
-            table["group"], [table["label"], table["label"].where(core == "1")],
-            settings.fractions, generator,
+            table["group"],
+            [table["label"], table["label"].where(core == "1")],
+            settings.fractions,
+            generator,
         )
     table = table.assign(part=part)[COLUMNS].sort_values("path")
     write_text(split_path(datasets, domain), table.to_csv(index=False, lineterminator="\n"))
@@ -131,7 +133,9 @@ def read_split(datasets: Path, domain: str) -> pd.DataFrame:
         raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(PARTS)}")
     sides = table.groupby("group")["part"].nunique()
     if (sides > 1).any():
-        raise UserError(f"{path}: group '{sides.idxmax()}' is cut by the split: keep it in one part")
+        raise UserError(
+            f"{path}: group '{sides.idxmax()}' is cut by the split: keep it in one part"
+        )
     return table
 
 

@@ -74,7 +74,7 @@ def check_parameters(
 def skip_reason(
     backbone: str, normalisation: str, parameters: dict[str, object], image_size: int
 ) -> str | None:
-    """Why a backbone × normalisation makes no sense, or None; built without memory (meta device)."""
+    """Why a backbone × normalisation makes no sense, or None; built without memory (meta)."""
     with torch.device("meta"):
         try:
             build_model(backbone, normalisation, parameters, 2, image_size, seed=0)

@@ -88,9 +88,7 @@ def fit(
         logits = predict(model, id_val.pixels, settings.precision, device)
         if not np.isfinite(logits).all():
             raise NotFinite(f"logits on id_val not finite after epoch {epoch}")
-        score = macro_f1(
-                confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1])
-            )
+        score = macro_f1(confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1]))
         result.history.append(
             {
                 "epoch": epoch,

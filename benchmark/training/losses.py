@@ -31,7 +31,7 @@ def weighted_cross_entropy(class_counts: Tensor) -> Loss:
 
 
 def median_frequency(class_counts: Tensor) -> Tensor:
-    """w_c = median(n) / n_c, float [C]. The median of an even number is the mean of the middle two."""
+    """w_c = median(n) / n_c, float [C]; of an even number, the mean of the middle two."""
     counts = class_counts.to(torch.float32)
     return torch.quantile(counts, 0.5) / counts
 
@@ -48,7 +48,7 @@ def focal(class_counts: Tensor, gamma: float = 2.0) -> Loss:
 
 
 def balanced_softmax(class_counts: Tensor) -> Loss:
-    """-log(π_y e^{z_y} / Σ_j π_j e^{z_j}), π the source's class shares (Ren et al., NeurIPS 2020)."""
+    """-log(π_y e^{z_y} / Σ_j π_j e^{z_j}), π the source's class shares (Ren, NeurIPS 2020)."""
     log_prior = (class_counts / class_counts.sum()).log()
     return lambda logits, labels: F.cross_entropy(logits + log_prior, labels)
 

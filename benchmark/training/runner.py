@@ -1,4 +1,4 @@
-"""Carry out the planned runs of an experiment: skip what is done, one lock per run, outcomes as data."""
+"""Carry out the planned runs of an experiment: skip what is done, lock each, record outcomes."""
 
 from __future__ import annotations
 
@@ -184,7 +184,9 @@ def trained_model(
         # paired; order and augmentation by seed alone, the same for every method.
         seed=axis_seed("initialisation", method["backbone"], run["seed"]),
     )
-    path = profile_folder(root, profile) / "checkpoints" / f"{run['training_fingerprint']}.safetensors"
+    path = (
+        profile_folder(root, profile) / "checkpoints" / f"{run['training_fingerprint']}.safetensors"
+    )
     result, seconds = read_checkpoint(path), 0.0
     if result is None:
         train = images.part(run["scenario"]["source"], "train")
@@ -229,7 +231,8 @@ def read_checkpoint(path: Path) -> Fit | None:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["fit"])
-            return Fit({name: file.get_tensor(name) for name in file.keys()}, **facts)
+            names = file.keys()
+            return Fit({name: file.get_tensor(name) for name in names}, **facts)
     except (FileNotFoundError, SafetensorError):
         return None
 
