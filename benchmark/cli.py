@@ -137,6 +137,7 @@ def train(
 ) -> None:
     """Carry out the planned runs that are not done; finished ones are never trained again."""
     from benchmark.errors import suggest
+    from benchmark.plan import check_plan
     from benchmark.training.runner import train_experiment
 
     params, _ = settings()
@@ -146,6 +147,7 @@ def train(
             f"profile {profile}: no experiment '{experiment}'{suggest(experiment, known)}"
         )
     for name in [experiment] if experiment else known:
+        check_plan(ROOT, params, profile, name)
         train_experiment(ROOT, profile, name)
 
 

@@ -72,7 +72,8 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
     shape_keys = [f"profiles.{name}.{key}" for key in ("image_size", "label_space")]
     indices = [f"{results}/experiments/{e}.json" for e in profile.experiments]
     # What draws cells matters only where cells are drawn.
-    drawing = ["benchmark/data/phantom.py"] if any(cards[n].drawn_by for n in names) else []
+    drawing = ["benchmark/data/specimen.py", "benchmark/data/phantom.py"]
+    drawing = drawing if any(cards[n].drawn_by for n in names) else []
     stages: dict[str, Any] = {
         "fetch": {
             "cmd": f"wbc-shift fetch --profile {name}",

@@ -55,6 +55,17 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
     return plans
 
 
+def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
+    """Refuse a plan that is missing or is not what settings, data and splits give today."""
+    path = plan_path(root, name, experiment)
+    mend = f"run `wbc-shift plan --profile {name}`"
+    if not path.exists():
+        raise UserError(f"{path} is missing: {mend}")
+    data = read_data(root, name, params.profile(name))
+    if read_json(path)["runs"] != expand(root, params, name, experiment, data["domains"]):
+        raise UserError(f"{path} is older than the settings, data or splits: {mend}")
+
+
 def read_data(root: Path, name: str, profile: Profile) -> dict[str, Any]:
     """What `prepare` made for a profile; stale or missing data is a `UserError`."""
     path = profile_folder(root, name) / "data.json"

@@ -36,6 +36,14 @@ def test_unknown_backbone(prepared: Path, wbc_shift) -> None:
     one_line(wbc_shift("validate", "-p", "tiny"), "unknown backbone 'resnet10'", "'resnet10t'")
 
 
+def test_a_device_or_thread_count_that_is_none(prepared: Path, wbc_shift, monkeypatch) -> None:
+    monkeypatch.setenv("WBC_DEVICE", "gpu")
+    one_line(wbc_shift("train", "-p", "tiny"), "WBC_DEVICE=gpu", "use cpu or cuda")
+    monkeypatch.setenv("WBC_DEVICE", "cpu")
+    monkeypatch.setenv("WBC_THREADS", "many")
+    one_line(wbc_shift("train", "-p", "tiny"), "WBC_THREADS=many")
+
+
 def test_unknown_loss_parameter(prepared: Path, wbc_shift) -> None:
     edit(Path("params.yaml"), "gamma: 2.0", "gama: 2.0")
     one_line(wbc_shift("plan", "-p", "tiny"), "losses.focal", "did you mean 'gamma'?")
@@ -71,7 +79,7 @@ def test_wrong_hash_in_the_mirror(project: Path, wbc_shift, monkeypatch, tmp_pat
 def test_commands_before_their_input_exists(project: Path, wbc_shift) -> None:
     one_line(wbc_shift("prepare", "-p", "tiny"), "is missing: run `wbc-shift fetch`")
     one_line(wbc_shift("plan", "-p", "tiny"), "run `wbc-shift prepare --profile tiny`")
-    one_line(wbc_shift("train", "-p", "tiny"), "first.json is missing")
+    one_line(wbc_shift("train", "-p", "tiny"), "first.json is missing: run `wbc-shift plan")
     one_line(wbc_shift("evaluate"), "results/ holds no finished experiment")
     one_line(wbc_shift("report", "-p", "tiny"), "run `wbc-shift train -p tiny`")
 
@@ -92,6 +100,11 @@ def test_a_class_absent_from_the_training_part(prepared: Path, wbc_shift) -> Non
     images[~gone].to_parquet("datasets/cache/tiny/manifest.parquet", index=False)
     wbc_shift("plan", "-p", "tiny")
     one_line(wbc_shift("train", "-p", "tiny"), "toy-a: no training image of basophil")
+
+
+def test_a_plan_older_than_the_settings_is_not_carried_out(prepared: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "gamma: 2.0", "gamma: 3.0")
+    one_line(wbc_shift("train", "-p", "tiny"), "first.json is older than the settings")
 
 
 def test_an_image_the_split_does_not_know(prepared: Path, wbc_shift) -> None:

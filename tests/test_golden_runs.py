@@ -26,9 +26,9 @@ from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
 from benchmark.models.normalisation import NORMALISATIONS
 from benchmark.numerics import version
+from benchmark.training.device import processor
 from benchmark.training.fit import fit
 from benchmark.training.losses import LOSSES
-from benchmark.training.runner import processor
 
 FIXTURE = Path(__file__).parent / "fixtures" / "golden_runs.json"
 RUNS = [(name, "ce") for name in NORMALISATIONS] + [("bn", name) for name in LOSSES if name != "ce"]

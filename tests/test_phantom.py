@@ -9,14 +9,12 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label as label_regions
 
-from benchmark.data import phantom
+from benchmark.data import phantom, phantom_pictures
 from benchmark.data.cards import load_cards
 from benchmark.data.phantom import (
     EXPOSURE,
-    MORPHOLOGIES,
     OD_AZURE,
     OD_EOSIN,
-    STEPS,
     Acquisition,
     draw,
     draw_images,
@@ -24,8 +22,9 @@ from benchmark.data.phantom import (
     manifest,
     optical_densities,
     slide_acquisition,
-    specimen,
 )
+from benchmark.data.phantom_pictures import STEPS
+from benchmark.data.specimen import MORPHOLOGIES, specimen
 from benchmark.errors import UserError
 from benchmark.schema import parse
 
@@ -352,7 +351,7 @@ def test_the_card_has_knobs_for_every_acquisition_of_the_manifest() -> None:
     looks = {d.select["acquisition"]: d.acquisition for d in card.domains.values()}
     assert set(looks) == set(manifest()["acquisition"])
     assert looks["phantom-a"] == Acquisition()
-    assert phantom.read_acquisitions(REPOSITORY / "datasets" / "phantom.yaml") == looks
+    assert phantom_pictures.read_acquisitions(REPOSITORY / "datasets" / "phantom.yaml") == looks
     for domain in card.domains.values():
         assert domain.micrometre_per_pixel == domain.acquisition.pixel_size_um
 

@@ -187,8 +187,11 @@ def test_strict_names_the_first_gaps(results):
         report(results, strict=True)
 
 
-def test_strict_passes_when_every_planned_run_is_done(tmp_path):
-    write_results(tmp_path, methods=["resnet18-bn-ce"], seeds=1)
+def test_strict_passes_when_every_planned_run_is_done_or_skipped(tmp_path):
+    runs = write_results(tmp_path, methods=["resnet18-bn-ce"], seeds=1)
+    reason = "no batch normalisation"
+    runs.append(run_record("vit-gn-ce", 0, None, outcome="skipped", reason=reason))
+    write_experiment(tmp_path, runs)
     evaluate(tmp_path)
     report(tmp_path, strict=True)
     assert (tmp_path / "report.html").exists()

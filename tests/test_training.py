@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,12 +54,22 @@ def started(run: Path) -> int:
     return (run / "run.json").stat().st_mtime_ns
 
 
+@pytest.fixture(scope="module")
+def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy project with its two runs done, trained once; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(prepared_template, folder)
+    runner.train_experiment(folder, "tiny", "first")
+    return folder
+
+
 @pytest.fixture
-def trained(prepared: Path, wbc_shift) -> Path:
-    """A toy project with its two runs done."""
-    outcome = wbc_shift("train", "-p", "tiny")
-    assert outcome.status == 0, outcome.err
-    return prepared
+def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained toy project; the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(trained_template, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
@@ -190,8 +201,6 @@ def test_an_added_target_is_predicted_from_the_checkpoint(
 
 
 def test_the_same_seed_gives_bit_identical_predictions(trained: Path, wbc_shift) -> None:
-    import shutil
-
     before = (CE / "predictions.parquet").read_bytes()
     shutil.rmtree(CE)
     shutil.rmtree("results/tiny/checkpoints")
@@ -313,8 +322,6 @@ def test_poisoned_target_labels_move_no_logit(trained: Path, wbc_shift) -> None:
     table.loc[target, "class_name"] = "basophil"
     table.to_parquet("datasets/cache/tiny/manifest.parquet", index=False)
     for folder in ("runs", "checkpoints"):
-        import shutil
-
         shutil.rmtree(Path("results/tiny") / folder)
     wbc_shift("train", "-p", "tiny")
     after = pd.read_parquet(CE / "predictions.parquet")

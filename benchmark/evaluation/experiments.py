@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.config import scenario_folder
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
 
@@ -39,7 +40,7 @@ class Scenario(Record):
     @property
     def file_name(self) -> str:
         """The scenario's name as a part of a file name: `raabin->*` gives `raabin_to_others`."""
-        return self.name.replace("->", "_to_").replace("*", "others").replace("/", "_")
+        return scenario_folder(self.name)
 
     @property
     def test_sets(self) -> tuple[tuple[str, str], ...]:
@@ -137,12 +138,16 @@ def predictions_digest(experiments: list[Experiment]) -> str:
     return digest({run_id: run.predictions_sha256 for run_id, (run, _) in runs.items()})
 
 
-def gaps(experiments: list[Experiment]) -> list[str]:
-    """One line per planned run that is not done: run id, outcome and reason."""
+def gaps(experiments: list[Experiment], skips: bool = True) -> list[str]:
+    """One line per planned run that is not done: run id, outcome and reason.
+
+    Args:
+        skips: list skipped runs too; they are no failure, since there is nothing to run.
+    """
     lines = {
         run.run_id: f"{run.run_id} ({run.outcome}{f': {run.reason}' if run.reason else ''})"
         for experiment in experiments
         for run in experiment.runs
-        if not run.done
+        if not run.done and (skips or run.outcome != "skipped")
     }
     return list(lines.values())

@@ -26,7 +26,7 @@ def report(results: Path, strict: bool = False) -> None:
 
     Args:
         results: `results/<profile>`.
-        strict: fail, before anything is written, if a planned run is not done.
+        strict: fail, before anything is written, if a planned run is neither done nor skipped.
 
     Raises:
         UserError: `evaluate` has not run on these predictions; in strict mode, the first gaps.
@@ -48,7 +48,7 @@ def report(results: Path, strict: bool = False) -> None:
 
 def refuse_gaps(experiments: list[Experiment], most: int = 3) -> None:
     """Raise a `UserError` naming the first planned runs that are not done."""
-    lines = gaps(experiments)
+    lines = gaps(experiments, skips=False)
     if lines:
         more = f" and {len(lines) - most} more" if len(lines) > most else ""
         raise UserError(

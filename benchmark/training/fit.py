@@ -15,6 +15,7 @@ from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1
 from benchmark.inference.predict import autocast, predict, standardise, to_float
+from benchmark.progress import track
 from benchmark.training.augmentation import Augmenter
 from benchmark.training.losses import Loss
 
@@ -42,6 +43,7 @@ def fit(
     settings: Training,
     order_seed: int,
     device: torch.device,
+    description: str = "training",
 ) -> Fit:
     """Train with AdamW, linear warm-up and cosine; keep the best epoch by source validation.
 
@@ -50,6 +52,7 @@ def fit(
     Args:
         loss: maps logits float32 [N, C] and labels int64 [N] to a scalar.
         order_seed: seeds order and augmentation, the same for every method.
+        description: names the run in the progress shown, epoch by epoch.
 
     Raises:
         NotFinite: the loss or the validation logits are not finite.
@@ -64,7 +67,7 @@ def fit(
     generator = torch.Generator().manual_seed(order_seed)
     result = Fit({}, best_epoch=-1, id_val_macro_f1=-1.0)
     seconds = 0.0
-    for epoch in range(settings.epochs):
+    for epoch in track(range(settings.epochs), description):
         started = time.perf_counter()
         model.train()
         order = torch.randperm(len(train), generator=generator).to(device)

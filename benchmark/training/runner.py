@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 import time
 import traceback
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from benchmark.config import Training
 from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError
-from benchmark.files import atomic, digest, read_json
+from benchmark.files import digest, read_json
 from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
 from benchmark.plan import Run, plan_path, profile_folder
 from benchmark.progress import say
+from benchmark.training.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
+from benchmark.training.device import choose_device, configure, environment
 from benchmark.training.fit import Fit, NotFinite, fit
 from benchmark.training.losses import LOSSES
 from benchmark.training.records import (
@@ -184,9 +179,7 @@ def trained_model(
         # paired; order and augmentation by seed alone, the same for every method.
         seed=axis_seed("initialisation", method["backbone"], run["seed"]),
     )
-    path = (
-        profile_folder(root, profile) / "checkpoints" / f"{run['training_fingerprint']}.safetensors"
-    )
+    path = checkpoint_path(root, profile, run["training_fingerprint"])
     result, seconds = read_checkpoint(path), 0.0
     if result is None:
         train = images.part(run["scenario"]["source"], "train")
@@ -201,6 +194,7 @@ def trained_model(
             Training.model_validate(settings["training"]),
             order_seed=axis_seed("order", run["seed"]),
             device=device,
+            description=f"epochs of {run['run_id']}",
         )
         seconds = time.perf_counter() - started
         write_checkpoint(path, result)
@@ -211,81 +205,3 @@ def trained_model(
 def axis_seed(*axis: str | int) -> int:
     """A 63-bit seed from the names it depends on, and on nothing else."""
     return int(digest(list(axis)), 16) >> 1
-
-
-def write_checkpoint(path: Path, result: Fit) -> None:
-    """Keep the best state and its history beside the results (not in git)."""
-    facts = {
-        "best_epoch": result.best_epoch,
-        "id_val_macro_f1": result.id_val_macro_f1,
-        "history": result.history,
-        "images_per_s": result.images_per_s,
-    }
-    with atomic(path) as temporary:
-        state = {name: value.contiguous() for name, value in result.state.items()}
-        save_file(state, temporary, metadata={"fit": json.dumps(facts)})
-
-
-def read_checkpoint(path: Path) -> Fit | None:
-    """A checkpoint written by `write_checkpoint`, or None if there is no whole one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["fit"])
-            names = file.keys()
-            return Fit({name: file.get_tensor(name) for name in names}, **facts)
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-def choose_device() -> torch.device:
-    """`WBC_DEVICE` if set, else the GPU if there is one, else the processor."""
-    return torch.device(
-        os.environ.get("WBC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-
-
-def configure(device: torch.device) -> None:
-    """Make a run a function of its seed; `WBC_THREADS` sets the processor threads it uses."""
-    if threads := os.environ.get("WBC_THREADS"):
-        torch.set_num_threads(int(threads))
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    torch.backends.cudnn.benchmark = False
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where a run was made: recorded, not hashed."""
-    facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "device_type": device.type,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.system(),
-    }
-    packages = ("torch", "timm", "numpy", "pandas", "pillow")
-    facts |= {package: installed(package) for package in packages}
-    return facts | git_state()
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(li.split(":", 1)[1].strip() for li in lines if li.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the harness and whether its tracked files were changed; None outside a checkout."""
-    try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
-    except OSError:
-        return {"git_commit": None, "git_dirty": None}
-    if commit.returncode:
-        return {"git_commit": None, "git_dirty": None}
-    return {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}

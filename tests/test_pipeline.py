@@ -1,0 +1,169 @@
+"""The pipeline end to end on phantoms, through DVC as a user runs it: offline, from nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import PARAMS, REPOSITORY, edit
+
+from benchmark.config import load_params
+from benchmark.data.cards import load_cards
+from benchmark.errors import UserError
+from benchmark.pipeline import write_pipelines
+
+BIN = Path(sys.executable).parent
+
+
+def test_the_committed_pipelines_are_what_the_settings_give() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    write_pipelines(REPOSITORY, params, load_cards(REPOSITORY / "datasets"), check=True)
+
+
+def test_a_pipeline_that_disagrees_with_the_settings_is_told(project: Path, wbc_shift) -> None:
+    assert wbc_shift("pipeline").status == 0
+    edit(Path("params.yaml"), "      first:", "      second:")
+    outcome = wbc_shift("pipeline", "--check")
+    assert outcome.status == 1
+    assert "dvc.yaml is out of date: run `wbc-shift pipeline`" in outcome.err
+
+
+def test_profiles_share_the_splits_and_nothing_else() -> None:
+    from benchmark.files import read_yaml
+
+    files = [REPOSITORY / "dvc.yaml", *sorted((REPOSITORY / "pipelines").glob("*/dvc.yaml"))]
+    seen: dict[str, Path] = {}
+    for path in files:
+        for stage in read_yaml(path)["stages"].values():
+            for out in stage["outs"]:
+                name = out if isinstance(out, str) else next(iter(out))
+                assert name not in seen, f"{name} is written by {seen.get(name)} and {path}"
+                seen[name] = path
+    assert {p for p in seen if p.startswith("datasets/splits/")} == {
+        f"datasets/splits/{d}.csv" for d in ("pbc-main", "phantom-a", "raabin")
+    }
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in small: two phantom domains of 50 and 25 cells, one network, two losses."""
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "datasets" / "manifests").mkdir(parents=True)
+    for name in ("phantom.yaml", "label_spaces.yaml"):
+        shutil.copy(REPOSITORY / "datasets" / name, root / "datasets")
+    manifest = pd.read_csv(REPOSITORY / "datasets/manifests/phantom.csv", dtype=str)
+    few = manifest.groupby(["acquisition", "group", "label"]).head(1)
+    few.to_csv(root / "datasets" / "manifests" / "phantom.csv", index=False)
+    text = PARAMS.replace("toy-a, toy-b", "phantom-a, phantom-b").replace("toy-a", "phantom-a")
+    (root / "params.yaml").write_text(text)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "benchmark", root / "benchmark", ignore=ignore)
+    shutil.copytree(
+        REPOSITORY / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
+    )
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(REPOSITORY / name, root)
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    call(root, "wbc-shift", "pipeline")
+    call(root, "dvc", "repro")
+    return root
+
+
+def call(root: Path, *command: str) -> str:
+    """Run a command in a project as a user would, offline; return what it printed."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "WBC_OFFLINE": "1"}
+    environment.pop("WBC_MIRROR", None)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def written(root: Path) -> dict[str, bytes]:
+    """Everything below results/tiny that the evaluation and the report wrote, by name."""
+    folder = root / "results" / "tiny"
+    paths = [*folder.glob("tables/*"), *folder.glob("figures/*"), *folder.glob("*.parquet")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in [*paths, folder / "report.html"]}
+
+
+def record_times(root: Path) -> dict[str, int]:
+    """When each run was recorded."""
+    runs = root / "results" / "tiny" / "runs"
+    return {str(p.relative_to(runs)): p.stat().st_mtime_ns for p in runs.rglob("run.json")}
+
+
+def test_one_command_goes_from_nothing_to_tables_figures_and_page(phantoms: Path) -> None:
+    results = phantoms / "results" / "tiny"
+    table = pd.read_csv(results / "tables" / "first_macro_f1.csv")
+    assert table["method"].tolist() == ["resnet10t-bn-ce", "resnet10t-bn-focal", "majority"]
+    assert (results / "figures" / "shift_first.pdf").stat().st_size > 1000
+    assert "<html" in (results / "report.html").read_text()
+
+
+def test_a_second_repro_does_nothing(phantoms: Path) -> None:
+    before = record_times(phantoms)
+    assert "Data and pipelines are up to date." in call(phantoms, "dvc", "repro")
+    assert record_times(phantoms) == before
+
+
+def test_without_images_the_tables_come_again_bit_for_bit(phantoms: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    # A clone has what git has: no raw images, no arrays, no checkpoints.
+    absent = shutil.ignore_patterns(
+        "raw", "cache", "checkpoints", "locks", "tables", "figures", "tmp"
+    )
+    shutil.copytree(phantoms, clone, ignore=absent)
+    (clone / "results/tiny/metrics.parquet").unlink()
+    (clone / "results/tiny/report.html").unlink()
+    call(clone, "wbc-shift", "evaluate")
+    call(clone, "wbc-shift", "report")
+    assert written(clone) == written(phantoms)
+    out = call(clone, "dvc", "repro", "--allow-missing")
+    assert "up to date" in out
+    (clone / "benchmark/report/tables.py").open("a").write("# a comment\n")
+    out = call(clone, "dvc", "repro", "--allow-missing")
+    assert "wbc-shift report" in out
+    assert "wbc-shift train" not in out
+    assert written(clone) == written(phantoms)
+
+
+def test_a_comment_in_the_loop_retrains_nothing_and_a_new_parameter_only_its_runs(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(phantoms, copy, copy_function=shutil.copy2)
+    before = record_times(copy)
+    (copy / "benchmark/training/fit.py").open("a").write("# a comment\n")
+    edit(copy / "params.yaml", "focal: {gamma: 2.0}", "focal: {gamma: 1.5}")
+    call(copy, "dvc", "repro")
+    changed = {run for run, when in record_times(copy).items() if when != before[run]}
+    assert changed == {"resnet10t-bn-focal/phantom-a_to_others/seed0/run.json"}
+
+
+def test_a_drawn_image_that_is_damaged_is_named(phantoms: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(phantoms, copy)
+    image = next((copy / "datasets" / "raw" / "phantom").rglob("*.png"))
+    image.write_bytes(image.read_bytes()[:200])
+    shutil.rmtree(copy / "datasets" / "cache")
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["dvc", "repro"], cwd=copy, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"{image.name} cannot be decoded" in done.stdout + done.stderr
+
+
+def test_missing_fields_of_a_card_stop_everything_before_it_starts(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(
+        phantoms / "datasets", tmp_path / "datasets", ignore=shutil.ignore_patterns("raw")
+    )
+    edit(tmp_path / "datasets/phantom.yaml", "folder: phantom\n", "")
+    with pytest.raises(UserError, match=r"phantom\.yaml: folder: Field required"):
+        load_cards(tmp_path / "datasets")
