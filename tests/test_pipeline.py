@@ -147,7 +147,7 @@ def test_a_comment_in_the_loop_retrains_nothing_and_a_new_parameter_only_its_run
 def test_a_drawn_image_that_is_damaged_is_named(phantoms: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(phantoms, copy)
-    image = next((copy / "datasets" / "raw" / "phantom").rglob("*.png"))
+    image = next((copy / "datasets/raw/phantom/phantom-a").rglob("*.png"))
     image.write_bytes(image.read_bytes()[:200])
     shutil.rmtree(copy / "datasets" / "cache")
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
