@@ -32,18 +32,6 @@ def validate_profile(
     except UserError as error:
         problems.append(str(error))
         domains = {domain: {"digest": "unknown"} for domain in profile.domains}
-    for domain in profile.domains:
-        card = card_of(cards, domain)
-        images = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
-        if array_path(cache_folder(root, name), domain).exists():
-            continue
-        raw = root / "datasets" / "raw" / card.folder
-        absent = [path for path in images["path"] if not (raw / path).exists()]
-        if absent:
-            problems.append(
-                f"{domain}: {len(absent)} of {len(images)} images, first {raw / absent[0]}: "
-                f"run `wbc-shift fetch --profile {name}`"
-            )
     experiments: dict[str, list[dict[str, Any]]] = {}
     for experiment_name, experiment in profile.experiments.items():
         sources = {expand_scenario(s, profile.domains)[0] for s in experiment.scenarios}
@@ -53,4 +41,19 @@ def validate_profile(
             continue
         runs = expand(root, params, name, experiment_name, domains)
         experiments[experiment_name] = [read_outcome(root, name, run) for run in runs]
+    # Images are missed only where something is left to run: results stand without them.
+    outcomes = [outcome["outcome"] for runs in experiments.values() for outcome in runs]
+    to_run = bool(problems) or not set(outcomes) <= {"done", "skipped"}
+    for domain in profile.domains:
+        card = card_of(cards, domain)
+        images = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
+        if not to_run or array_path(cache_folder(root, name), domain).exists():
+            continue
+        raw = root / "datasets" / "raw" / card.folder
+        absent = [path for path in images["path"] if not (raw / path).exists()]
+        if absent:
+            problems.append(
+                f"{domain}: {len(absent)} of {len(images)} images, first {raw / absent[0]}: "
+                f"run `wbc-shift fetch --profile {name}`"
+            )
     return experiments, list(dict.fromkeys(problems))

@@ -166,6 +166,14 @@ def test_finished_runs_are_not_trained_again(trained: Path, wbc_shift) -> None:
     assert (started(CE), started(FOCAL)) == before
 
 
+def test_finished_runs_are_valid_without_their_images(trained: Path, wbc_shift) -> None:
+    for folder in ("raw", "cache"):
+        shutil.rmtree(Path("datasets") / folder)
+    outcome = wbc_shift("validate", "-p", "tiny")
+    assert outcome.status == 0, outcome.out
+    assert "missing:" not in outcome.out
+
+
 def test_a_changed_loss_parameter_retrains_only_its_runs(trained: Path, wbc_shift) -> None:
     before = started(CE), started(FOCAL)
     edit(Path("params.yaml"), "focal: {gamma: 2.0}", "focal: {gamma: 1.0}")
