@@ -20,6 +20,8 @@ from conftest import edit
 from benchmark.config import Augmentation, Training
 from benchmark.data.arrays import Images
 from benchmark.files import read_json
+from benchmark.inference.predict import predict
+from benchmark.models.build import build_model
 from benchmark.training import records, runner
 from benchmark.training.fit import NotFinite, fit, schedule_of
 
@@ -36,10 +38,10 @@ def settings(**changes: object) -> Training:
     return Training.model_validate(values | changes)
 
 
-def toy_images(n: int, part: str, seed: int = 0) -> Images:
+def toy_images(n: int, part: str, seed: int = 0, size: int = 8) -> Images:
     generator = np.random.default_rng(seed)
     labels = np.arange(n) % 2
-    pixels = generator.integers(0, 60, (n, 8, 8, 3)) + 150 * labels[:, None, None, None]
+    pixels = generator.integers(0, 60, (n, size, size, 3)) + 150 * labels[:, None, None, None]
     return Images(
         pixels.astype(np.uint8), labels.astype(np.int64), pd.DataFrame({"part": [part] * n})
     )
@@ -117,6 +119,19 @@ def test_early_stopping_waits_for_the_patience() -> None:
         toy_images(8, "id_val", 1), settings(epochs=40, patience=2), 0, torch.device("cpu"),
     )  # fmt: skip
     assert len(result.history) == result.best_epoch + 1 + 2
+
+
+def test_bf16_trains_and_predicts_near_fp32() -> None:
+    logits = {}
+    for precision in ("fp32", "bf16"):
+        model = build_model("resnet10t", "gn", {}, 2, 40, seed=0)
+        train, test = toy_images(16, "train", size=40), toy_images(8, "id_val", 1, size=40)
+        loss, chosen = torch.nn.functional.cross_entropy, settings(precision=precision, epochs=1)
+        fit(model, loss, train, test, chosen, 0, torch.device("cpu"))
+        logits[precision] = predict(model, test.pixels, precision, torch.device("cpu"))
+    assert logits["bf16"].dtype == np.float32
+    assert not np.array_equal(logits["bf16"], logits["fp32"])
+    assert np.abs(logits["bf16"] - logits["fp32"]).max() < 0.2 * np.abs(logits["fp32"]).max()
 
 
 def test_a_nan_loss_ends_the_run_with_its_epoch() -> None:
