@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from benchmark.config import Params, Profile
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
+from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.progress import say
@@ -133,8 +134,9 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
 
 
 def facts(names: list[str], cards: dict[str, Card]) -> list[str]:
-    """Cards, manifests and label spaces of the named sets."""
-    files = [f"datasets/{LABEL_SPACES}", "benchmark/data/cards.py"]
+    """Cards, manifests and label spaces of the named sets, and the known faults in them."""
+    files = [f"datasets/{file}" for file in (LABEL_SPACES, EXCLUSIONS, SAME_CELLS)]
+    files += ["benchmark/data/cards.py", "benchmark/data/known_cases.py"]
     files += [f"datasets/{name}.yaml" for name in names]
     return files + [f"datasets/{cards[name].manifest}" for name in names]
 

@@ -149,7 +149,8 @@ def make_project(root: Path, per_class: int = 8, slides: int = 10) -> Path:
     (project / "datasets" / "manifests").mkdir(parents=True)
     (project / "params.yaml").write_text(PARAMS)
     (project / "datasets" / "toy.yaml").write_text(CARD)
-    shutil.copy(REPOSITORY / "datasets" / "label_spaces.yaml", project / "datasets")
+    for file in ("label_spaces.yaml", "exclusions.csv", "same_cells.csv"):
+        shutil.copy(REPOSITORY / "datasets" / file, project / "datasets")
     generator = np.random.default_rng(0)
     rows = []
     for domain, shade in (("a", 1.0), ("b", 0.7)):

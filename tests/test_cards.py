@@ -100,7 +100,7 @@ def test_images_are_never_promised_to_be_free_where_the_terms_are_unknown(cards)
         ("raabin", [6231, 2427, 561, 744, 212]),
         ("pbc-366", [50, 50, 50, 50, 50]),
         ("bccd", [207, 33, 20, 88, 3]),
-        ("jtsc", [176, 53, 48, 22, 1]),
+        ("jtsc", [176, 52, 48, 22, 1]),  # without the second copy of one lymphocyte
         ("cellavision", [33, 37, 15, 12, 3]),
     ],
 )
@@ -110,18 +110,18 @@ def test_a_domain_has_the_published_number_of_images_per_class(cards, domain, ex
 
 def test_the_core_subset_is_what_the_mirror_holds(cards):
     sizes = {name: len(read_manifest(DATASETS, cards[name], "core")) for name in PUBLISHED}
-    assert sizes == {"raabin": 2717, "pbc": 3250, "bccd": 351, "jtsc": 300, "cellavision": 100}
+    assert sizes == {"raabin": 2717, "pbc": 3250, "bccd": 351, "jtsc": 299, "cellavision": 100}
     assert counts(cards, "pbc-main", "core") == dict.fromkeys(WBC5, 500)
     assert counts(cards, "raabin", "core") == dict(
         zip(WBC5, [600, 600, 561, 744, 212], strict=True)
     )
 
 
-def test_raabin_has_58_smears_and_the_group_is_the_file_name_before_its_underscore(manifests):
+def test_raabin_has_58_smear_names_before_the_underscore_of_its_files_on_53_slides(manifests):
     raabin = manifests["raabin"]
     assert len(raabin) == 10_175
-    assert raabin["group"].nunique() == 58
-    assert (raabin["path"].str.extract(r"/([^/_]+)_[^/]*$")[0] == raabin["group"]).all()
+    assert raabin["path"].str.extract(r"/([^/_]+)_[^/]*$")[0].nunique() == 58
+    assert raabin["group"].nunique() == 53
 
 
 def test_raabin_basophils_and_nothing_else_come_from_the_captures_of_2019(manifests):

@@ -54,7 +54,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in small: two phantom domains of 50 and 25 cells, one network, two losses."""
     root = tmp_path_factory.mktemp("checkout")
     (root / "datasets" / "manifests").mkdir(parents=True)
-    for name in ("phantom.yaml", "label_spaces.yaml"):
+    for name in ("phantom.yaml", "label_spaces.yaml", "exclusions.csv", "same_cells.csv"):
         shutil.copy(REPOSITORY / "datasets" / name, root / "datasets")
     manifest = pd.read_csv(REPOSITORY / "datasets/manifests/phantom.csv", dtype=str)
     few = manifest.groupby(["acquisition", "group", "label"]).head(1)

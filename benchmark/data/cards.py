@@ -12,6 +12,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
+from benchmark.data.known_cases import without_known_cases
 from benchmark.data.phantom import Acquisition
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
@@ -137,8 +138,9 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
         subset: `core` keeps the rows marked `core = 1` (all rows where there is no such column).
 
     Returns:
-        Columns path, label, group (the path itself where no group is known), sha256 ("" where
-        unknown), and the manifest's further columns as text.
+        Columns path, label, group (the path itself where no group is known; groups that share a
+        cell are one, see `known_cases`), sha256 ("" where unknown), and the manifest's further
+        columns as text.
 
     Raises:
         UserError: no file, a missing column, a path given twice or leading outside its folder.
@@ -161,10 +163,6 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
     )
     if outside.any():
         raise UserError(f"{path}: {table.loc[outside, 'path'].iloc[0]}: leads out of its folder")
-    if "excluded" in table:
-        table = table[table["excluded"] == ""]
-    if subset == "core" and "core" in table:
-        table = table[table["core"] == "1"]
     if "group" not in table:
         table = table.assign(group=table["path"])
     elif (table["group"] == "").any():
@@ -175,6 +173,12 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
         )
     if "sha256" not in table:
         table = table.assign(sha256="")
+    # Groups are joined before a subset is taken: core and full must agree on what is one group.
+    table = without_known_cases(datasets, card.name, table)
+    if "excluded" in table:
+        table = table[table["excluded"] == ""]
+    if subset == "core" and "core" in table:
+        table = table[table["core"] == "1"]
     return table.reset_index(drop=True)
 
 

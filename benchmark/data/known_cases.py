@@ -1,0 +1,75 @@
+"""Known faults of the published sets: images left out, and cells that were photographed twice.
+
+`datasets/exclusions.csv` names images that are not used at all. `datasets/same_cells.csv` names
+pairs of images that show one cell: both stay, but their groups are one group, so that no split
+and no resampling of groups can part them. Both are reviewed in git; the audit finds candidates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.errors import UserError, suggest
+
+EXCLUSIONS = "exclusions.csv"
+SAME_CELLS = "same_cells.csv"
+COLUMNS = {
+    EXCLUSIONS: ["dataset", "path", "reason", "finder"],
+    SAME_CELLS: ["dataset", "path", "other", "similarity", "finder"],
+}
+
+
+def read_known_cases(datasets: Path, file: str, dataset: str) -> pd.DataFrame:
+    """The rows of one of the two files that concern a dataset; none if there is no such file.
+
+    Raises:
+        UserError: the file is no CSV of the expected columns.
+    """
+    path = Path(datasets) / file
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        return pd.DataFrame(columns=COLUMNS[file])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from None
+    if list(table.columns) != COLUMNS[file]:
+        raise UserError(f"{path}: columns must be {','.join(COLUMNS[file])}")
+    return table[table["dataset"] == dataset]
+
+
+def without_known_cases(datasets: Path, dataset: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A manifest's rows without the excluded images, and with the groups of same cells joined.
+
+    Args:
+        table: columns path and group of every image of the manifest.
+
+    Raises:
+        UserError: a file names an image that the manifest does not have.
+    """
+    exclusions = read_known_cases(datasets, EXCLUSIONS, dataset)
+    pairs = read_known_cases(datasets, SAME_CELLS, dataset)
+    known = set(table["path"])
+    for file, paths in (
+        (EXCLUSIONS, exclusions["path"]),
+        (SAME_CELLS, pd.concat([pairs["path"], pairs["other"]])),
+    ):
+        for path in paths:
+            if path not in known:
+                near = suggest(path, known) if len(known) < 1000 else ": correct or remove the row"
+                raise UserError(f"{Path(datasets) / file}: {dataset} has no image {path}{near}")
+    group = dict(zip(table["path"], table["group"], strict=True))
+    joined: dict[str, str] = {}
+
+    def representative(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    for path, other in zip(pairs["path"], pairs["other"], strict=True):
+        first, second = sorted((representative(group[path]), representative(group[other])))
+        if first != second:
+            joined[second] = first
+    table = table.assign(group=table["group"].map(representative))
+    return table[~table["path"].isin(exclusions["path"])]
