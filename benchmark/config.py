@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from benchmark.schema import Strict, parse
 
 PARAMS = Path("params.yaml")
 PARTS = ("train", "id_val", "calibration", "id_test")
+SCRATCH = "scratch"
+CORRUPTIONS_OF_SOURCE = "corruptions"
+"""Stands for the targets of a scenario: the source's id_test under every corruption."""
 
 
 class Split(Strict):
@@ -65,16 +69,53 @@ class Training(Strict):
     augmentation: Augmentation = Augmentation()
 
 
+class Method(Strict):
+    """What is trained, each part by the name of its building block."""
+
+    backbone: str
+    """A timm name, or one of `benchmark/models`."""
+    normalisation: str = "bn"
+    loss: str = "ce"
+    weights: str = SCRATCH
+    head: str = "linear"
+    freezing: str = "none"
+    stain: str = "none"
+    augmentation: str | None = None
+    """A block of `augmentations`; without one, the profile's own."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Training settings that differ from the profile's."""
+
+    @property
+    def canonical_name(self) -> str:
+        """Name made of the parts; a part as in plain training from scratch is left out."""
+        plain = {"weights": SCRATCH, "head": "linear", "freezing": "none", "stain": "none"}
+        parts = [self.backbone, self.normalisation, self.loss]
+        parts += [self.augmentation] if self.augmentation else []
+        parts += [getattr(self, part) for part in plain if getattr(self, part) != plain[part]]
+        return "-".join(parts)
+
+
 class Experiment(Strict):
-    """One question, one table: a grid of methods over scenarios and seeds."""
+    """One question, one table: a grid of methods, and named ones, over scenarios and seeds."""
 
     title: str
     scenarios: list[str] = Field(min_length=1)
-    backbones: list[str] = Field(min_length=1)
-    normalisations: list[str] = Field(min_length=1)
-    losses: list[str] = Field(min_length=1)
+    backbones: list[str] = Field(default_factory=list)
+    normalisations: list[str] = Field(default_factory=lambda: ["bn"])
+    losses: list[str] = Field(default_factory=lambda: ["ce"])
+    augmentations: list[str | None] = Field(default_factory=lambda: [None])
+    """Blocks of `augmentations`; null is the profile's own."""
+    stains: list[str] = Field(default_factory=lambda: ["none"])
+    methods: list[str] = Field(default_factory=list)
+    """Named methods, beside the grid."""
     seeds: int = Field(ge=1)
     """Seeds 0 … seeds - 1."""
+
+    @model_validator(mode="after")
+    def _some_method(self) -> Experiment:
+        if not self.backbones and not self.methods:
+            raise ValueError("needs backbones (a grid) or methods (named ones)")
+        return self
 
 
 class Profile(Strict):
@@ -110,6 +151,8 @@ class Params(Strict):
     split: Split
     normalisations: dict[str, dict[str, Any]]
     losses: dict[str, dict[str, Any]]
+    augmentations: dict[str, Augmentation] = Field(default_factory=dict)
+    methods: dict[str, Method] = Field(default_factory=dict)
     profiles: dict[str, Profile] = Field(min_length=1)
 
     def profile(self, name: str) -> Profile:
@@ -132,36 +175,74 @@ def load_params(path: Path = PARAMS) -> Params:
     if not Path(path).exists():
         raise UserError(f"{path} is not here: run in the project's root folder")
     params = parse(Params, read_yaml(path), str(path))
+    for name, method in params.methods.items():
+        check_parts(params, method, f"{path}: methods.{name}")
     for profile_name, profile in params.profiles.items():
         for name, experiment in profile.experiments.items():
-            for kind, known in (
-                ("normalisations", params.normalisations),
-                ("losses", params.losses),
-            ):
-                for chosen in getattr(experiment, kind):
-                    if chosen not in known:
-                        raise UserError(
-                            f"{path}: profiles.{profile_name}.experiments.{name}.{kind}: "
-                            f"no '{chosen}' under {kind}{suggest(chosen, known)}"
-                        )
+            where = f"{path}: profiles.{profile_name}.experiments.{name}"
+            for chosen in experiment.methods:
+                if chosen not in params.methods:
+                    near = suggest(chosen, params.methods)
+                    raise UserError(f"{where}.methods: no '{chosen}' under methods{near}")
+            for method in grid(experiment):
+                check_parts(params, method, where)
     return params
 
 
-def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
-    """Source and targets of a scenario named `source->*` or `source->target,target`.
+def check_parts(params: Params, method: Method, where: str) -> None:
+    """Raise a `UserError` if a method names a block that `params.yaml` does not have."""
+    for part, kind in (
+        ("normalisation", "normalisations"),
+        ("loss", "losses"),
+        ("augmentation", "augmentations"),
+    ):
+        chosen, known = getattr(method, part), getattr(params, kind)
+        if chosen is not None and chosen not in known:
+            raise UserError(f"{where}: no '{chosen}' under {kind}{suggest(chosen, known)}")
 
-    `*` is every other domain of the profile, in its order.
+
+def grid(experiment: Experiment) -> list[Method]:
+    """The grid of an experiment: backbone × normalisation × loss × augmentation × stain."""
+    axes = (
+        experiment.backbones,
+        experiment.normalisations,
+        experiment.losses,
+        experiment.augmentations,
+        experiment.stains,
+    )
+    names = ("backbone", "normalisation", "loss", "augmentation", "stain")
+    return [Method(**dict(zip(names, parts, strict=True))) for parts in product(*axes)]
+
+
+def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
+    """Source and targets of a scenario.
+
+    `source->*` tests on every other domain of the profile, in its order; `source->a,b` on these;
+    `source->corruptions` on the source's id_test under every corruption and severity, as derived
+    domains `source:corruption:severity`.
     """
     source, arrow, targets = name.partition("->")
     if not arrow or not targets:
         raise UserError(f"scenario '{name}': write 'source->*' or 'source->target,target'")
+    if source not in domains:
+        raise UserError(f"scenario '{name}': no domain '{source}'{suggest(source, domains)}")
+    if targets == CORRUPTIONS_OF_SOURCE:
+        from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
+
+        return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
     chosen = [d for d in domains if d != source] if targets == "*" else targets.split(",")
-    for domain in [source, *chosen]:
+    for domain in chosen:
         if domain not in domains:
             raise UserError(f"scenario '{name}': no domain '{domain}'{suggest(domain, domains)}")
     if source in chosen:
         raise UserError(f"scenario '{name}': '{source}' is both trained and tested on")
     return source, chosen
+
+
+def corruption_of(target: str) -> tuple[str, str, int] | None:
+    """Source, corruption and severity of a derived domain; None for a prepared one."""
+    source, *corruption = target.split(":")
+    return (source, corruption[0], int(corruption[1])) if corruption else None
 
 
 def scenario_folder(name: str) -> str:

@@ -6,12 +6,24 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Params, Profile, expand_scenario, scenario_folder
+from benchmark.config import (
+    PARAMS,
+    SCRATCH,
+    Method,
+    Params,
+    Profile,
+    Training,
+    corruption_of,
+    expand_scenario,
+    grid,
+    scenario_folder,
+)
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.split import split_digest
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json, write_json
 from benchmark.numerics import PROTOCOL, version
+from benchmark.schema import parse
 
 Run = dict[str, Any]
 
@@ -84,7 +96,7 @@ def read_data(root: Path, name: str, profile: Profile) -> dict[str, Any]:
 def expand(
     root: Path, params: Params, profile_name: str, experiment_name: str, domains: dict[str, Any]
 ) -> list[Run]:
-    """The runs of one experiment: scenario × backbone × normalisation × loss × seed.
+    """The runs of one experiment: scenario × method × seed.
 
     Args:
         domains: facts of the prepared domains (their digests enter the fingerprints).
@@ -94,64 +106,104 @@ def expand(
 
     profile = params.profile(profile_name)
     experiment = profile.experiments[experiment_name]
-    for loss in experiment.losses:
-        check_parameters("losses", LOSSES, loss, params.losses[loss], positional=1)
+    methods = {method.canonical_name: method for method in grid(experiment)}
+    methods |= {name: params.methods[name] for name in experiment.methods}
+    for method in methods.values():
+        check_parameters("losses", LOSSES, method.loss, params.losses[method.loss], positional=1)
+    skips = {
+        name: skip_reason(
+            method.backbone,
+            method.normalisation,
+            params.normalisations[method.normalisation],
+            profile.image_size,
+        )
+        for name, method in methods.items()
+    }
     runs = []
     for scenario in experiment.scenarios:
         source, targets = expand_scenario(scenario, profile.domains)
         split = split_digest(root / "datasets", source)
-        for backbone, norm in product(experiment.backbones, experiment.normalisations):
-            skip = skip_reason(backbone, norm, params.normalisations[norm], profile.image_size)
-            for loss, seed in product(experiment.losses, range(experiment.seeds)):
-                method = {
-                    "name": f"{backbone}-{norm}-{loss}",
-                    "backbone": backbone,
-                    "normalisation": norm,
-                    "loss": loss,
-                    "recipe": "erm",
-                    "weights": "scratch",
-                }
-                settings = {
-                    "normalisation": params.normalisations[norm],
-                    "loss": params.losses[loss],
-                    "training": profile.training.model_dump(mode="json"),
-                    "image_size": profile.image_size,
-                }
-                training = {
-                    "protocol": PROTOCOL,
-                    "numerics": training_versions(method),
-                    "method": method,
-                    **settings,
-                    "label_space": profile.label_space,
-                    "source": source,
-                    "source_data": domains[source]["digest"],
-                    "split": split,
+        for (name, method), seed in product(methods.items(), range(experiment.seeds)):
+            parts, settings = describe(params, profile, method)
+            # The canonical name stands for the parts: a named method shares the grid's training.
+            training = {
+                "protocol": PROTOCOL,
+                "numerics": training_versions(method),
+                "method": {"name": method.canonical_name} | parts,
+                **settings,
+                "label_space": profile.label_space,
+                "source": source,
+                "source_data": domains[source]["digest"],
+                "split": split,
+                "seed": seed,
+            }
+            prediction = {
+                "numerics": version("inference"),
+                "targets": {target: target_digest(target, domains, split) for target in targets},
+            }
+            runs.append(
+                {
+                    "run_id": f"{name}/{scenario_folder(scenario)}/seed{seed}",
+                    "fingerprint": digest([training, prediction]),
+                    "training_fingerprint": digest(training),
+                    "skip": skips[name],
+                    "method": {"name": name} | parts,
+                    "track": "inductive",
+                    "scenario": {"name": scenario, "source": source, "targets": targets},
                     "seed": seed,
+                    "settings": settings,
                 }
-                prediction = {
-                    "numerics": version("inference"),
-                    "targets": {target: domains[target]["digest"] for target in targets},
-                }
-                runs.append(
-                    {
-                        "run_id": f"{method['name']}/{scenario_folder(scenario)}/seed{seed}",
-                        "fingerprint": digest([training, prediction]),
-                        "training_fingerprint": digest(training),
-                        "skip": skip,
-                        "method": method,
-                        "track": "inductive",
-                        "scenario": {"name": scenario, "source": source, "targets": targets},
-                        "seed": seed,
-                        "settings": settings,
-                    }
-                )
+            )
     return runs
 
 
-def training_versions(method: dict[str, str]) -> dict[str, int]:
+def describe(
+    params: Params, profile: Profile, method: Method
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """A method's parts by name, and the settings of each.
+
+    A part as in plain training from scratch, and an option at its default, is left out: a new
+    kind of part makes no finished run stale.
+    """
+    parts = {
+        "backbone": method.backbone,
+        "normalisation": method.normalisation,
+        "loss": method.loss,
+        "recipe": "erm",
+        "weights": method.weights,
+    }
+    parts |= method.model_dump(include={"head", "freezing", "stain"}, exclude_defaults=True)
+    training = profile.training.model_dump(mode="json", exclude_defaults=True)
+    if method.augmentation is not None:
+        parts["augmentation"] = method.augmentation
+        block = params.augmentations[method.augmentation]
+        training["augmentation"] = block.model_dump(mode="json", exclude_defaults=True)
+    where = f"{PARAMS}: methods: training of {method.canonical_name}"
+    training = parse(Training, training | method.training, where)
+    settings = {
+        "normalisation": params.normalisations[method.normalisation],
+        "loss": params.losses[method.loss],
+        "training": training.model_dump(mode="json", exclude_defaults=True),
+        "image_size": profile.image_size,
+    }
+    if method.weights != SCRATCH:
+        settings["weights"] = params.weights[method.weights].model_dump(mode="json")
+    return parts, settings
+
+
+def target_digest(target: str, domains: dict[str, Any], split: str) -> str:
+    """Digest of a test set: of a prepared domain, or of a corruption of the source's id_test."""
+    corruption = corruption_of(target)
+    if corruption is None:
+        return domains[target]["digest"]
+    source, name, severity = corruption
+    versions = version("corruption", name)
+    return digest([domains[source]["digest"], split, name, severity, versions])
+
+
+def training_versions(method: Method) -> dict[str, int]:
     """Numerics versions of the parts and building blocks that a method's training uses."""
     parts = {part: version(part) for part in ("data", "model", "augmentation", "training")}
-    blocks = {
-        f"{kind}.{method[kind]}": version(kind, method[kind]) for kind in ("normalisation", "loss")
-    }
-    return parts | blocks
+    blocks = {"normalisation": method.normalisation, "loss": method.loss}
+    blocks |= method.model_dump(include={"head", "freezing", "stain"}, exclude_defaults=True)
+    return parts | {f"{kind}.{name}": version(kind, name) for kind, name in blocks.items()}

@@ -1,0 +1,88 @@
+"""The plan: grids and named methods become runs; a fingerprint moves with what it names only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import edit
+
+from benchmark.config import load_params
+from benchmark.errors import UserError
+from benchmark.plan import Run, expand, read_data
+
+NAMED = """\
+augmentations: {strong: {scale: 0.3, contrast: 0.4}}
+methods:
+  same-as-grid: {backbone: resnet10t}
+  longer: {backbone: resnet10t, normalisation: gn, training: {epochs: 5}}
+profiles:
+"""
+
+
+def runs(experiment: str = "first") -> dict[str, Run]:
+    """The expanded runs of the toy profile, by run id."""
+    params, root = load_params(), Path()
+    domains = read_data(root, "tiny", params.profile("tiny"))["domains"]
+    return {r["run_id"]: r for r in expand(root, params, "tiny", experiment, domains)}
+
+
+def with_named_methods(project: Path, methods: str, more: str = "") -> None:
+    edit(project / "params.yaml", "profiles:\n", NAMED)
+    edit(
+        project / "params.yaml",
+        "        losses: [ce, focal]\n",
+        f"        losses: [ce, focal]\n        methods: {methods}\n{more}",
+    )
+
+
+def test_named_methods_stand_beside_the_grid(prepared: Path) -> None:
+    grid = runs()
+    with_named_methods(prepared, "[longer]")
+    added = set(runs()) - set(grid)
+    assert added == {"longer/toy-a_to_others/seed0"}
+    run = runs()[added.pop()]
+    assert run["settings"]["training"]["epochs"] == 5
+    assert run["method"]["normalisation"] == "gn"
+
+
+def test_a_new_option_elsewhere_makes_no_planned_run_stale(prepared: Path) -> None:
+    before = runs()
+    with_named_methods(prepared, "[longer]")
+    after = runs()
+    assert all(after[name] == run for name, run in before.items())
+
+
+def test_a_named_method_shares_the_training_of_the_grid_s_equal(prepared: Path) -> None:
+    with_named_methods(prepared, "[same-as-grid]")
+    named = runs()["same-as-grid/toy-a_to_others/seed0"]
+    grid = runs()["resnet10t-bn-ce/toy-a_to_others/seed0"]
+    assert named["training_fingerprint"] == grid["training_fingerprint"]
+
+
+def test_an_augmentation_axis_multiplies_the_grid_and_names_its_methods(prepared: Path) -> None:
+    with_named_methods(prepared, "[]", "        augmentations: [null, strong]\n")
+    planned = runs()
+    assert len(planned) == 4
+    strong = planned["resnet10t-bn-focal-strong/toy-a_to_others/seed0"]
+    assert strong["settings"]["training"]["augmentation"] == {"scale": 0.3, "contrast": 0.4}
+    plain = planned["resnet10t-bn-focal/toy-a_to_others/seed0"]
+    assert plain["training_fingerprint"] != strong["training_fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[longer]", "[longest]", "no 'longest' under methods; did you mean 'longer'?"),
+        ("normalisation: gn", "normalisation: gm", "methods.longer: no 'gm' under normalisations"),
+        ("{epochs: 5}", "{epoch: 5}", "training of resnet10t-gn-ce: unknown key 'epoch'"),
+    ],
+)
+def test_a_wrong_name_in_a_named_method_is_one_line(
+    prepared: Path, old: str, new: str, message: str
+) -> None:
+    with_named_methods(prepared, "[longer]")
+    edit(prepared / "params.yaml", old, new)
+    with pytest.raises(UserError, match=message.replace("?", r"\?")) as error:
+        runs()
+    assert "\n" not in str(error.value)
