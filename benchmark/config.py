@@ -37,7 +37,11 @@ class Split(Strict):
 
 
 class Augmentation(Strict):
-    """Random changes to a training image, drawn anew each epoch. Zero or false switches one off."""
+    """Random changes to a training image, drawn anew each epoch. Zero or false switches one off.
+
+    They act in this order: flips, turns, scale and shift; stain; optics; brightness, contrast and
+    saturation; noise; JPEG.
+    """
 
     dihedral: bool = False
     """Horizontal and vertical flips and quarter turns, each of the 8 views equally likely."""
@@ -51,6 +55,27 @@ class Augmentation(Strict):
     """Factor on the distance from the image's mean, drawn from 1 ± contrast."""
     saturation: float = Field(0.0, ge=0, lt=1)
     """Factor on the distance from the pixel's grey value, drawn from 1 ± saturation."""
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Turn by an angle drawn from ± rotation, degrees, on top of the quarter turns."""
+    stain_mixing: float = Field(0.0, ge=0, lt=1)
+    """Optical densities of R, G, B mixed by identity + a 3 × 3 matrix drawn from ± stain_mixing."""
+    hed_jitter: float = Field(0.0, ge=0, lt=1)
+    """Optical density of each of H, E and DAB times 1 ± hed_jitter, plus ± hed_jitter
+    (Tellez 2018)."""
+    stain_gain: float = Field(0.0, ge=0, le=2)
+    """Factor on the optical density, drawn log-uniformly from exp(± stain_gain): the strength of
+    the stain, or, what is the same, the gamma of the camera."""
+    background: float = Field(0.0, ge=0, le=1)
+    """Shift of the optical density of R, G and B, each drawn from ± background: colour and
+    brightness of the lamp."""
+    blur: float = Field(0.0, ge=0, le=0.2)
+    """Gaussian blur, its standard deviation drawn from 0 … blur, as a fraction of the side."""
+    resolution_loss: float = Field(0.0, ge=0, lt=1)
+    """Reduction to a side drawn from 1 - resolution_loss … 1 of its own, and back."""
+    noise: float = Field(0.0, ge=0, lt=1)
+    """Gaussian noise, its standard deviation drawn from 0 … noise, as a fraction of full scale."""
+    jpeg: float = Field(0.0, ge=0, lt=1)
+    """JPEG-like quantisation at a quality drawn from 100 · (1 - jpeg) … 100."""
 
 
 class Training(Strict):
