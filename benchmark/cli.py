@@ -43,33 +43,82 @@ def settings() -> tuple[Params, dict[str, Card]]:
     return load_params(ROOT / "params.yaml"), load_cards(ROOT / "datasets")
 
 
+def surroundings() -> tuple[Path | None, bool]:
+    """The mirror that WBC_MIRROR names, and whether WBC_OFFLINE forbids the network."""
+    mirror = os.environ.get("WBC_MIRROR")
+    return Path(mirror) if mirror else None, os.environ.get("WBC_OFFLINE", "0") not in ("", "0")
+
+
 @app.command()
-def fetch(profile: ProfileOption = "demo") -> None:
-    """Get a profile's images: kept, copied from a mirror, downloaded, or drawn; each is verified.
+def fetch(
+    profile: ProfileOption = "demo",
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Cards or domains; without one, a profile's.")
+    ] = None,
+    subset: Annotated[
+        str, typer.Option(help="Of the named cards or domains: all images, or the core of them.")
+    ] = "all",
+    listed: Annotated[
+        bool, typer.Option("--list", help="Only say what is here and how to get the rest.")
+    ] = False,
+) -> None:
+    """Get images: kept, copied from a mirror, downloaded, unpacked, or drawn; each is verified.
 
     WBC_MIRROR=DIR names a folder with the sets in their publishers' layout. WBC_OFFLINE=1 forbids
     the network.
     """
     from benchmark.data.fetch import fetch as fetch_card
+    from benchmark.data.fetch import named
     from benchmark.files import write_json
 
+    mirror, offline = surroundings()
+    if listed:
+        from benchmark.data.inventory import lines
+
+        cards = load_cards(ROOT / "datasets")
+        if names:
+            cards = {card.name: card for card, _ in named(cards, names)}
+        for card in cards.values():
+            say("\n".join(lines(ROOT / "datasets", card, mirror)))
+        return
+    if names:
+        if subset not in ("core", "all"):
+            raise UserError(f"--subset {subset}: use core or all")
+        for card, domain in named(load_cards(ROOT / "datasets"), names):
+            say(str(fetch_card(ROOT / "datasets", card, subset, mirror, offline, domain)))
+        return
     params, cards = settings()
     chosen = params.profile(profile)
-    mirror = os.environ.get("WBC_MIRROR")
-    offline = os.environ.get("WBC_OFFLINE", "0") not in ("", "0")
-    names = dict.fromkeys(card_of(cards, domain).name for domain in chosen.domains)
     receipt = {}
-    for name in names:
-        report = fetch_card(
-            ROOT / "datasets",
-            cards[name],
-            chosen.subset,
-            Path(mirror) if mirror else None,
-            offline,
-        )
+    for name in dict.fromkeys(card_of(cards, domain).name for domain in chosen.domains):
+        report = fetch_card(ROOT / "datasets", cards[name], chosen.subset, mirror, offline)
         say(str(report))
         receipt[name] = {"subset": chosen.subset, "images": report.images}
     write_json(ROOT / "datasets" / "raw" / f"{profile}.json", receipt)
+
+
+@app.command()
+def doctor(
+    links: Annotated[
+        bool, typer.Option(help="Also ask every address of the cards whether it answers.")
+    ] = False,
+) -> None:
+    """Check this machine, the cards and the mirror; exit 1 if something is broken."""
+    from benchmark.data.doctor import check_cards, check_environment, check_links
+
+    mirror, offline = surroundings()
+    cards, checks = check_cards(ROOT / "datasets")
+    checks += check_environment(ROOT / "datasets", cards, mirror, offline)
+    for check in checks:
+        say(str(check))
+    if links:
+        answers = check_links(ROOT / "datasets", cards, offline)
+        for check in answers:
+            say(str(check))
+        checks += answers
+    broken = sum(check.verdict == "broken" for check in checks)
+    if broken:
+        raise UserError(f"{broken} of {len(checks)} checks found something broken, listed above")
 
 
 @app.command()
@@ -126,6 +175,32 @@ def validate(profile: ProfileOption = "demo") -> None:
         say(f"missing: {problem}")
     if problems:
         raise UserError(f"profile {profile}: {len(problems)} things are missing, listed above")
+
+
+@app.command()
+def models(profile: ProfileOption = "demo") -> None:
+    """Show what a profile's networks cost: parameters, multiply-adds, activation memory, norms."""
+    from benchmark.data.cards import load_label_spaces
+    from benchmark.models.summary import Summary, summarise_profile
+
+    params, _ = settings()
+    chosen = params.profile(profile)
+    classes = len(load_label_spaces(ROOT / "datasets")[chosen.label_space])
+    table = Table(title=f"per image of {chosen.image_size} × {chosen.image_size}, in fp32")
+    for column in ("backbone", "normalisation", "head", "freezing"):
+        table.add_column(column)
+    for column in ("parameters (M)", "trained (M)", "multiply-adds (G)", "activations (MiB)"):
+        table.add_column(column, justify="right")
+    table.add_column("norm layers")
+    for key, cost in summarise_profile(params, profile, classes).items():
+        if isinstance(cost, Summary):
+            numbers = (cost.parameters / 1e6, cost.trainable / 1e6, cost.multiply_adds / 1e9)
+            norms = ", ".join(f"{n} {kind}" for kind, n in cost.norms.items()) or "none"
+            memory = f"{cost.activation_bytes / 2**20:.1f}"
+            table.add_row(*key, *(f"{n:.3f}" for n in numbers), memory, norms)
+        else:
+            say(f"note: {cost}")
+    console.print(table)
 
 
 @app.command()

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from benchmark.data.cards import Subset
+from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
+from benchmark.models.weights import Weights
 from benchmark.schema import Strict, parse
 
 PARAMS = Path("params.yaml")
@@ -177,6 +179,8 @@ class Params(Strict):
     normalisations: dict[str, dict[str, Any]]
     losses: dict[str, dict[str, Any]]
     augmentations: dict[str, Augmentation] = Field(default_factory=dict)
+    weights: dict[str, Weights] = Field(default_factory=dict)
+    """Initial weights by name, beside `scratch`."""
     methods: dict[str, Method] = Field(default_factory=dict)
     profiles: dict[str, Profile] = Field(min_length=1)
 
@@ -220,9 +224,10 @@ def check_parts(params: Params, method: Method, where: str) -> None:
         ("normalisation", "normalisations"),
         ("loss", "losses"),
         ("augmentation", "augmentations"),
+        ("weights", "weights"),
     ):
         chosen, known = getattr(method, part), getattr(params, kind)
-        if chosen is not None and chosen not in known:
+        if chosen not in (None, SCRATCH) and chosen not in known:
             raise UserError(f"{where}: no '{chosen}' under {kind}{suggest(chosen, known)}")
 
 
@@ -252,8 +257,6 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
     if source not in domains:
         raise UserError(f"scenario '{name}': no domain '{source}'{suggest(source, domains)}")
     if targets == CORRUPTIONS_OF_SOURCE:
-        from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
-
         return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
     chosen = [d for d in domains if d != source] if targets == "*" else targets.split(",")
     for domain in chosen:

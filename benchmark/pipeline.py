@@ -22,6 +22,11 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.progress import say
 
+FETCHING = ("archives", "complete", "downloads", "fetch", "layouts", "manifest", "medmnist")
+FETCHING += ("receipt", "sources", "unpack")
+"""Modules that decide which files a fetch leaves."""
+BLOCKS = ("normalisations", "losses", "augmentations", "weights", "methods")
+"""Keys of `params.yaml` that name the building blocks of methods."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
 
 
@@ -31,10 +36,11 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
     Raises:
         UserError: `check` found a file that is not what the settings give.
     """
+    blocks = [block for block in BLOCKS if block in params.model_fields_set]
     for position, (name, profile) in enumerate(params.profiles.items()):
         path = root / ("dvc.yaml" if position == 0 else f"pipelines/{name}/dvc.yaml")
         stages = {"split": split_stage(params, cards)} if position == 0 else {}
-        stages |= profile_stages(name, profile, cards)
+        stages |= profile_stages(name, profile, cards, blocks)
         wdir = os.path.relpath(root, path.parent)
         for stage in stages.values():
             if wdir != ".":
@@ -64,8 +70,14 @@ def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
     }
 
 
-def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[str, Any]:
-    """fetch → prepare → plan → train, once per experiment → evaluate → report."""
+def profile_stages(
+    name: str, profile: Profile, cards: dict[str, Card], blocks: list[str]
+) -> dict[str, Any]:
+    """fetch → prepare → plan → train, once per experiment → evaluate → report.
+
+    Args:
+        blocks: keys of `params.yaml` that name building blocks.
+    """
     results = f"results/{name}"
     names = sorted({card_of(cards, domain).name for domain in profile.domains})
     splits = [f"datasets/splits/{source}.csv" for source in profile.sources()]
@@ -80,8 +92,7 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
             "cmd": f"wbc-shift fetch --profile {name}",
             "params": data_keys,
             "deps": [
-                "benchmark/data/fetch.py",
-                "benchmark/data/sources.py",
+                *(f"benchmark/data/{part}.py" for part in FETCHING),
                 *drawing,
                 *facts(names, cards),
             ],
@@ -93,6 +104,7 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
             "deps": [
                 f"datasets/raw/{name}.json",
                 "benchmark/data/prepare.py",
+                "benchmark/data/crop.py",
                 *facts(names, cards),
             ],
             "outs": [
@@ -102,7 +114,7 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
         },
         "plan": {
             "cmd": f"wbc-shift plan --profile {name}",
-            "params": ["normalisations", "losses", f"profiles.{name}"],
+            "params": [*blocks, f"profiles.{name}"],
             "deps": [f"{results}/data.json", *splits, "benchmark/plan.py", "benchmark/numerics.py"],
             "outs": [small(f"{results}/plans/{e}.json") for e in profile.experiments],
         },
@@ -113,6 +125,8 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
             "deps": [
                 f"{results}/plans/{experiment}.json",
                 "benchmark/data/arrays.py",
+                "benchmark/data/corruptions.py",
+                "benchmark/data/stain.py",
                 "benchmark/models",
                 "benchmark/training",
                 "benchmark/inference",
@@ -136,9 +150,11 @@ def profile_stages(name: str, profile: Profile, cards: dict[str, Card]) -> dict[
 def facts(names: list[str], cards: dict[str, Card]) -> list[str]:
     """Cards, manifests and label spaces of the named sets, and the known faults in them."""
     files = [f"datasets/{file}" for file in (LABEL_SPACES, EXCLUSIONS, SAME_CELLS)]
-    files += ["benchmark/data/cards.py", "benchmark/data/known_cases.py"]
-    files += [f"datasets/{name}.yaml" for name in names]
-    return files + [f"datasets/{cards[name].manifest}" for name in names]
+    files += [f"benchmark/data/{part}.py" for part in ("card", "cards", "label_spaces")]
+    files += ["benchmark/data/known_cases.py", *(f"datasets/{name}.yaml" for name in names)]
+    # A manifest below raw/ is made by fetch from one's own copy: no dependency, but a product.
+    manifests = [cards[name].manifest for name in names]
+    return files + [f"datasets/{path}" for path in manifests if not path.startswith("raw/")]
 
 
 def small(path: str) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from benchmark.config import (
     grid,
     scenario_folder,
 )
-from benchmark.data.cards import load_label_spaces
+from benchmark.data.cards import Card, load_cards, load_label_spaces, share_cells
 from benchmark.data.split import split_digest
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json, write_json
+from benchmark.models.weights import Weights
 from benchmark.numerics import PROTOCOL, version
 from benchmark.schema import parse
 
@@ -101,6 +102,8 @@ def expand(
     Args:
         domains: facts of the prepared domains (their digests enter the fingerprints).
     """
+    import torch
+
     from benchmark.models.build import check_parameters, skip_reason
     from benchmark.training.losses import LOSSES
 
@@ -109,19 +112,25 @@ def expand(
     methods = {method.canonical_name: method for method in grid(experiment)}
     methods |= {name: params.methods[name] for name in experiment.methods}
     for method in methods.values():
-        check_parameters("losses", LOSSES, method.loss, params.losses[method.loss], positional=1)
+        parameters = params.losses[method.loss]
+        check_parameters("losses", LOSSES, method.loss, parameters, positional=1)
+        LOSSES[method.loss](torch.ones(2), **parameters)  # values are checked where they are used
     skips = {
         name: skip_reason(
             method.backbone,
             method.normalisation,
             params.normalisations[method.normalisation],
             profile.image_size,
+            weights=initial_weights(params, method),
+            head=method.head,
+            freezing=method.freezing,
         )
         for name, method in methods.items()
     }
     runs = []
     for scenario in experiment.scenarios:
         source, targets = expand_scenario(scenario, profile.domains)
+        refuse_shared_cells(load_cards(root / "datasets"), scenario, source, targets)
         split = split_digest(root / "datasets", source)
         for (name, method), seed in product(methods.items(), range(experiment.seeds)):
             parts, settings = describe(params, profile, method)
@@ -157,6 +166,18 @@ def expand(
     return runs
 
 
+def refuse_shared_cells(
+    cards: dict[str, Card], scenario: str, source: str, targets: list[str]
+) -> None:
+    """Raise a `UserError` if a target holds the cells of the source under another name."""
+    for target in targets:
+        if corruption_of(target) is None and share_cells(cards, source, target):
+            raise UserError(
+                f"scenario '{scenario}': {source} and {target} are sets of the same cells: "
+                f"leave {target} out of its targets"
+            )
+
+
 def describe(
     params: Params, profile: Profile, method: Method
 ) -> tuple[dict[str, str], dict[str, Any]]:
@@ -187,8 +208,14 @@ def describe(
         "image_size": profile.image_size,
     }
     if method.weights != SCRATCH:
-        settings["weights"] = params.weights[method.weights].model_dump(mode="json")
+        weights = initial_weights(params, method)
+        settings["weights"] = weights.model_dump(mode="json", exclude_defaults=True)
     return parts, settings
+
+
+def initial_weights(params: Params, method: Method) -> Weights:
+    """The block of `weights` that a method starts from."""
+    return Weights() if method.weights == SCRATCH else params.weights[method.weights]
 
 
 def target_digest(target: str, domains: dict[str, Any], split: str) -> str:

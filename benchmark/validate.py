@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.config import Params, expand_scenario
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, domain_images
+from benchmark.data.fetch import raw_folder, verify
 from benchmark.data.split import split_path
 from benchmark.errors import UserError
 from benchmark.plan import expand, read_data
@@ -49,11 +50,12 @@ def validate_profile(
         images = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
         if not to_run or array_path(cache_folder(root, name), domain).exists():
             continue
-        raw = root / "datasets" / "raw" / card.folder
-        absent = [path for path in images["path"] if not (raw / path).exists()]
+        bad = set(verify(root / "datasets", card, profile.subset, domain))
+        absent = [path for path in images["path"] if path in bad]
         if absent:
+            first = raw_folder(root / "datasets", card) / absent[0]
             problems.append(
-                f"{domain}: {len(absent)} of {len(images)} images, first {raw / absent[0]}: "
+                f"{domain}: {len(absent)} of {len(images)} images, first {first}: "
                 f"run `wbc-shift fetch --profile {name}`"
             )
     return experiments, list(dict.fromkeys(problems))

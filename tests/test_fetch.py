@@ -48,10 +48,8 @@ def damaged(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-@pytest.fixture
-def datasets(tmp_path) -> Path:
+def make_datasets(folder: Path) -> Path:
     """A `datasets/` folder with the manifest of the drawn images."""
-    folder = tmp_path / "datasets"
     (folder / "manifests").mkdir(parents=True)
     with (folder / "manifests/tiny.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -62,22 +60,28 @@ def datasets(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def datasets(tmp_path) -> Path:
+    """The `datasets/` folder of a project."""
+    return make_datasets(tmp_path / "datasets")
+
+
 def card(*addresses: str, **changes) -> Card:
-    return Card(
-        name="tiny",
-        title="Tiny",
-        homepage="https://example.org",
-        citation={"key": "tiny", "bibtex": "@misc{tiny}"},
-        licence={"name": "CC0", "redistribution": "allowed"},
-        addresses=list(addresses),
-        folder="tiny/images",
-        by_hand="download tiny.zip and unpack it, so that the folder holds Set 0/cell_0.png",
-        manifest="manifests/tiny.csv",
-        groups=None,
-        domains={"tiny": {"title": "Tiny", "crop": 1.0}},
-        labels={"wbc5": {"N": "neutrophil"}},
-        **changes,
-    )
+    facts = {
+        "name": "tiny",
+        "title": "Tiny",
+        "homepage": "https://example.org",
+        "citation": {"key": "tiny", "bibtex": "@misc{tiny}"},
+        "licence": {"name": "CC0", "redistribution": "allowed"},
+        "addresses": list(addresses),
+        "folder": "tiny/images",
+        "by_hand": "download tiny.zip and unpack it, so that the folder holds Set 0/cell_0.png",
+        "manifest": "manifests/tiny.csv",
+        "groups": None,
+        "domains": {"tiny": {"title": "Tiny", "crop": 1.0}},
+        "labels": {"wbc5": {"N": "neutrophil"}},
+    }
+    return Card(**facts | changes)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from conftest import PARAMS, REPOSITORY, edit
 from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
+from benchmark.files import read_json
 from benchmark.pipeline import write_pipelines
 
 BIN = Path(sys.executable).parent
@@ -167,3 +168,85 @@ def test_missing_fields_of_a_card_stop_everything_before_it_starts(
     edit(tmp_path / "datasets/phantom.yaml", "folder: phantom\n", "")
     with pytest.raises(UserError, match=r"phantom\.yaml: folder: Field required"):
         load_cards(tmp_path / "datasets")
+
+
+BLOCKS = """\
+weights: {file: {file: weights.safetensors, training_datasets: []}}
+augmentations:
+  every: {rotation: 30, stain_mixing: 0.1, hed_jitter: 0.05, stain_gain: 0.2, background: 0.1,
+          blur: 0.02, resolution_loss: 0.4, noise: 0.02, jpeg: 0.4}
+methods:
+  frozen-norms: {backbone: resnet10t, normalisation: bn_frozen, weights: file}
+  probe: {backbone: resnet10t, weights: file, freezing: linear}
+  addfc: {backbone: resnet10t, head: addfc}
+  transformer: {backbone: vit_test, normalisation: ln}
+  recurrent: {backbone: resnet10t+lstm}
+profiles:
+"""
+EXPERIMENTS = """\
+    experiments:
+      norms:
+        title: Every normalisation
+        scenarios: ["phantom-a->*"]
+        backbones: [resnet10t]
+        normalisations: {norms}
+        losses: [ce]
+        seeds: 1
+      losses:
+        title: Every loss
+        scenarios: ["phantom-a->*"]
+        backbones: [resnet10t]
+        losses: {losses}
+        seeds: 1
+      others:
+        title: Heads, freezing, weights, stain, augmentation
+        scenarios: ["phantom-a->*"]
+        backbones: [resnet10t]
+        stains: [jpeg95, macenko, reinhard]
+        augmentations: [every]
+        methods: [frozen-norms, probe, addfc, transformer, recurrent]
+        seeds: 1
+      corrupted:
+        title: Corruptions
+        scenarios: ["phantom-a->corruptions"]
+        backbones: [resnet10t]
+        seeds: 1
+"""
+
+
+def test_every_building_block_trains_on_phantoms(phantoms: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
+    from benchmark.models.build import build_model
+    from benchmark.models.normalisation import NORMALISATIONS
+    from benchmark.training.losses import LOSSES
+
+    copy = tmp_path / "copy"
+    shutil.copytree(phantoms, copy)
+    whole = load_params(REPOSITORY / "params.yaml")
+    norms = [n for n in NORMALISATIONS if n not in ("bn_frozen", "ln", "evonorm")]
+    text = (copy / "params.yaml").read_text()
+    head, _, rest = text.partition("normalisations:")
+    tail = rest.partition("profiles:\n")[2].partition("    experiments:\n")[0]
+    tail = tail.replace("epochs: 2", "epochs: 1").replace("vit_test", "vit_test")
+    blocks = f"normalisations: {whole.normalisations}\nlosses: {whole.losses}\n"
+    experiments = EXPERIMENTS.format(norms=norms, losses=list(LOSSES))
+    text = head + blocks + BLOCKS + tail + experiments
+    # The smallest transformer that timm has.
+    (copy / "params.yaml").write_text(text.replace("vit_test", "test_vit"))
+    model = build_model("resnet10t", "bn", {}, 5, 48, seed=1)
+    save_file(model.state_dict(), copy / "weights.safetensors")
+    call(copy, "wbc-shift", "plan", "-p", "tiny")
+    call(copy, "wbc-shift", "train", "-p", "tiny")
+    outcomes = {}
+    for path in (copy / "results/tiny/experiments").glob("*.json"):
+        for run in read_json(path)["runs"]:
+            outcomes[run["run_id"]] = (run["outcome"], run["reason"])
+    assert len(outcomes) == len(norms) + len(LOSSES) - 1 + 8 + 1
+    # `in` has nothing to normalise on the last feature map, which is one pixel wide at 48 px.
+    failed = {k: v for k, v in outcomes.items() if v[0] != "done"}
+    assert all("instance" in reason or outcome == "done" for outcome, reason in failed.values())
+    predictions = copy / "results/tiny/runs/resnet10t-bn-ce/phantom-a_to_corruptions/seed0"
+    domains = set(pd.read_parquet(predictions / "predictions.parquet")["domain"])
+    assert len(domains) == 1 + len(CORRUPTIONS) * len(SEVERITIES)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.prepare import decode
+from benchmark.data.prepare import decode, decode_all
 from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.files import digest, read_json
 
 CLASSES = ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]
 
@@ -48,6 +51,96 @@ def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.new("RGB", (40, 40), (255, 255, 255)).convert(mode).save(path)
     assert (decode(path, 1.0, 32) >= 250).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_shows_the_white_of_an_empty_slide(tmp_path: Path, mode: str) -> None:
+    picture = np.zeros((40, 40, 4), np.uint8)
+    picture[:20] = (120, 120, 120, 255)  # below it black, and fully transparent
+    image = Image.fromarray(picture)
+    options = {}
+    if mode == "P":
+        image = Image.fromarray((np.arange(40) < 20)[:, None].repeat(40, 1).astype(np.uint8), "P")
+        image.putpalette([0, 0, 0, 120, 120, 120])
+        options = {"transparency": 0}
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "a.png", **options)
+    square = decode(tmp_path / "a.png", 1.0, 40)
+    assert np.abs(square[:16].astype(int) - 120).max() <= 1
+    assert square[24:].min() >= 254
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", np.full((40, 40, 4), (100, 0, 200, 128), np.uint8))
+    expected = 255 - (255 - np.array([100, 0, 200])) * 128 / 255
+    assert np.abs(decode(tmp_path / "a.png", 1.0, 32) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_of_16_bits_the_upper_8_are_kept(tmp_path: Path, suffix: str) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(64, 0)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(ramp).save(path)
+    square = decode(path, 1.0, 64)
+    assert (square == (ramp // 256).astype(np.uint8)[..., None]).all()
+
+
+def test_16_bits_a_colour_are_read_and_said(tmp_path: Path, capsys) -> None:
+    """Pillow cannot write such a PNG: this one is put together by hand."""
+    rows = b"".join(b"\x00" + struct.pack(">3H", 65535, 32768, 256) * 40 for _ in range(40))
+    chunks = [
+        (b"IHDR", struct.pack(">2I5B", 40, 40, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    square = decode_all([tmp_path / "a.png"], 1.0, 32, "toy")[0]
+    assert (square == (255, 128, 1)).all()
+    assert "prepare toy: converted to 8-bit RGB: 1 16-bit" in capsys.readouterr().out
+
+
+def test_values_without_a_known_white_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.tif", np.linspace(0, 1, 1600, dtype=np.float32).reshape(40, 40))
+    save(tmp_path / "b.tif", np.full((40, 40), 70_000, np.int32))
+    with pytest.raises(UserError, match=r"a\.tif cannot be decoded \(floating-point values"):
+        decode(tmp_path / "a.tif", 1.0, 32)
+    with pytest.raises(UserError, match=r"b\.tif cannot be decoded \(more than 16 bits"):
+        decode(tmp_path / "b.tif", 1.0, 32)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 15)])
+def test_an_image_too_small_to_show_a_cell_is_refused(tmp_path: Path, size: tuple) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png cannot be used \(\d+ x \d+ px, too small"):
+        decode(tmp_path / "a.png", 1.0, 32)
+
+
+def test_conversions_are_said_once_with_their_numbers(tmp_path: Path, capsys) -> None:
+    paths = []
+    for number, mode in enumerate(["RGB", "L", "L", "P", "CMYK", "RGBA", "1"]):
+        paths.append(tmp_path / f"ä {number}.tif")
+        Image.new("RGB", (40, 40), (255, 255, 255)).convert(mode).save(paths[-1])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths.append(save(tmp_path / "turned.jpg", np.zeros((40, 60, 3), np.uint8), exif=exif))
+    decode_all(paths, 1.0, 32, "toy")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "converted" in line]
+    assert lines == [
+        "prepare toy: converted to 8-bit RGB: 1 CMYK; 1 RGBA, laid on white; 1 black and white; "
+        "2 grey; 1 palette; 1 turned as its EXIF says"
+    ]
+
+
+def test_plain_images_are_prepared_without_a_word(tmp_path: Path, capsys) -> None:
+    decode_all([save(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))], 1.0, 32, "toy")
+    assert "converted" not in capsys.readouterr().out
 
 
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
@@ -100,6 +193,31 @@ def test_a_changed_pixel_changes_the_digest(prepared: Path, wbc_shift) -> None:
     after = read_json(Path("results/tiny/data.json"))["domains"]
     assert after["toy-a"]["digest"] != before["toy-a"]["digest"]
     assert after["toy-b"]["digest"] == before["toy-b"]["digest"]
+
+
+def test_another_crop_is_another_array_and_the_other_domain_is_kept(
+    prepared: Path, wbc_shift
+) -> None:
+    before = read_json(Path("results/tiny/data.json"))["domains"]
+    card = Path("datasets/toy.yaml")
+    text = card.read_text().replace("Toy A, crop: 0.9", "Toy A, crop: {pixels: 40}")
+    card.write_text(text.replace("Toy B, crop: 0.9", "Toy B, crop: 0.9, crop_in: {wbc4: 0.5}"))
+    outcome = wbc_shift("prepare", "-p", "tiny")
+    assert outcome.out.count("unchanged") == 1
+    after = read_json(Path("results/tiny/data.json"))["domains"]
+    assert after["toy-a"]["crop"] == {"pixels": 40}
+    assert after["toy-a"]["digest"] != before["toy-a"]["digest"]
+    assert after["toy-b"] == before["toy-b"], "a crop in another label space changes nothing"
+
+
+def test_the_published_digest_of_a_domain_is_its_images_and_settings_alone(prepared: Path) -> None:
+    """Runs that are done are found by this digest: its composition must not change."""
+    images = pd.read_csv("datasets/manifests/toy.csv", dtype=str)
+    images = images[images["acquisition"] == "a"]
+    rows = images[["path", "sha256", "label"]].to_numpy().tolist()
+    decoder = "Pillow, draft scale ≥ 2 × target, centre crop, Lanczos; version 1"
+    key = digest([decoder, 48, 0.9, rows, None])
+    assert read_json(Path("datasets/cache/tiny/toy-a.json"))["key"] == key
 
 
 def test_missing_images_are_counted_and_nothing_prepared_is_lost(prepared: Path, wbc_shift) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmark.data.corruptions import corrupt
 from benchmark.data.split import read_split
+from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import UserError
 
 
@@ -46,10 +48,19 @@ class Images:
 
 
 class PreparedImages:
-    """Prepared images of a profile, read once and kept for all runs of a process."""
+    """Prepared images of a profile, read once and kept for all runs of a process.
 
-    def __init__(self, root: Path, profile: str, classes: list[str]) -> None:
+    Args:
+        stain: normalises the stain of every domain's images; see `stained`.
+    """
+
+    def __init__(
+        self, root: Path, profile: str, classes: list[str], stain: Stain | None = None
+    ) -> None:
         self.root, self.profile, self.classes = Path(root), profile, classes
+        self.stain = stain
+        self.stain_failures: dict[str, float] = {}
+        """Domain → share of its images whose stain could not be fitted and is as it was."""
         self.cache = cache_folder(root, profile)
         if not table_path(self.cache).exists():
             raise UserError(f"{self.cache} is empty: run `wbc-shift prepare --profile {profile}`")
@@ -66,8 +77,29 @@ class PreparedImages:
             table = self.table[self.table["domain"] == name].assign(part="shifted")
             labels = pd.Categorical(table["class_name"], self.classes).codes.astype(np.int64)
             columns = ["image", "domain", "part", "group"]
-            self._domains[name] = Images(np.load(path), labels, table[columns])
+            pixels = np.load(path)
+            if self.stain is not None:
+                pixels, failed = self.stain(pixels)
+                self.stain_failures[name] = float(failed.mean())
+            self._domains[name] = Images(pixels, labels, table[columns])
         return self._domains[name]
+
+    def stained(self, source: str, stain: str) -> PreparedImages:
+        """The same images, stain normalised as fitted on the source's training part alone."""
+        fitted = fit_stain(stain, self.part(source, "train").pixels)
+        return PreparedImages(self.root, self.profile, self.classes, fitted)
+
+    def corrupted(self, source: str, corruption: str, severity: int) -> Images:
+        """The source's id_test under a corruption, as a domain of its own."""
+        # The microscope comes before the stain normalisation: the raw image is what is corrupted.
+        raw = self if self.stain is None else PreparedImages(self.root, self.profile, self.classes)
+        whole = raw.part(source, "id_test")
+        pixels = corrupt(whole.pixels, whole.table["image"].tolist(), corruption, severity)
+        if self.stain is not None:
+            pixels, _ = self.stain(pixels)
+        domain = f"{source}:{corruption}:{severity}"
+        table = whole.table.assign(domain=domain, part="shifted")
+        return Images(pixels, whole.labels, table)
 
     def part(self, source: str, part: str) -> Images:
         """The images of one part of a source domain.

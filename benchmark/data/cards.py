@@ -1,7 +1,8 @@
-"""Dataset cards: the facts of `datasets/<name>.yaml` and its manifest, as typed objects and tables.
+"""Dataset cards and their manifests: `datasets/<name>.yaml` and a CSV → cards and tables of images.
 
 A *card* describes one published image set; a *domain* is one acquisition condition in it; a
-*label space* is the list of classes a scenario is scored on. The card maps its own labels to it.
+*label space* is the list of classes a scenario is scored on, and `label_spaces.yaml` maps each
+set's own labels to it.
 """
 
 from __future__ import annotations
@@ -10,83 +11,53 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import Field
 
+from benchmark.data.card import Archive, Card, Domain
 from benchmark.data.known_cases import without_known_cases
-from benchmark.data.phantom import Acquisition
+from benchmark.data.label_spaces import (
+    LABEL_SPACES,
+    OPEN_SET,
+    Labels,
+    LabelSpaces,
+    check_target,
+    labels_of_cells,
+    read_label_spaces,
+)
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
-from benchmark.schema import Strict, parse
+from benchmark.schema import parse
+
+__all__ = [
+    "LABEL_SPACES",
+    "Archive",
+    "Card",
+    "Domain",
+    "Subset",
+    "card_of",
+    "count_faults",
+    "domain_images",
+    "domain_rows",
+    "family_of",
+    "load_cards",
+    "load_label_spaces",
+    "open_set_images",
+    "published_images",
+    "read_manifest",
+    "select_domain",
+    "share_cells",
+]
 
 Subset = Literal["core", "all"]
-LABEL_SPACES = "label_spaces.yaml"
-
-
-class Licence(Strict):
-    """What may be done with the images. `redistribution` has three values: unknown is one."""
-
-    name: str
-    url: str | None = None
-    redistribution: Literal["allowed", "forbidden", "unknown"]
-    note: str | None = None
-
-
-class Citation(Strict):
-    """How to cite the set: a BibTeX key and entry."""
-
-    key: str
-    bibtex: str
-
-
-class Domain(Strict):
-    """One acquisition condition: which rows of the manifest, and how to crop to one cell."""
-
-    title: str
-    select: dict[str, str] = Field(default_factory=dict)
-    """Manifest column → the value a row must have to belong to this domain."""
-    crop: float = Field(gt=0, le=1)
-    """Side of the centred square crop, as a fraction of the image's shorter side."""
-    micrometre_per_pixel: float | None = None
-    stain: str = "unknown"
-    scanner: str = "unknown"
-    note: str | None = None
-    acquisition: Acquisition | None = None
-    """How a drawn (phantom) domain looks; published sets have none."""
-
-
-class Card(Strict):
-    """One published image set."""
-
-    name: str
-    title: str
-    homepage: str
-    citation: Citation
-    licence: Licence
-    addresses: list[str] = Field(default_factory=list)
-    """URL prefixes, tried in order: prefix + path in the manifest = one image."""
-    folder: str
-    """Folder below a mirror's root, and below `datasets/raw/`, that holds the manifest's paths."""
-    by_hand: str
-    """What to download by hand where no address answers, and what of it goes into the folder."""
-    manifest: str
-    """Path of the manifest CSV below `datasets/`."""
-    groups: str | None
-    """What the manifest's `group` column means (patient, smear); null where none is published."""
-    domains: dict[str, Domain]
-    labels: dict[str, dict[str, str | None]]
-    """Label space → the set's own label → a class of the space, or null: not in this space."""
-    drawn_by: Literal["phantom"] | None = None
-    note: str | None = None
 
 
 def load_cards(datasets: Path) -> dict[str, Card]:
-    """Read and check every card `datasets/*.yaml`, by name.
+    """Read and check every card `datasets/*.yaml`, by name, with its labels in every label space.
 
     Raises:
         UserError: no card at all, an unknown key, a missing field, a name that is not the file's,
             a domain that two cards claim, a label mapped to a class its space does not have.
     """
-    spaces = load_label_spaces(datasets)
+    found = read_label_spaces(datasets)
     cards: dict[str, Card] = {}
     owners: dict[str, Path] = {}
     for path in sorted(Path(datasets).glob("*.yaml")):
@@ -95,31 +66,41 @@ def load_cards(datasets: Path) -> dict[str, Card]:
         card = parse(Card, read_yaml(path), str(path))
         if card.name != path.stem:
             raise UserError(f"{path}: name is '{card.name}', the file '{path.stem}': make them one")
-        for domain in card.domains:
-            if domain in owners:
-                raise UserError(f"{path}: domain '{domain}' is also in {owners[domain]}: rename it")
-            owners[domain] = path
-        for space, labels in card.labels.items():
-            if space not in spaces:
-                raise UserError(f"{path}: unknown label space '{space}'{suggest(space, spaces)}")
-            for label, target in labels.items():
-                if target is not None and target not in spaces[space]:
-                    near = suggest(target, spaces[space])
-                    raise UserError(f"{path}: labels.{space}.{label}: no class '{target}'{near}")
-        cards[card.name] = card
+        for name, domain in card.domains.items():
+            if name in owners:
+                raise UserError(f"{path}: domain '{name}' is also in {owners[name]}: rename it")
+            owners[name] = path
+            for space in domain.crop_in:
+                if space not in found.spaces:
+                    near = suggest(space, found.spaces)
+                    raise UserError(f"{path}: domains.{name}.crop_in: no space '{space}'{near}")
+        cards[card.name] = card.model_copy(update={"labels": labels_of_card(card, found, path)})
     if not cards:
         raise UserError(f"{datasets} holds no dataset card: run in the project's root folder")
     return cards
 
 
+def labels_of_card(card: Card, found: LabelSpaces, path: Path) -> dict[str, Labels]:
+    """A card's labels in every label space: from `label_spaces.yaml`, or the card's own."""
+    for space, labels in card.labels.items():
+        if space not in found.spaces:
+            raise UserError(f"{path}: unknown label space '{space}'{suggest(space, found.spaces)}")
+        for label, target in labels.items():
+            check_target(target, found.spaces[space], f"{path}: labels.{space}.{label}")
+    cells = found.sets.get(card.name)
+    if cells is None and not card.labels:
+        raise UserError(f"{path}: no labels: list them in {LABEL_SPACES} under sets.{card.name}")
+    if cells is not None and card.labels:
+        raise UserError(
+            f"{path}: its labels are in {LABEL_SPACES} under sets.{card.name} too: "
+            "keep them in one place"
+        )
+    return card.labels or labels_of_cells(found, cells or {})
+
+
 def load_label_spaces(datasets: Path) -> dict[str, list[str]]:
-    """Read `datasets/label_spaces.yaml`: name of a space → its classes, in the order of logits."""
-    path = Path(datasets) / LABEL_SPACES
-    spaces = read_yaml(path)
-    for name, classes in spaces.items():
-        if len(set(classes)) != len(classes) or len(classes) < 2:
-            raise UserError(f"{path}: {name}: needs two or more different classes")
-    return spaces
+    """Name of every label space → its classes, in the order of the logits."""
+    return read_label_spaces(datasets).spaces
 
 
 def card_of(cards: dict[str, Card], domain: str) -> Card:
@@ -131,16 +112,28 @@ def card_of(cards: dict[str, Card], domain: str) -> Card:
     raise UserError(f"unknown domain '{domain}'{suggest(domain, known)}")
 
 
-def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.DataFrame:
-    """Read a card's manifest, one row per image that may be used (not excluded).
+def family_of(cards: dict[str, Card], domain: str) -> str:
+    """The family of a domain's set: sets of one family are made of the same cells."""
+    card = card_of(cards, domain)
+    return card.family or card.name
 
-    Args:
-        subset: `core` keeps the rows marked `core = 1` (all rows where there is no such column).
+
+def share_cells(cards: dict[str, Card], domain: str, other: str) -> bool:
+    """Whether two domains may show the same cells: other sets of one family.
+
+    Such domains never stand on two sides of a scenario. Domains of one set are disjoint parts of
+    its manifest; whether images of them are copies all the same is the audit's question.
+    """
+    different = card_of(cards, domain).name != card_of(cards, other).name
+    return different and family_of(cards, domain) == family_of(cards, other)
+
+
+def published_images(datasets: Path, card: Card) -> pd.DataFrame:
+    """Read a card's manifest: every published image, those never used included.
 
     Returns:
-        Columns path, label, group (the path itself where no group is known; groups that share a
-        cell are one, see `known_cases`), sha256 ("" where unknown), and the manifest's further
-        columns as text.
+        Columns path, label, group (the path itself where no group is known), sha256 ("" where
+        unknown), and the manifest's further columns as text.
 
     Raises:
         UserError: no file, a missing column, a path given twice or leading outside its folder.
@@ -149,7 +142,9 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: it is the manifest of {card.name}") from None
+        shipped = not card.manifest.startswith("raw/")
+        built = "" if shipped else f", made from its images: run `wbc-shift fetch {card.name}`"
+        raise UserError(f"{path} is missing: it is the manifest of {card.name}{built}") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a CSV table: {error}") from None
     for column in ("path", "label"):
@@ -173,6 +168,22 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
         )
     if "sha256" not in table:
         table = table.assign(sha256="")
+    return table
+
+
+def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.DataFrame:
+    """The published images that may be used: not excluded, groups that share a cell made one.
+
+    Args:
+        subset: `core` keeps the rows marked `core = 1` (all rows where there is no such column).
+
+    Returns:
+        The columns of `published_images`.
+
+    Raises:
+        UserError: as `published_images`; a known case that names no image of the manifest.
+    """
+    table = published_images(datasets, card)
     # Groups are joined before a subset is taken: core and full must agree on what is one group.
     table = without_known_cases(datasets, card.name, table)
     if "excluded" in table:
@@ -180,6 +191,27 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
     if subset == "core" and "core" in table:
         table = table[table["core"] == "1"]
     return table.reset_index(drop=True)
+
+
+def domain_rows(datasets: Path, card: Card, domain: str, subset: Subset = "all") -> pd.DataFrame:
+    """The rows of the manifest that belong to one domain, whatever their label; may be none.
+
+    Raises:
+        UserError: the domain selects by a column that the manifest does not have.
+    """
+    return select_domain(card, domain, read_manifest(datasets, card, subset))
+
+
+def select_domain(card: Card, domain: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a card's table that belong to a domain."""
+    for column, value in card.domains[domain].select.items():
+        if column not in table:
+            raise UserError(
+                f"datasets/{card.name}.yaml: domains.{domain}.select: "
+                f"manifest has no column '{column}'"
+            )
+        table = table[table[column] == value]
+    return table
 
 
 def domain_images(
@@ -193,24 +225,74 @@ def domain_images(
     Raises:
         UserError: the card has no map for the label space, a label it does not map, no image left.
     """
+    table = with_targets(datasets, card, domain, label_space, subset)
+    known = table["target"].notna() & ~table["target"].isin(OPEN_SET)
+    table = table[known].rename(columns={"target": "class_name"}).reset_index(drop=True)
+    if table.empty:
+        raise UserError(
+            f"datasets/{card.name}.yaml: domain '{domain}' has no image in '{label_space}' "
+            f"({subset})"
+        )
+    return table
+
+
+def open_set_images(
+    datasets: Path, card: Card, domain: str, label_space: str, subset: Subset
+) -> pd.DataFrame:
+    """The images of one domain that are outside a label space, for scoring rejection.
+
+    Returns:
+        The manifest's columns plus `open_set`, near or far, in the manifest's order; may be empty.
+
+    Raises:
+        UserError: the card has no map for the label space, a label it does not map.
+    """
+    table = with_targets(datasets, card, domain, label_space, subset)
+    table = table[table["target"].isin(OPEN_SET)]
+    return table.rename(columns={"target": "open_set"}).reset_index(drop=True)
+
+
+def with_targets(
+    datasets: Path, card: Card, domain: str, label_space: str, subset: Subset
+) -> pd.DataFrame:
+    """The rows of a domain plus `target`: a class of the space, near, far, or None."""
     where = f"datasets/{card.name}.yaml"
     if label_space not in card.labels:
         near = suggest(label_space, card.labels)
         raise UserError(f"{where}: no labels for label space '{label_space}'{near}")
     mapping = card.labels[label_space]
-    table = read_manifest(datasets, card, subset)
-    for column, value in card.domains[domain].select.items():
-        if column not in table:
-            raise UserError(f"{where}: domains.{domain}.select: manifest has no column '{column}'")
-        table = table[table[column] == value]
-    unknown = sorted(set(table["label"]) - set(mapping))
+    table = domain_rows(datasets, card, domain, subset)
+    unknown = sorted(set(table[card.label_column]) - set(mapping))
     if unknown:
         raise UserError(
             f"{where}: labels.{label_space}: '{unknown[0]}' is not mapped: "
             "give its class, or null to leave it out"
         )
-    table = table.assign(class_name=table["label"].map(mapping))
-    table = table[table["class_name"].notna()].reset_index(drop=True)
-    if table.empty:
-        raise UserError(f"{where}: domain '{domain}' has no image in '{label_space}' ({subset})")
-    return table
+    return table.assign(target=table[card.label_column].map(mapping))
+
+
+def count_faults(card: Card, table: pd.DataFrame) -> list[str]:
+    """Where a set's images differ in number from what its card states, one line part each.
+
+    Args:
+        table: every published image (`published_images`), columns label and those of the domains.
+    """
+    stated = [(card.name, card.counts, table)] if card.counts else []
+    stated += [
+        (name, domain.counts, select_domain(card, name, table))
+        for name, domain in card.domains.items()
+        if domain.counts
+    ]
+    faults = []
+    for name, counts, rows in stated:
+        found = rows["label"].value_counts()
+        for label in sorted(set(counts) | set(found.index)):
+            number, expected = int(found.get(label, 0)), counts.get(label, 0)
+            # A part of a set may be all that is at hand; more than was published cannot be.
+            if number > expected or (number < expected and card.complete):
+                faults.append(f"{name} {label}: {number} images, {expected} published")
+    if card.images is not None and (
+        len(table) > card.images or (len(table) < card.images and card.complete)
+    ):
+        faults.append(f"{card.name}: {len(table)} images, {card.images} published")
+    return faults

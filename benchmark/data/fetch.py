@@ -1,23 +1,28 @@
 """Images of a card, whole and verified, below `datasets/raw/`: `manifest → files`.
 
 An image is kept if it lies there with the manifest's SHA-256; else it is copied from the mirror;
-else it is downloaded from the card's addresses, in order. A drawn card is drawn. Whatever stops
-a fetch leaves whole files only, and the next one gets only what is missing.
+else it is downloaded from the card's addresses, in order; else it is taken from the card's
+archives. A drawn card is drawn. A manifest that is not shipped is made from the files first.
+Whatever stops a fetch leaves whole files only, and the next one gets only what is missing.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.data.cards import Card, Subset, read_manifest
+import pandas as pd
+
+from benchmark.data import complete
+from benchmark.data.archives import archive_home, unpacked
+from benchmark.data.cards import Card, Subset, domain_rows, read_manifest
+from benchmark.data.receipt import Receipt
 from benchmark.data.sources import Address, Expected, Mirror, fault
-from benchmark.errors import UserError
-from benchmark.files import read_json, write_text
+from benchmark.errors import UserError, suggest
 from benchmark.progress import track
 
 THREADS = 8
@@ -25,7 +30,7 @@ THREADS = 8
 
 @dataclass(frozen=True)
 class FetchReport:
-    """Where the images of one card came from; the five counts below `images` add up to it."""
+    """Where the images of one card came from; the counts below `images` add up to it."""
 
     dataset: str
     images: int
@@ -33,9 +38,10 @@ class FetchReport:
     copied: int
     downloaded: int
     drawn: int
+    unpacked: int = 0
 
     def __str__(self) -> str:
-        parts = ("kept", "copied", "downloaded", "drawn")
+        parts = ("kept", "copied", "downloaded", "unpacked", "drawn")
         counts = [f"{getattr(self, part)} {part}" for part in parts if getattr(self, part)]
         return f"{self.dataset}: {self.images} images ({', '.join(counts) or 'none'})"
 
@@ -46,14 +52,17 @@ def fetch(
     subset: Subset,
     mirror: Path | None,
     offline: bool = False,
+    domain: str | None = None,
 ) -> FetchReport:
     """Make every image of a card's subset present and verified in `datasets/raw/<card.folder>`.
 
     Args:
         datasets: the folder of the cards.
         subset: `core` or `all` rows of the manifest.
-        mirror: root of a local copy, holding `<card.folder>/<path>`; only read, never changed.
+        mirror: root of a local copy, holding `<card.folder>/<path>` or
+            `archives/<folder>/<archive>`; only read, never changed.
         offline: try no address.
+        domain: only the images of this domain of the card.
 
     Raises:
         UserError: the mirror does not exist; images are still missing after every source, with
@@ -61,50 +70,112 @@ def fetch(
             before stays.
     """
     if card.drawn_by == "phantom":
-        return draw(datasets, card, subset)
-    if mirror is not None and not Path(mirror).is_dir():
+        return draw(datasets, card, subset, domain)
+    mirror = None if mirror is None else Path(mirror)
+    if mirror is not None and not mirror.is_dir():
         raise UserError(f"mirror {mirror} is no folder: correct or unset WBC_MIRROR")
-    expected = expected_images(datasets, card, subset)
+    if complete.is_built(card):
+        tried = complete.complete(datasets, card, mirror, offline)
+        if not (Path(datasets) / card.manifest).exists():
+            raise UserError(nothing_here(datasets, card, tried))
+        complete.say_differences(datasets, card, tried)
+    expected = expected_images(datasets, card, subset, domain)
     folder = raw_folder(datasets, card)
     receipt = Receipt(datasets, card)
     wanted = [image for image in expected if not receipt.holds(image, folder / image.path)]
     stop = threading.Event()
     sources: list[Mirror | Address] = []
     if mirror is not None:
-        refuse_link_into_mirror(folder, Path(mirror), wanted)
-        sources.append(Mirror(Path(mirror) / card.folder))
+        refuse_link_into_mirror(folder, mirror, wanted)
+        sources.append(Mirror(mirror / card.folder))
     if not offline:
         sources += [Address(prefix, stop) for prefix in card.addresses]
+    outcomes: dict[str, str] = {}
+    tried = []
+
+    def collect(images: list[Expected], places: list[Mirror | Address], doing: str) -> None:
+        outcomes.update(place_images(images, folder, places, stop, receipt, doing))
+
+    try:
+        collect(wanted, sources, f"fetching {card.name}")
+        tried = [source.outcome() for source in sources] + ["no address: offline"] * offline
+        missing = [image for image in wanted if outcomes[image.path] == "missing"]
+        if missing and card.archives:
+            with unpacked(datasets, card, mirror, offline, tried) as folders:
+                places = [Mirror(f, "unpacked", f"archive of {card.name},") for f in folders]
+                collect(missing, places, f"unpacking {card.name}")
+    finally:
+        receipt.write()
+    absent = [image.path for image in wanted if outcomes[image.path] == "missing"]
+    if absent:
+        raise UserError(still_missing(datasets, card, absent, len(expected), tried))
+    count = Counter(outcomes.values())
+    kept = len(expected) - len(wanted) + count["kept"]
+    return FetchReport(
+        card.name,
+        len(expected),
+        kept,
+        count["copied"],
+        count["downloaded"],
+        drawn=0,
+        unpacked=count["unpacked"],
+    )
+
+
+def named(cards: dict[str, Card], names: Iterable[str]) -> list[tuple[Card, str | None]]:
+    """The cards, or domains of cards, that are called so.
+
+    Raises:
+        UserError: neither a card nor a domain has such a name.
+    """
+    domains = {domain: card for card in cards.values() for domain in card.domains}
+    found: list[tuple[Card, str | None]] = []
+    for name in dict.fromkeys(names):
+        # A set of one domain bears its name: the card is meant, which is the same.
+        if name in cards:
+            found.append((cards[name], None))
+        elif name in domains:
+            found.append((domains[name], name))
+        else:
+            raise UserError(f"no card or domain '{name}'{suggest(name, {*cards, *domains})}")
+    return found
+
+
+def place_images(
+    images: list[Expected],
+    folder: Path,
+    places: list[Mirror | Address],
+    stop: threading.Event,
+    receipt: Receipt,
+    doing: str,
+) -> dict[str, str]:
+    """Path → where the image came from (`kept`, a place's verb), or `missing`; in parallel."""
 
     def get(image: Expected) -> str:
         target = folder / image.path
         if fault(image, target) is None:
             return "kept"
-        for source in sources:
-            if not stop.is_set() and source.get(image, target):
-                return source.verb
+        for place in places:
+            if not stop.is_set() and place.get(image, target):
+                return place.verb
         return "missing"
 
     outcomes: dict[str, str] = {}
     pool = ThreadPoolExecutor(THREADS)
-    futures = {pool.submit(get, image): image for image in wanted}
+    futures = {pool.submit(get, image): image for image in images}
+    whole = False
     try:
-        done = as_completed(futures)
-        for future in track(done, f"fetching {card.name}", total=len(futures)):
+        for future in track(as_completed(futures), doing, total=len(futures)):
             image = futures[future]
             outcomes[image.path] = future.result()
             if outcomes[image.path] != "missing":
                 receipt.record(image, folder / image.path)
+        whole = True
     finally:
-        stop.set()
+        if not whole:
+            stop.set()
         pool.shutdown(cancel_futures=True)
-        receipt.write()
-    missing = [image.path for image in expected if outcomes.get(image.path) == "missing"]
-    if missing:
-        raise UserError(still_missing(datasets, card, missing, len(expected), sources, offline))
-    count = Counter(outcomes.values())
-    kept = len(expected) - len(wanted) + count["kept"]
-    return FetchReport(card.name, len(expected), kept, count["copied"], count["downloaded"], 0)
+    return outcomes
 
 
 def refuse_link_into_mirror(folder: Path, mirror: Path, wanted: list[Expected]) -> None:
@@ -120,7 +191,7 @@ def refuse_link_into_mirror(folder: Path, mirror: Path, wanted: list[Expected]) 
             )
 
 
-def verify(datasets: Path, card: Card, subset: Subset) -> list[str]:
+def verify(datasets: Path, card: Card, subset: Subset, domain: str | None = None) -> list[str]:
     """Paths of a subset's images that are missing or not as published, in the manifest's order.
 
     Files verified before and unchanged since are not read again. Drawn images count as whole when
@@ -128,7 +199,7 @@ def verify(datasets: Path, card: Card, subset: Subset) -> list[str]:
     """
     folder, receipt = raw_folder(datasets, card), Receipt(datasets, card)
     bad = []
-    for image in expected_images(datasets, card, subset):
+    for image in expected_images(datasets, card, subset, domain):
         if receipt.holds(image, folder / image.path):
             continue
         if fault(image, folder / image.path) is None:
@@ -144,9 +215,18 @@ def raw_folder(datasets: Path, card: Card) -> Path:
     return Path(datasets) / "raw" / card.folder
 
 
-def expected_images(datasets: Path, card: Card, subset: Subset) -> list[Expected]:
+def rows(datasets: Path, card: Card, subset: Subset, domain: str | None) -> pd.DataFrame:
+    """The manifest's rows of a subset, or of one domain in it where one is named."""
+    if domain is None:
+        return read_manifest(datasets, card, subset)
+    return domain_rows(datasets, card, domain, subset)
+
+
+def expected_images(
+    datasets: Path, card: Card, subset: Subset, domain: str | None = None
+) -> list[Expected]:
     """The manifest's paths, hashes and, where stated and the images are not drawn, sizes."""
-    table = read_manifest(datasets, card, subset)
+    table = rows(datasets, card, subset, domain)
     sizes = table["bytes"] if "bytes" in table and card.drawn_by is None else [""] * len(table)
     return [
         Expected(path, sha256.lower(), int(size) if size else None)
@@ -154,79 +234,52 @@ def expected_images(datasets: Path, card: Card, subset: Subset) -> list[Expected
     ]
 
 
-def draw(datasets: Path, card: Card, subset: Subset) -> FetchReport:
+def draw(datasets: Path, card: Card, subset: Subset, domain: str | None) -> FetchReport:
     """Draw what a phantom card lacks; each domain's `select.acquisition` names its knobs."""
     # Lazy: drawing needs the image libraries, fetching does not.
     from benchmark.data.phantom import draw_images
 
-    rows = read_manifest(datasets, card, subset)
+    wanted = rows(datasets, card, subset, domain)
     looks = {
         domain.select["acquisition"]: domain.acquisition
         for domain in card.domains.values()
         if domain.acquisition is not None and "acquisition" in domain.select
     }
-    drawn = draw_images(rows, looks, raw_folder(datasets, card))
-    return FetchReport(card.name, len(rows), len(rows) - drawn, 0, 0, drawn)
-
-
-class Receipt:
-    """Which files of a card were hashed and found right, so that they are not read again.
-
-    `datasets/raw/.verified/<card>.json`: path → "size mtime_ns sha256". A file touched since then
-    is hashed again; a receipt that is lost or broken only costs that time.
-    """
-
-    def __init__(self, datasets: Path, card: Card) -> None:
-        self.file = Path(datasets) / "raw" / ".verified" / f"{card.name}.json"
-        try:
-            stored = read_json(self.file)
-        except (UserError, OSError):
-            stored = None
-        self.stamps: dict[str, str] = stored if isinstance(stored, dict) else {}
-        self.changed = False
-
-    @staticmethod
-    def stamp(image: Expected, file: Path) -> str | None:
-        """Size, time of change and hash as one line; None if there is no such file."""
-        try:
-            facts = file.stat()
-        except OSError:
-            return None
-        return f"{facts.st_size} {facts.st_mtime_ns} {image.sha256}"
-
-    def holds(self, image: Expected, file: Path) -> bool:
-        """Whether the file was verified against this hash and is unchanged since."""
-        known = self.stamps.get(image.path)
-        return known is not None and known == self.stamp(image, file)
-
-    def record(self, image: Expected, file: Path) -> None:
-        """Remember that the file is right as it lies there now."""
-        stamp = self.stamp(image, file)
-        if stamp is not None:
-            self.stamps[image.path] = stamp
-            self.changed = True
-
-    def write(self) -> None:
-        """Store the receipt, if anything new was verified."""
-        if self.changed:
-            stamps = dict(sorted(self.stamps.items()))
-            write_text(self.file, json.dumps(stamps, indent=0, ensure_ascii=False) + "\n")
+    drawn = draw_images(wanted, looks, raw_folder(datasets, card))
+    return FetchReport(card.name, len(wanted), len(wanted) - drawn, 0, 0, drawn)
 
 
 def still_missing(
-    datasets: Path,
-    card: Card,
-    missing: list[str],
-    total: int,
-    sources: list[Mirror | Address],
-    offline: bool,
+    datasets: Path, card: Card, missing: list[str], total: int, tried: list[str]
 ) -> str:
     """The line that says what is missing, what was tried, and what to place where."""
-    tried = [source.outcome() for source in sources] + ["no address: offline"] * offline
+    anew = ""
+    if complete.is_built(card):
+        anew = f"; if these files are right, delete {Path(datasets) / card.manifest}"
     return (
         f"{card.name}: {len(missing)} of {total} images are missing or damaged, "
-        f"first {missing[0]}; tried {', '.join(tried) or 'nothing: the card has no address'}; "
+        f"first {missing[0]}; tried {', '.join(tried) or 'nothing: the card has no address'}"
+        f"{anew}; {what_to_place(datasets, card)}"
+    )
+
+
+def nothing_here(datasets: Path, card: Card, tried: list[str]) -> str:
+    """The same where no file of the set was found, so that nobody knows how many are missing."""
+    return (
+        f"{card.name}: no image is here; tried "
+        f"{', '.join(tried) or 'nothing: the card has no address'}; {what_to_place(datasets, card)}"
+    )
+
+
+def what_to_place(datasets: Path, card: Card) -> str:
+    """How to place a set, or its archives, by hand."""
+    archives = ""
+    if card.archives:
+        names = ", ".join(archive.file for archive in card.archives)
+        home, lent = archive_home(Path(datasets) / "raw", card), archive_home(Path("DIR"), card)
+        archives = f" (archives unopened: {names} in {home} or {lent})"
+    return (
         f"to place them by hand: {card.by_hand}; the folder is {raw_folder(datasets, card)}, "
-        f"or DIR/{card.folder} of a mirror given as WBC_MIRROR=DIR; then run again, "
+        f"or DIR/{card.folder} of a mirror given as WBC_MIRROR=DIR{archives}; then run again, "
         "what is whole is kept"
     )

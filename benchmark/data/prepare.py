@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,34 +19,49 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from benchmark.config import Profile
 from benchmark.data.arrays import array_path, cache_folder, table_path
 from benchmark.data.cards import Card, card_of, domain_images
+from benchmark.data.crop import Crop, crop_box, crop_facts, crop_fraction
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
 from benchmark.progress import say, track
 
 DECODER = "Pillow, draft scale ≥ 2 × target, centre crop, Lanczos; version 1"
 """Named in every array's digest: another decoder or resizer is another protocol."""
+EXIF_ORIENTATION = 0x0112
+MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
+"""What Pillow's modes are called, where they do not speak for themselves (RGBA, CMYK)."""
+MODES |= {mode: "grey" for mode in ("I", "I;16", "I;16B", "I;16L")}
+SMALLEST_SIDE = 16
+"""Pixels below which an image is refused: no cell can be seen in it."""
 # A hostile header can claim any size: 64 megapixels is far above every published crop.
 Image.MAX_IMAGE_PIXELS = 64_000_000
 
 
-def decode(path: Path, crop: float, size: int) -> np.ndarray:
-    """Read one image as uint8 [size, size, 3]: its centred square, `crop` of the shorter side.
+def decode(path: Path, crop: Crop, size: int) -> np.ndarray:
+    """Read one image as uint8 [size, size, 3]: the square that `crop` keeps, resized.
 
     JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that keeps at least
     twice the target's resolution; the rest is an antialiased Lanczos resize.
 
     Raises:
-        UserError: missing, truncated or not an image.
+        UserError: missing, truncated, not an image, or too small to show a cell.
     """
+    return decode_and_tell(path, crop, size)[0]
+
+
+def decode_and_tell(path: Path, crop: Crop, size: int) -> tuple[np.ndarray, str | None]:
+    """As `decode`, and what had to be converted to 8-bit RGB, in words, if anything."""
     try:
         with Image.open(path) as image:
-            whole = int(np.ceil(2 * size / crop))
+            if min(image.size) < SMALLEST_SIDE:
+                reason = f"{image.width} x {image.height} px, too small to show a cell"
+                raise UserError(f"{path} cannot be used ({reason}): exclude or replace it")
+            fraction = crop_fraction(crop, image.size)
+            whole = int(np.ceil(2 * size / fraction))
             image.draft("RGB", (whole, whole))
-            image = ImageOps.exif_transpose(image).convert("RGB")
-            side = crop * min(image.size)
-            left, top = (image.width - side) / 2, (image.height - side) / 2
-            box = (left, top, left + side, top + side)
-            return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+            image, conversion = to_rgb(image)
+            box = crop_box(image, crop, fraction)
+            square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+            return np.asarray(square), conversion
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `wbc-shift fetch`") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -53,6 +69,32 @@ def decode(path: Path, crop: float, size: int) -> np.ndarray:
         raise UserError(
             f"{path} cannot be decoded ({reason}): delete it and run `wbc-shift fetch`"
         ) from None
+
+
+def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """An upright 8-bit RGB image, and in words what it was if it was none.
+
+    Of 16 bits the upper 8 are kept; what is transparent shows white, the empty slide.
+    """
+    # Pillow reads 16-bit colour as 8-bit RGB: only the file's raw mode tells.
+    deep = image.mode.startswith("I") or ";16" in str(image.tile[:1])
+    was = ["16-bit"] if deep else []
+    was += [MODES.get(image.mode, image.mode)] if image.mode != "RGB" else []
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        was.append("turned as its EXIF says")
+    if image.mode == "F":
+        raise ValueError("floating-point values: which of them is white is not said")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("more than 16 bits a value")
+        image = Image.fromarray((levels >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        was.append("laid on white")
+    return image.convert("RGB"), ", ".join(was) or None
 
 
 def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:
@@ -67,13 +109,13 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     for domain in profile.domains:
         card = card_of(cards, domain)
         images = domain_images(datasets, card, domain, profile.label_space, profile.subset)
-        crop = card.domains[domain].crop
+        crop = card.domains[domain].crop_for(profile.label_space)
         raw = datasets / "raw" / card.folder
         key = digest(
             [
                 DECODER,
                 profile.image_size,
-                crop,
+                crop_facts(crop),
                 images[["path", "sha256", "class_name"]].to_numpy().tolist(),
                 card.domains[domain].model_dump(mode="json")["acquisition"],
             ]
@@ -104,7 +146,7 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
             "dataset": card.name,
             "images": len(images),
             "classes": images["class_name"].value_counts().sort_index().to_dict(),
-            "crop": crop,
+            "crop": crop_facts(crop),
             "digest": hashlib.sha256(
                 (known["sha256"] + digest(tables[-1].to_numpy().tolist())).encode()
             ).hexdigest()[:16],
@@ -125,16 +167,23 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     )
 
 
-def decode_all(paths: list[Path], crop: float, size: int, domain: str) -> np.ndarray:
-    """Decode images in parallel (Pillow frees the interpreter lock): uint8 [N, size, size, 3]."""
+def decode_all(paths: list[Path], crop: Crop, size: int, domain: str) -> np.ndarray:
+    """Decode images in parallel (Pillow frees the interpreter lock): uint8 [N, size, size, 3].
+
+    What had to be converted is said once.
+    """
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
     faults: list[str] = []
+    conversions: list[str] = []
 
     def one(row: int) -> None:
         try:
-            pixels[row] = decode(paths[row], crop, size)
+            pixels[row], conversion = decode_and_tell(paths[row], crop, size)
         except UserError as fault:
             faults.append(str(fault))
+        else:
+            if conversion is not None:
+                conversions.append(conversion)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in track(pool.map(one, range(len(paths))), f"prepare {domain}", len(paths)):
@@ -142,6 +191,9 @@ def decode_all(paths: list[Path], crop: float, size: int, domain: str) -> np.nda
     if faults:
         more = f" ({len(faults)} such images in {domain})" if len(faults) > 1 else ""
         raise UserError(f"{domain}: {min(faults)}{more}")
+    if conversions:
+        kinds = [f"{number} {kind}" for kind, number in sorted(Counter(conversions).items())]
+        say(f"prepare {domain}: converted to 8-bit RGB: {'; '.join(kinds)}")
     return pixels
 
 

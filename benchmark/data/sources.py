@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,13 +68,14 @@ def check(image: Expected, temporary: Path) -> None:
 
 
 class Mirror:
-    """A local copy. Files are copied, not linked, so that nobody's mirror is ever changed."""
+    """A local folder. Files are copied, not linked, so that nobody's mirror is ever changed."""
 
-    verb = "copied"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, verb: Literal["copied", "unpacked"] = "copied", name: str = "mirror"
+    ) -> None:
         self.folder = folder
-        self.damaged = Damaged(f"mirror {folder}")
+        self.verb = verb
+        self.damaged = Damaged(f"{name} {folder}")
 
     def get(self, image: Expected, target: Path) -> bool:
         """Copy one image if it is there and whole."""
@@ -141,25 +144,9 @@ class Address:
         return False
 
     def receive(self, image: Expected, temporary: Path) -> None:
-        """Write what the address answers. Translated here, for `atomic` takes requests' errors,
-        which are OSErrors, for a disk that cannot be written."""
-        try:
+        """Write what the address answers."""
+        with translated():
             self.download(self.prefix + quote(image.path), str(temporary), None)
-        except requests.HTTPError as error:
-            status = error.response.status_code
-            if status == 429 or status >= 500:
-                raise Busy(f"HTTP {status}") from None
-            raise NotThere(f"HTTP {status}") from None
-        except requests.Timeout:
-            raise Unreachable("timed out") from None
-        except (
-            requests.exceptions.ChunkedEncodingError,
-            requests.exceptions.ContentDecodingError,
-        ):
-            raise Unreachable("connection broke off") from None
-        except requests.RequestException as error:
-            known = isinstance(error, requests.ConnectionError)
-            raise Unreachable("no connection" if known else type(error).__name__) from None
 
     def note(self, answer: Literal["silent", "useless", "good"], last: str) -> None:
         """Count failures in a row: any answer ends a silence, a good one ends both."""
@@ -176,6 +163,26 @@ class Address:
     def outcome(self) -> str:
         """What became of this source, for the error line."""
         return f"{self.prefix} ({self.damaged or self.last})"
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Tell requests' errors apart as this module does. Whoever writes a file must not see them:
+    they are OSErrors, which `atomic` takes for a disk that cannot be written."""
+    try:
+        yield
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        if status == 429 or status >= 500:
+            raise Busy(f"HTTP {status}") from None
+        raise NotThere(f"HTTP {status}") from None
+    except requests.Timeout:
+        raise Unreachable("timed out") from None
+    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+        raise Unreachable("connection broke off") from None
+    except requests.RequestException as error:
+        known = isinstance(error, requests.ConnectionError)
+        raise Unreachable("no connection" if known else type(error).__name__) from None
 
 
 class Damaged:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.config import PARTS, Split
-from benchmark.data.cards import Card, read_manifest
+from benchmark.data.cards import Card, domain_rows
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
 
@@ -34,9 +34,7 @@ def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> li
     Returns:
         Lines that say which class is missing from which part because its groups do not suffice.
     """
-    table = read_manifest(datasets, card)
-    for column, value in card.domains[domain].select.items():
-        table = table[table[column] == value]
+    table = domain_rows(datasets, card, domain)
     if table.empty:
         raise UserError(f"datasets/{card.name}.yaml: domain '{domain}' has no image: check select")
     core = table["core"] if "core" in table else pd.Series("1", index=table.index)

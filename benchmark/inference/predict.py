@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.models.weights import IMAGENET, Preprocessing, Triple
+
 BATCH = 256
 """Fixed, since a batch's size can move the last bits of a convolution."""
 
@@ -15,11 +17,9 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(255)
 
 
-def standardise(batch: Tensor) -> Tensor:
-    """[0, 1] → the mean and spread that timm's models expect by default (ImageNet's)."""
-    mean = batch.new_tensor((0.485, 0.456, 0.406))[:, None, None]
-    spread = batch.new_tensor((0.229, 0.224, 0.225))[:, None, None]
-    return (batch - mean) / spread
+def standardise(batch: Tensor, mean: Triple = IMAGENET.mean, std: Triple = IMAGENET.std) -> Tensor:
+    """[0, 1] float [N, 3, S, S] → the mean and spread that the weights expect."""
+    return (batch - batch.new_tensor(mean)[:, None, None]) / batch.new_tensor(std)[:, None, None]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -29,13 +29,18 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, pixels: np.ndarray, precision: str, device: torch.device
+    model: nn.Module,
+    pixels: np.ndarray,
+    precision: str,
+    device: torch.device,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> np.ndarray:
     """Logits float32 [N, C] of uint8 images [N, S, S, 3], in evaluation mode."""
+    mean, std = preprocessing.mean, preprocessing.std
     model.eval()
     logits = []
     for start in range(0, len(pixels), BATCH):
         batch = torch.from_numpy(pixels[start : start + BATCH]).permute(0, 3, 1, 2)
         with autocast(device, precision):
-            logits.append(model(standardise(to_float(batch.to(device)))).float())
+            logits.append(model(standardise(to_float(batch.to(device)), mean, std)).float())
     return torch.cat(logits).cpu().numpy()

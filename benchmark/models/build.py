@@ -1,4 +1,4 @@
-"""A method's network: a timm backbone from scratch, its normalisation exchanged."""
+"""A method's network: a backbone by name, its initial weights, normalisation, head and freezing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError, suggest
-from benchmark.models.normalisation import NORMALISATIONS, Skip, normalise
+from benchmark.models import crossformer, squeezenet  # noqa: F401  register with timm
+from benchmark.models.cnn_rnn import SUFFIX, CnnRnn, create_cnn_rnn
+from benchmark.models.freezing import FREEZING
+from benchmark.models.heads import HEADS, replace_classifier
+from benchmark.models.loading import (
+    AFTER_CONVERSION,
+    NAMES,
+    load,
+    read_state,
+    weights_file,
+)
+from benchmark.models.normalisation import NORMALISATIONS, Skip, check_instance_maps, normalise
+from benchmark.models.weights import SCRATCH, Weights
 
 
 def build_model(
@@ -19,34 +31,82 @@ def build_model(
     classes: int,
     image_size: int,
     seed: int,
+    *,
+    weights: Weights = SCRATCH,
+    head: str = "linear",
+    freezing: str = "none",
 ) -> nn.Module:
-    """Build a network with random weights drawn from `seed`.
+    """Build a network; what `weights` does not give is random, drawn from `seed`.
 
     The same backbone and seed give the same convolutions under every normalisation, so that runs
     are paired. Maps float [N, 3, image_size, image_size] to logits [N, classes].
 
     Raises:
-        UserError: unknown backbone, normalisation or parameter.
-        Skip: the normalisation does not apply to this backbone.
+        UserError: unknown backbone, normalisation, parameter, head or freezing; weights that are
+            missing or do not fit.
+        Skip: the combination makes no sense.
     """
     check_backbone(backbone)
     check_parameters("normalisations", NORMALISATIONS, normalisation, parameters, positional=1)
+    for kind, registry, name in (("head", HEADS, head), ("freezing", FREEZING, freezing)):
+        if name not in registry:
+            raise UserError(f"params.yaml: methods: {kind}: no '{name}'{suggest(name, registry)}")
+    if normalisation == "bn_frozen" and weights.from_scratch:
+        raise Skip("frozen statistics of random weights normalise nothing: give it weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            # Only some architectures (transformers) take an image size; convolutional ones refuse.
-            model = timm.create_model(backbone, num_classes=classes, img_size=image_size)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            torch.manual_seed(seed)
-            model = timm.create_model(backbone, num_classes=classes)
-    return normalise(model, normalisation, parameters)
+        model = create(backbone, image_size, num_classes=classes)
+        late = weights.names in AFTER_CONVERSION
+        if not late:
+            load_initial(model, weights, backbone, image_size)
+        normalise(model, normalisation, parameters)
+        if late:
+            load_initial(model, weights, backbone, image_size)
+        if head != "linear":
+            replace_classifier(model, lambda features: HEADS[head](features, classes))
+    FREEZING[freezing](model)
+    return model
+
+
+def create(name: str, image_size: int, **options: object) -> nn.Module:
+    """A network by name at an image size, which of timm's only some (transformers) take."""
+    if name.endswith(SUFFIX):
+        return create_cnn_rnn(name, img_size=image_size, **options)
+    state = torch.get_rng_state()
+    try:
+        return timm.create_model(name, img_size=image_size, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        torch.set_rng_state(state)
+        return timm.create_model(name, **options)
+
+
+def load_initial(model: nn.Module, weights: Weights, backbone: str, image_size: int) -> None:
+    """Load the initial weights, if any, of a CNN-RNN into its CNN; on the meta device do nothing.
+
+    timm drops the classifier of the hub's weights without a word, and is then no longer strict:
+    read with as many classes as they have, they are checked whole.
+    """
+    if weights.from_scratch or next(model.parameters()).is_meta:
+        return
+    if isinstance(model, CnnRnn):
+        model, backbone = model.cnn, backbone.removesuffix(SUFFIX)
+    path = weights_file(weights, backbone)
+    if weights.file:
+        name, state = weights.file, read_state(path)
+        state = NAMES[weights.names](state, model) if weights.names else state
+    else:
+        name = f"{backbone}.{weights.timm}"
+        overlay = {"file": str(path), "custom_load": False}
+        whole = create(name, image_size, pretrained=True, pretrained_cfg_overlay=overlay)
+        state = whole.state_dict()
+    load(model, state, f"weights {name}")
 
 
 def check_backbone(name: str) -> None:
     """Raise a `UserError` with the nearest names if timm knows no architecture of this name."""
-    if not timm.is_model(name):
+    if not timm.is_model(name.removesuffix(SUFFIX)):
         raise UserError(f"unknown backbone '{name}' (timm){suggest(name, timm.list_models())}")
 
 
@@ -72,12 +132,30 @@ def check_parameters(
 
 
 def skip_reason(
-    backbone: str, normalisation: str, parameters: dict[str, object], image_size: int
+    backbone: str,
+    normalisation: str,
+    parameters: dict[str, object],
+    image_size: int,
+    *,
+    weights: Weights = SCRATCH,
+    head: str = "linear",
+    freezing: str = "none",
 ) -> str | None:
-    """Why a backbone × normalisation makes no sense, or None; built without memory (meta)."""
+    """Why a combination makes no sense, or None; built without memory (meta), nothing loaded."""
     with torch.device("meta"):
         try:
-            build_model(backbone, normalisation, parameters, 2, image_size, seed=0)
+            model = build_model(
+                backbone,
+                normalisation,
+                parameters,
+                2,
+                image_size,
+                seed=0,
+                weights=weights,
+                head=head,
+                freezing=freezing,
+            )
+            check_instance_maps(model, image_size)
         except Skip as skip:
             return f"{backbone} × {normalisation}: {skip}"
     return None

@@ -1,13 +1,16 @@
-"""Exchange the batch normalisation of a built network: `bn`, `gn`, `in`, `ibn_a`.
+"""Exchange the batch normalisation of a built network: frozen, instance, IBN, group, or none.
 
 The architecture, its initial convolutions and its affine parameters stay; only the statistics
-that normalise change, so a comparison over this axis changes one thing.
+that normalise change, so a comparison over this axis changes one thing. docs/normalisation.md
+pictures the three readings of IBN.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +49,46 @@ class InstanceBatchNorm(nn.Module):
         return torch.cat([self.IN(first), self.BN(rest)], dim=1)
 
 
+class ChannelAffine(nn.Module):
+    """The scale and offset per channel of a normalisation, without its statistics."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
     """Every batch normalisation of a model, by name."""
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             yield name, module
+
+
+def norm_layers(model: nn.Module) -> Counter[str]:
+    """Number of normalisation layers of each kind; a frozen BatchNorm is a kind of its own.
+
+    An IBN layer counts as the instance and the batch normalisation that it holds.
+    """
+    kinds: Counter[str] = Counter()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            frozen = not any(p.requires_grad for p in module.parameters())
+            kinds["frozen batch" if frozen else "batch"] += 1
+        elif type(module).__name__.startswith("EvoNorm"):
+            kinds["evonorm"] += 1
+        else:
+            for kind, known in KINDS.items():
+                kinds[kind] += isinstance(module, known)
+    return +kinds
+
+
+KINDS = {"instance": nn.InstanceNorm2d, "group": nn.GroupNorm, "layer": nn.LayerNorm}
+OWN = {"gn": "group", "ln": "layer", "evonorm": "evonorm"}
+"""Normalisations that some architectures have by themselves, and their kind."""
 
 
 def replace(model: nn.Module, name: str, build: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
@@ -62,8 +100,50 @@ def replace(model: nn.Module, name: str, build: Callable[[nn.BatchNorm2d], nn.Mo
     setattr(parent, name.rpartition(".")[2], FusedActivation(new, *fused) if fused else new)
 
 
+def replace_all(model: nn.Module, build: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+    """Put `build(bn)`, with the affine parameters of `bn`, where a batch normalisation stands."""
+    for name, _ in list(batch_norms(model)):
+        replace(model, name, lambda bn: with_affine(build(bn), bn))
+
+
+def hold_in_evaluation(module: nn.Module) -> None:
+    """Fix a part for good: no gradient, and evaluation mode whatever `model.train()` says.
+
+    Names in the state dict stay, unlike with a wrapper; copies of the model keep it.
+    """
+    module.requires_grad_(False).eval()
+    module.train = MethodType(stay, module)
+
+
+def stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of `module.train`: does nothing."""
+    return module
+
+
+def with_affine(new: nn.Module, bn: nn.BatchNorm2d) -> nn.Module:
+    """Carry the affine parameters of the normalisation that is replaced."""
+    with torch.no_grad():
+        new.weight.copy_(bn.weight)
+        new.bias.copy_(bn.bias)
+    return new
+
+
+def instance_norm(bn: nn.BatchNorm2d) -> nn.Module:
+    """An affine instance normalisation in place of `bn`."""
+    return nn.InstanceNorm2d(bn.num_features, eps=bn.eps, affine=True)
+
+
 def to_bn(model: nn.Module) -> None:
     """Keep the batch normalisation that the architecture has."""
+
+
+def to_bn_frozen(model: nn.Module) -> None:
+    """Batch normalisation by its running statistics in training too, affine parameters fixed.
+
+    tsutsui2023 `freezebn`. Sense lies in pre-trained statistics only.
+    """
+    for _, bn in batch_norms(model):
+        hold_in_evaluation(bn)
 
 
 def to_gn(model: nn.Module, groups: int = 32) -> None:
@@ -76,20 +156,47 @@ def to_gn(model: nn.Module, groups: int = 32) -> None:
 
     def build(bn: nn.BatchNorm2d) -> nn.Module:
         fitting = max(g for g in range(1, groups + 1) if bn.num_features % g == 0)
-        return with_affine(nn.GroupNorm(fitting, bn.num_features, eps=bn.eps), bn)
+        return nn.GroupNorm(fitting, bn.num_features, eps=bn.eps)
 
-    for name, _ in list(batch_norms(model)):
-        replace(model, name, build)
+    replace_all(model, build)
 
 
 def to_in(model: nn.Module) -> None:
     """Instance normalisation everywhere, affine, without running statistics (Ulyanov 2016)."""
+    replace_all(model, instance_norm)
 
-    def build(bn: nn.BatchNorm2d) -> nn.Module:
-        return with_affine(nn.InstanceNorm2d(bn.num_features, eps=bn.eps, affine=True), bn)
 
-    for name, _ in list(batch_norms(model)):
-        replace(model, name, build)
+def to_none(model: nn.Module) -> None:
+    """No statistics at all: the scale and offset of each channel stay.
+
+    They keep what an architecture initialises there (the zero at the end of a residual branch,
+    without which a deep network of this kind does not start).
+    """
+    replace_all(model, lambda bn: ChannelAffine(bn.num_features))
+
+
+def residual_norms(model: nn.Module, name: str) -> list[tuple[str, int, int, int]]:
+    """The normalisations of the blocks of a ResNet, ResNeXt or RegNet, shortcuts left out.
+
+    Args:
+        name: of the conversion that asks, for the message.
+
+    Returns:
+        Name of the layer, stage (1–4), block, position in the block (1 is `norm1`).
+    """
+    # `layer1.0.bn1` in a ResNet or ResNeXt, `s1.b1.conv1.bn` in a RegNet.
+    pattern = re.compile(r"(?:^|\.)(?:layer(\d)\.(\d+)\.bn(\d)|s(\d)\.b(\d+)\.conv(\d)\.bn)$")
+    found = []
+    for layer, _ in batch_norms(model):
+        if match := pattern.search(layer):
+            stage, block, position = (int(g) for g in match.groups() if g is not None)
+            found.append((layer, stage, block, position))
+    if not found:
+        raise Skip(
+            f"{name} is defined on the residual blocks of a ResNet, ResNeXt or RegNet; "
+            "this model has none"
+        )
+    return found
 
 
 def to_ibn_a(model: nn.Module) -> None:
@@ -97,19 +204,59 @@ def to_ibn_a(model: nn.Module) -> None:
 
     Placement of the official release (XingangPan/IBN-Net): not in the stem, not in stage 4.
     """
-    first = [n for n, _ in batch_norms(model) if re.fullmatch(r"layer[123]\.\d+\.bn1", n)]
-    if not first:
-        raise Skip("ibn_a is defined on the residual blocks of a ResNet; this model has none")
-    for name in first:
-        replace(model, name, InstanceBatchNorm)
+    for layer, stage, _, position in residual_norms(model, "ibn_a"):
+        if position == 1 and stage <= 3:
+            replace(model, layer, InstanceBatchNorm)
 
 
-def with_affine(new: nn.Module, bn: nn.BatchNorm2d) -> nn.Module:
-    """Carry the affine parameters of the normalisation that is replaced."""
-    with torch.no_grad():
-        new.weight.copy_(bn.weight)
-        new.bias.copy_(bn.bias)
-    return new
+def to_ibn_b(model: nn.Module) -> None:
+    """IBN-b: instance normalisation in the stem and at the end of stages 1 and 2.
+
+    Placement of the official release: in the last block of the stage, after the addition and
+    before the activation. These two are new, so they start from scale 1 and offset 0.
+    """
+    layers = residual_norms(model, "ibn_b")
+    for chosen in (1, 2):
+        width = {}
+        for layer, stage, block, _ in layers:
+            if stage == chosen:
+                width[block] = (layer, model.get_submodule(layer).num_features)
+        layer, channels = width[max(width)]
+        block = model.get_submodule(re.sub(r"\.(conv\d\.)?bn\d?$", "", layer))
+        last = next((act for act in ("act3", "act2") if hasattr(block, act)), None)
+        if last is None:
+            raise Skip("ibn_b needs an activation of its own after the addition of a block")
+        act = [("IN", nn.InstanceNorm2d(channels, affine=True)), ("act", getattr(block, last))]
+        setattr(block, last, nn.Sequential(OrderedDict(act)))
+    stem = [n for n, _ in batch_norms(model) if re.search(r"(?:^|\.)(?:stem\.bn|(?<!\d\.)bn1)$", n)]
+    for name in stem:
+        replace(model, name, lambda bn: with_affine(instance_norm(bn), bn))
+
+
+def to_ibn_literal(model: nn.Module) -> None:
+    """IBN as ma2020 words it: norm1 half instance, norm2 instance, in all four stages.
+
+    Shortcuts, the stem and a third normalisation keep batch statistics.
+    """
+    for layer, _, _, position in residual_norms(model, "ibn_literal"):
+        if position == 1:
+            replace(model, layer, InstanceBatchNorm)
+        elif position == 2:
+            replace(model, layer, lambda bn: with_affine(instance_norm(bn), bn))
+
+
+def official_ibn_name(name: str) -> str:
+    """Name in the official release (XingangPan/IBN-Net) of a parameter of a converted timm ResNet.
+
+    >>> official_ibn_name("layer1.2.act2.IN.weight")
+    'layer1.2.IN.weight'
+    """
+    return re.sub(r"\.act[23]\.IN\.", ".IN.", name)
+
+
+def only_own(model: nn.Module) -> None:
+    """A normalisation that belongs to an architecture and is not put into another."""
+    raise Skip("this normalisation is kept where an architecture has it, never put in")
 
 
 NORMALISATIONS: dict[str, Callable[..., None]] = {
@@ -117,16 +264,58 @@ NORMALISATIONS: dict[str, Callable[..., None]] = {
     "gn": to_gn,
     "in": to_in,
     "ibn_a": to_ibn_a,
+    "bn_frozen": to_bn_frozen,
+    "ibn_b": to_ibn_b,
+    "ibn_literal": to_ibn_literal,
+    "none": to_none,
+    "ln": only_own,
+    "evonorm": only_own,
 }
 
 
 def normalise(model: nn.Module, name: str, parameters: dict[str, object]) -> nn.Module:
     """Convert `model` in place to the normalisation `name`.
 
+    A model without batch normalisation is kept as it is where `name` says what it has (`gn`, `ln`,
+    `evonorm`; `none` where it has no normalisation at all).
+
     Raises:
         Skip: the model has no batch normalisation, or no place for this one.
     """
-    if next(batch_norms(model), None) is None:
-        raise Skip("the model has no batch normalisation to exchange")
+    kinds = norm_layers(model)
+    if "batch" not in kinds:
+        own = {"none": set()} | {name: {kind} for name, kind in OWN.items()}
+        if own.get(name) != set(kinds):
+            has = f"it has {' and '.join(kinds)} normalisation" if kinds else "it has none at all"
+            raise Skip(f"the model has no batch normalisation to exchange; {has}")
+        return model
     NORMALISATIONS[name](model, **parameters)
     return model
+
+
+def check_instance_maps(model: nn.Module, image_size: int) -> None:
+    """Refuse instance normalisation of a map of 1 × 1: it would turn every value into its offset.
+
+    Args:
+        model: on the meta device.
+
+    Raises:
+        Skip: names the first such layer.
+    """
+
+    def refuse(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].shape[-2:].numel() == 1:
+                raise Skip(
+                    f"instance normalisation at {name} sees a map of 1 × 1 pixel "
+                    f"at image size {image_size}: take larger images"
+                )
+
+        return hook
+
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.InstanceNorm2d)]
+    hooks = [layer.register_forward_pre_hook(refuse(name)) for name, layer in layers]
+    if layers:
+        model(torch.empty(2, 3, image_size, image_size, device="meta"))
+    for hook in hooks:
+        hook.remove()

@@ -15,9 +15,11 @@ from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1
 from benchmark.inference.predict import autocast, predict, standardise, to_float
+from benchmark.models.heads import features_and_logits
+from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.progress import track
 from benchmark.training.augmentation import Augmenter
-from benchmark.training.losses import Loss
+from benchmark.training.loss import Loss, LossFunction, as_loss
 
 
 class NotFinite(Exception):
@@ -37,32 +39,39 @@ class Fit:
 
 def fit(
     model: nn.Module,
-    loss: Loss,
+    loss: Loss | LossFunction,
     train: Images,
     id_val: Images,
     settings: Training,
     order_seed: int,
     device: torch.device,
     description: str = "training",
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Fit:
     """Train with AdamW, linear warm-up and cosine; keep the best epoch by source validation.
 
     All images lie on the device as uint8; nothing is decoded, copied or synchronised per step.
 
     Args:
-        loss: maps logits float32 [N, C] and labels int64 [N] to a scalar.
+        loss: maps logits float32 [N, C] and labels int64 [N] to a scalar; a `Loss` has been joined
+            to the model (`loss.join`).
         order_seed: seeds order and augmentation, the same for every method.
         description: names the run in the progress shown, epoch by epoch.
+        preprocessing: the input that the initial weights expect.
 
     Raises:
-        NotFinite: the loss or the validation logits are not finite.
+        NotFinite: the loss, one of its facts or the validation logits are not finite.
     """
     pixels, labels = to_device(train, device)
     model.to(device, memory_format=torch.channels_last)
+    loss = as_loss(loss).to(device)
     steps = math.ceil(len(train) / settings.batch_size)
     optimiser = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+    optimisers = [optimiser]
+    if own := loss.own_optimiser():
+        optimisers.append(own)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(settings, steps))
     generator = torch.Generator().manual_seed(order_seed)
     result = Fit({}, best_epoch=-1, id_val_macro_f1=-1.0)
@@ -76,19 +85,29 @@ def fit(
         # Chunks of nearly equal size: a last batch of one image would break batch statistics.
         for start, chosen in zip(offsets(order, steps), order.tensor_split(steps), strict=True):
             batch = augment(to_float(pixels[chosen]), start)
-            with autocast(device, settings.precision):
-                logits = model(standardise(batch))
-            value = loss(logits.float(), labels[chosen])
-            optimiser.zero_grad(set_to_none=True)
+            batch = standardise(batch, preprocessing.mean, preprocessing.std)
+            logits, features = outputs(model, loss, batch, settings.precision)
+            value = loss(logits, labels[chosen], features)
+            for stepped in optimisers:
+                stepped.zero_grad(set_to_none=True)
             value.backward()
-            optimiser.step()
+            for stepped in optimisers:
+                stepped.step()
             schedule.step()
+            with torch.no_grad():
+                if loss.recomputes_features:
+                    _, features = outputs(model, loss, batch, settings.precision)
+                loss.update(features, labels[chosen])
             total += value.detach() * len(chosen)
         train_loss = (total / len(train)).item()
         seconds += time.perf_counter() - started
+        facts = loss.facts()
+        for name, fact in facts.items():
+            if not math.isfinite(fact):
+                raise NotFinite(f"{name} {fact} in epoch {epoch}: {loss.remedy}")
         if not math.isfinite(train_loss):
             raise NotFinite(f"loss {train_loss} in epoch {epoch}: lower the learning rate")
-        logits = predict(model, id_val.pixels, settings.precision, device)
+        logits = predict(model, id_val.pixels, settings.precision, device, preprocessing)
         if not np.isfinite(logits).all():
             raise NotFinite(f"logits on id_val not finite after epoch {epoch}")
         score = macro_f1(confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1]))
@@ -98,6 +117,7 @@ def fit(
                 "train_loss": train_loss,
                 "id_val_macro_f1": score,
                 "learning_rate": schedule.get_last_lr()[0],
+                **facts,
             }
         )
         if score > result.id_val_macro_f1:
@@ -107,6 +127,17 @@ def fit(
             break
     result.images_per_s = len(train) * len(result.history) / seconds
     return result
+
+
+def outputs(
+    model: nn.Module, loss: Loss, batch: Tensor, precision: str
+) -> tuple[Tensor, Tensor | None]:
+    """Logits float32 [N, C] and, where the loss needs them, features float32 [N, D]."""
+    with autocast(batch.device, precision):
+        if loss.needs_features:
+            features, logits = features_and_logits(model, batch)
+            return logits.float(), features.float()
+        return model(batch).float(), None
 
 
 def schedule_of(settings: Training, steps_per_epoch: int) -> Callable[[int], float]:

@@ -1,0 +1,118 @@
+"""A dataset card as typed settings: the facts of one published set, `datasets/<name>.yaml`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from benchmark.data.crop import Crop
+from benchmark.data.label_spaces import Labels
+from benchmark.data.layouts import Layout
+from benchmark.data.phantom import Acquisition
+from benchmark.schema import Strict
+
+
+class Licence(Strict):
+    """What may be done with the images. `redistribution` has three values: unknown is one."""
+
+    name: str
+    url: str | None = None
+    redistribution: Literal["allowed", "forbidden", "unknown"]
+    note: str | None = None
+
+
+class Citation(Strict):
+    """How to cite the set: a BibTeX key and entry."""
+
+    key: str
+    bibtex: str
+
+
+class Archive(Strict):
+    """A published archive (or plain file) that holds images of the set."""
+
+    file: str
+    """Its name, as a user would save it."""
+    urls: list[str] = Field(default_factory=list)
+    """Addresses, tried in order; `drive:ID` is a file on Google Drive. None: by hand only."""
+    sha256: str | None = None
+    md5: str | None = None
+    bytes: int | None = None
+    take: str = ""
+    """Folder inside the archive whose content is wanted; empty: all of it."""
+    folder: str = ""
+    """Where below the card's folder that content belongs."""
+
+
+class Domain(Strict):
+    """One acquisition condition: which rows of the manifest, and how to crop to one cell."""
+
+    title: str
+    select: dict[str, str] = Field(default_factory=dict)
+    """Manifest column → the value a row must have to belong to this domain."""
+    crop: Crop
+    """A number: side of the centred square, as a fraction of the image's shorter side."""
+    crop_in: dict[str, Crop] = Field(default_factory=dict)
+    """Label space → the crop that its protocol prescribes instead."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Images per label, where the set is published in parts."""
+    micrometre_per_pixel: float | None = None
+    stain: str = "unknown"
+    scanner: str = "unknown"
+    note: str | None = None
+    acquisition: Acquisition | None = None
+    """How a drawn (phantom) domain looks; published sets have none."""
+
+    def crop_for(self, label_space: str) -> Crop:
+        """The crop of this domain's images in a label space."""
+        return self.crop_in.get(label_space, self.crop)
+
+
+class Card(Strict):
+    """One published image set."""
+
+    name: str
+    title: str
+    homepage: str
+    citation: Citation
+    licence: Licence
+    addresses: list[str] = Field(default_factory=list)
+    """URL prefixes, tried in order: prefix + path in the manifest = one image."""
+    archives: list[Archive] = Field(default_factory=list)
+    """Archives to take images from where no address gives them one by one."""
+    folder: str
+    """Folder below a mirror's root, and below `datasets/raw/`, that holds the manifest's paths."""
+    by_hand: str
+    """What to download by hand where no address answers, and what of it goes into the folder."""
+    manifest: str
+    """Path of the manifest CSV below `datasets/`."""
+    layout: Layout | None = None
+    """How labels and groups are read from the published folder; null: only from the manifest."""
+    family: str | None = None
+    """Name shared by sets made of the same cells; without one, a family of its own."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Images per label as published, duplicates and all."""
+    images: int | None = None
+    """Images as published, where no count per label is known."""
+    counts_source: Literal["counted", "literature"] | None = None
+    """Whether somebody counted the published files, or the numbers are as its papers state them."""
+    complete: bool = True
+    """Whether the manifest of this repository lists every published image."""
+    groups: str | None
+    """What the manifest's `group` column means (patient, smear); null where none is published."""
+    domains: dict[str, Domain]
+    label_column: str = "label"
+    """The manifest's column that the labels below are of: `fine_label` where that says more."""
+    labels: dict[str, Labels] = Field(default_factory=dict)
+    """Label space → the set's own label → a class of the space, `near`, `far`, or null. Published
+    sets have theirs in `label_spaces.yaml`; a card of one's own may bring them along."""
+    drawn_by: Literal["phantom"] | None = None
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _counts_have_a_source(self) -> Card:
+        stated = bool(self.counts or self.images or any(d.counts for d in self.domains.values()))
+        if stated != (self.counts_source is not None):
+            raise ValueError("counts_source: say who counted (counted, literature), if counts are")
+        return self

@@ -1,0 +1,281 @@
+"""Layouts: a published folder → a table of its images with their labels and groups.
+
+Few ways of publishing labels are in use, and each has one reader here; a card says which one is
+meant and with what parameters. Readers name files that exist inside the folder, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field, field_validator
+
+from benchmark.errors import UserError, suggest
+from benchmark.schema import Strict
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of the files that are images, in any case of letters."""
+
+
+class Reader(Strict):
+    """What every layout may state besides where the labels are."""
+
+    labels: dict[str, str | None] = Field(default_factory=dict)
+    """Published label or code → the label meant: typing errors, numbers; null leaves images out."""
+    size: tuple[int, int] | None = None
+    """Width and height of every published image: others are of another set."""
+    mask: str | None = None
+    """Where each image's mask is: `{parent}` folder, `{folder}` its name, `{stem}` of the image."""
+
+
+class Paths(Reader):
+    """Labels in the paths: a folder per class, or a prefix of the file name."""
+
+    reader: Literal["class_folders", "file_prefix"]
+    files: str | None = None
+    """Path of an image with `{label}`, `{group}` and other columns in it; `*` is any text, `**`
+    also over folders. By default `**/{label}/*`, and `**/{label}_*` for prefixes."""
+
+    @field_validator("files")
+    @classmethod
+    def _names_the_label(cls, files: str | None) -> str | None:
+        columns = re.findall(r"\{(\w+)\}", files or "{label}")
+        if "label" not in columns or len(set(columns)) < len(columns):
+            raise ValueError("name the place of {label}, and every column once")
+        return files
+
+
+class CsvLabels(Reader):
+    """Labels in one or more CSV tables."""
+
+    reader: Literal["csv_labels"]
+    tables: dict[str, str]
+    """CSV file → path of an image, with the table's column `image` in it as `{image}`
+    (`{image:0>3}` is padded to three digits). Of several, the column `part` tells which."""
+    image: str
+    """Column that names the image."""
+    label: str
+    """Column of the label; images without one are left out."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column of the manifest (group, fine_label) → column of the table."""
+
+    @field_validator("tables")
+    @classmethod
+    def _names_the_image(cls, tables: dict[str, str]) -> dict[str, str]:
+        for form in tables.values():
+            try:
+                form.format(image="")
+            except (KeyError, IndexError, ValueError):
+                raise ValueError(f"'{form}': only {{image}} can stand in it") from None
+        return tables
+
+
+class JsonIndex(Reader):
+    """Labels in JSON objects: file name → label."""
+
+    reader: Literal["json_index"]
+    files: dict[str, str]
+    """JSON file → folder of its images. The column `part` tells which."""
+
+
+class Npz(Reader):
+    """Images and labels in one NumPy archive (`train_images`, `train_labels`, …), as in MedMNIST.
+
+    The images are unpacked beside it as `train/00000.png`, …, losslessly.
+    """
+
+    reader: Literal["npz"]
+    file: str
+    parts: tuple[str, ...] = ("train", "val", "test")
+
+
+Layout = Annotated[Paths | CsvLabels | JsonIndex | Npz, Field(discriminator="reader")]
+
+
+def read_layout(folder: Path, layout: Layout) -> pd.DataFrame:
+    """The labelled images of a published folder.
+
+    Returns:
+        Columns path (below `folder`, with `/`), label, and what else the layout gives (group,
+        fine_label, part, mask), sorted by path.
+
+    Raises:
+        UserError: no such folder, no image in the published layout, an image named but missing, a
+            link that leaves the folder, a mask without image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: place the published images there")
+    refuse_links_outwards(folder)
+    table = READERS[layout.reader](folder, layout)
+    table["label"] = table["label"].map(lambda label: layout.labels.get(label, label))
+    table = table[table["label"].notna()]
+    if table.empty:
+        raise UserError(f"{folder}: no image has a label that is used")
+    if table["path"].duplicated().any():
+        twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
+        raise UserError(f"{folder}: {twice} is labelled twice: remove one of its rows")
+    if layout.mask is not None:
+        table["mask"] = [mask_of(path, layout.mask) for path in table["path"]]
+        refuse_missing(folder, table["mask"].tolist(), "the masks of its images")
+    return table.sort_values("path", ignore_index=True)
+
+
+def read_paths(folder: Path, layout: Paths) -> pd.DataFrame:
+    """Images whose path has the layout's form; other files are passed over."""
+    default = {"class_folders": "**/{label}/*", "file_prefix": "**/{label}_*"}[layout.reader]
+    form = layout.files or default
+    pattern = path_pattern(form)
+    images = image_paths(folder)
+    rows = [
+        {"path": path} | match.groupdict()
+        for path in images
+        if (match := pattern.fullmatch(path)) is not None
+    ]
+    if not rows:
+        found = f"{len(images)} others, first {images[0]}" if images else "no image at all"
+        raise UserError(f"{folder}: no image of the form {form}, {found}: unpack it as published")
+    return pd.DataFrame(rows)
+
+
+def path_pattern(form: str) -> re.Pattern[str]:
+    """A path with `{column}`, `*` and `**` in it as a regular expression, in any case of letters.
+
+    >>> path_pattern("{label}/{group}_*").fullmatch("mono/12_3.png").groupdict()
+    {'label': 'mono', 'group': '12'}
+    """
+    parts = re.split(r"(\{\w+\}|\*\*/?|\*)", form)
+    wild = {"*": "[^/]*", "**": ".*", "**/": "(?:.*/)?"}
+    return re.compile(
+        "".join(
+            # Lazily, so that `{group}_*` ends at the first underscore.
+            f"(?P<{part[1:-1]}>[^/]+?)"
+            if part.startswith("{") and part.endswith("}")
+            else wild.get(part, re.escape(part))
+            for part in parts
+        ),
+        re.IGNORECASE,
+    )
+
+
+def read_csv_labels(folder: Path, layout: CsvLabels) -> pd.DataFrame:
+    """Images that the tables name, each of which must be there."""
+    rows = []
+    for file, form in layout.tables.items():
+        table = read_table(folder / file)
+        wanted = {"image": layout.image, "label": layout.label} | layout.columns
+        for column in wanted.values():
+            if column not in table:
+                near = suggest(column, table.columns)
+                raise UserError(f"{folder / file}: no column '{column}'{near}")
+        table = pd.DataFrame({name: table[column] for name, column in wanted.items()})
+        table = table[(table["label"] != "") & (table["image"] != "")]
+        paths = [form.format(image=image) for image in table.pop("image")]
+        refuse_missing(folder, paths, f"named in {file}")
+        table.insert(0, "path", paths)
+        if len(layout.tables) > 1:
+            table["part"] = PurePosixPath(file).stem
+        rows.append(table)
+    return pd.concat(rows, ignore_index=True)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV of text with a header, separated by the commonest of comma, semicolon and tabulator."""
+    try:
+        header = path.read_text(encoding="utf-8-sig").partition("\n")[0]
+        separator = max(",;\t", key=header.count)
+        return pd.read_csv(
+            path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: it is part of the published set") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} is not a CSV table in UTF-8: {error}") from None
+
+
+def read_json_index(folder: Path, layout: JsonIndex) -> pd.DataFrame:
+    """Images that the JSON objects name, each of which must be there."""
+    rows = []
+    for file, where in layout.files.items():
+        try:
+            index = json.loads((folder / file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{folder / file} is missing: it is part of the set") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{folder / file} is not valid JSON: {error}") from None
+        if not isinstance(index, dict):
+            raise UserError(f"{folder / file}: expected an object, file name → label")
+        paths = [(PurePosixPath(where) / name).as_posix() for name in index]
+        refuse_missing(folder, paths, f"named in {file}")
+        part = PurePosixPath(file).stem
+        rows += [
+            {"path": path, "label": str(label), "part": part}
+            for path, label in zip(paths, index.values(), strict=True)
+        ]
+    return pd.DataFrame(rows, columns=["path", "label", "part"])
+
+
+def read_npz(folder: Path, layout: Npz) -> pd.DataFrame:
+    """Images of a NumPy archive, unpacked as PNG files where they are not yet."""
+    # Lazy: only this reader needs it.
+    from benchmark.data.medmnist import unpack_npz
+
+    return unpack_npz(folder, folder / layout.file, layout.parts)
+
+
+def image_paths(folder: Path) -> list[str]:
+    """Paths of all images below a folder, sorted; hidden files and folders are passed over."""
+    paths = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        below = Path(place).relative_to(folder)
+        paths += [
+            (below / name).as_posix()
+            for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(paths)
+
+
+def refuse_links_outwards(folder: Path) -> None:
+    """Refuse a folder in which a link leads out of it; the folder itself may be one."""
+    whole = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+                raise UserError(f"{path} is a link that leaves {folder}: copy what it points to")
+
+
+def refuse_missing(folder: Path, paths: list[str], what: str) -> None:
+    """Refuse paths that lead out of the folder, and files that are not there."""
+    for path in paths:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+            raise UserError(f"{folder}: {path} ({what}): leads out of its folder")
+    missing = [path for path in paths if not (folder / path).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(paths)} files are missing ({what}), "
+            f"first {missing[0]}: place them as published"
+        )
+
+
+def mask_of(path: str, form: str) -> str:
+    """Where the mask of an image is, by the layout's form."""
+    image = PurePosixPath(path)
+    return form.format(parent=image.parent.as_posix(), folder=image.parent.name, stem=image.stem)
+
+
+READERS: dict[str, Callable[[Path, Any], pd.DataFrame]] = {
+    "class_folders": read_paths,
+    "file_prefix": read_paths,
+    "csv_labels": read_csv_labels,
+    "json_index": read_json_index,
+    "npz": read_npz,
+}

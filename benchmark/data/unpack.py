@@ -1,0 +1,247 @@
+"""An archive that nobody vouches for → files in one new folder, or one line that says why not.
+
+Only plain files at plain relative paths are written, within bounds of number, size and compression
+ratio, into a temporary folder that gets its name once everything is in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from benchmark.errors import suggest
+from benchmark.files import cannot_write
+from benchmark.progress import track
+
+MOST_MEMBERS = 500_000
+MOST_MEMBER_BYTES = 2 * 2**30
+MOST_TOTAL_BYTES = 64 * 2**30
+MOST_RATIO = 200
+"""Unpacked over packed bytes; deflate reaches 1,032 on zeros, published images stay below 30."""
+RATIO_FROM_BYTES = 256 * 2**20
+"""Below this the ratio does not count: a folder of binary masks may well shrink 300-fold."""
+LEFT_OUT = "__MACOSX"
+"""Shadow copies of every file, which a reader of class folders would take for images."""
+
+ZIP = (".zip",)
+TAR = (".tar",)
+TAR_GZ = (".tar.gz", ".tgz")
+BY_HAND = (".rar", ".7z")
+"""What no well-kept library without a foreign program opens."""
+
+DAMAGED = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    tarfile.TarError,  # tarfile's refusals of links and escapes among them
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
+
+
+class Refused(Exception):
+    """Why an archive was not unpacked; nothing of it was kept."""
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is unpacked; any other is placed as it is."""
+    return name.lower().endswith(ZIP + TAR + TAR_GZ)
+
+
+def opening_fault(file: Path, name: str) -> str | None:
+    """Why the file cannot be what its name says, from a glance at its bytes; else None."""
+    with Path(file).open("rb") as opened:
+        head = opened.read(512)
+        opened.seek(max(0, Path(file).stat().st_size - 1024))
+        tail = opened.read()
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head")):
+        return "a web page, not the file: an error or log-in page saved under its name"
+    name = name.lower()
+    if name.endswith(ZIP) and not zipfile.is_zipfile(file):
+        return "truncated zip" if head.startswith(b"PK") else "not a zip"
+    if name.endswith(TAR_GZ) and not head.startswith(b"\x1f\x8b"):
+        return "not gzip-compressed"
+    # Two empty blocks end a tar; without them it could stop between two members unseen.
+    if name.endswith(TAR) and (len(tail) < 1024 or any(tail)):
+        return "truncated, or not a tar"
+    return None
+
+
+def unpack(file: Path, folder: Path, take: str = "") -> int:
+    """Unpack `file` into `folder`, which must not exist yet: whole, or not at all.
+
+    Args:
+        take: folder inside the archive whose content is unpacked, without its own name; empty:
+            everything.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        Refused: a path that is absolute or leads out, a link or device, a name given twice, too
+            many or too large members, a bomb, a damaged, truncated or encrypted archive, no such
+            folder `take`.
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    file, folder = Path(file), Path(folder)
+    why = opening_fault(file, file.name)
+    if why is not None:
+        raise Refused(why)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(
+            tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent)
+        )
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    admission = Admission(file.stat().st_size, take)
+    try:
+        if file.name.lower().endswith(ZIP):
+            unpack_zip(file, temporary, admission)
+        else:
+            unpack_tar(file, temporary, admission)
+        if not admission.files:
+            raise Refused(admission.nothing())
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    # gzip's own error is an OSError too: what is damaged comes before what cannot be written.
+    except DAMAGED as error:
+        raise Refused(f"cannot be read: truncated or damaged ({error})") from None
+    except OSError as error:
+        if error.errno is None:
+            raise Refused(f"cannot be read: truncated or damaged ({error})") from None
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return len(admission.files)
+
+
+class Admission:
+    """Decides member by member what may be written and where, and keeps the totals."""
+
+    def __init__(self, packed_bytes: int, take: str) -> None:
+        self.packed_bytes = packed_bytes
+        self.take = take.strip("/")
+        self.members = 0
+        self.total = 0
+        self.files: set[str] = set()
+        self.folders: set[str] = set()
+        self.tops: set[str] = set()
+
+    def path(self, name: str, size: int, packed: int | None = None) -> str | None:
+        """Where a file is written below the folder; None if it is not asked for.
+
+        Args:
+            size: unpacked bytes. packed: its bytes in the archive, where they are stated.
+        """
+        self.total += size
+        if size > MOST_MEMBER_BYTES or self.total > MOST_TOTAL_BYTES:
+            raise Refused(f"unpacks to more than is credible, at {shown(name)}")
+        if exceeds(size, packed) or exceeds(self.total, self.packed_bytes):
+            raise Refused(f"unpacks to over {MOST_RATIO} times its size, at {shown(name)}: a bomb")
+        parts = self.parts(name)
+        if parts[0] == LEFT_OUT:
+            return None
+        if self.take:
+            taken = self.take.split("/")
+            if parts[: len(taken)] != taken or len(parts) == len(taken):
+                return None
+            parts = parts[len(taken) :]
+        path = "/".join(parts)
+        above = {"/".join(parts[:k]) for k in range(1, len(parts))}
+        if path in self.files or path in self.folders or above & self.files:
+            raise Refused(f"holds {shown(name)} twice")
+        self.files.add(path)
+        self.folders |= above
+        return path
+
+    def parts(self, name: str) -> list[str]:
+        """The parts of any member's name, a folder's too, each counted."""
+        self.members += 1
+        if self.members > MOST_MEMBERS:
+            raise Refused(f"holds more than {MOST_MEMBERS} members")
+        parts = plain_parts(name)
+        self.tops.add(parts[0])
+        return parts
+
+    def nothing(self) -> str:
+        """Why no file was admitted."""
+        if self.take and self.tops:
+            return f"holds no folder '{self.take}'{suggest(self.take, self.tops)}"
+        return "holds no file"
+
+
+def exceeds(size: int, packed: int | None) -> bool:
+    """Whether so many bytes cannot honestly come from so few."""
+    return packed is not None and size > RATIO_FROM_BYTES and size > MOST_RATIO * packed
+
+
+def plain_parts(name: str) -> list[str]:
+    """The parts of a relative path; a name that means another place, here or on Windows, is
+    refused, not mended: an archive that holds one was not made by a publisher of images."""
+    parts = [part for part in name.split("/") if part != "."]
+    if ".." in parts:
+        raise Refused(f"holds {shown(name)}, which leads out of its folder")
+    if not all(parts) or not parts or "\\" in name or "\0" in name or ":" in parts[0]:
+        raise Refused(f"holds {shown(name)}, which is no plain relative path")
+    return parts
+
+
+def shown(name: str) -> str:
+    """A member's name as it may be printed: no control characters, not endless."""
+    return repr(name if len(name) <= 80 else name[:77] + "...")
+
+
+def unpack_zip(file: Path, folder: Path, admission: Admission) -> None:
+    """Write a zip's admitted files; its directory states every size, so bounds come first."""
+    with zipfile.ZipFile(file) as archive:
+        chosen: list[tuple[zipfile.ZipInfo, str]] = []
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise Refused(f"holds {shown(member.filename)}, a link or device")
+            if member.flag_bits & 1:
+                raise Refused("encrypted")
+            if member.is_dir():
+                admission.parts(member.filename.removesuffix("/"))
+                continue
+            path = admission.path(member.filename, member.file_size, member.compress_size)
+            if path is not None:
+                chosen.append((member, path))
+        if sum(member.file_size for member, _ in chosen) > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        for member, path in track(chosen, f"unpacking {file.name}"):
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The standard library reads no more than the stated size, and checks the CRC.
+            with archive.open(member) as source, target.open("xb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def unpack_tar(file: Path, folder: Path, admission: Admission) -> None:
+    """Write a tar's admitted files in one pass: a bound that breaks stops it there."""
+
+    def admit(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
+        if member.isdir():
+            if member.name != ".":
+                admission.parts(member.name)
+            return None
+        if not member.isreg():
+            raise Refused(f"holds {shown(member.name)}, a link or device")
+        path = admission.path(member.name, member.size)
+        if path is None:
+            return None
+        return tarfile.data_filter(member.replace(name=path, deep=False), destination)
+
+    mode = "r:gz" if file.name.lower().endswith(TAR_GZ) else "r:"
+    with tarfile.open(file, mode) as archive:
+        archive.extractall(folder, track(archive, f"unpacking {file.name}"), filter=admit)

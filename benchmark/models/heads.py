@@ -1,0 +1,71 @@
+"""Classifiers of a network: its own linear one or another, and the features that enter it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+
+
+def classifier_name(model: nn.Module) -> str:
+    """Name of the module that maps features to logits, such as `fc` or `head.fc`.
+
+    Raises:
+        UserError: the model has two classifiers (a distilled one) or does not name it.
+    """
+    name = getattr(model, "pretrained_cfg", {}).get("classifier")
+    if not isinstance(name, str):
+        raise UserError(
+            f"{type(model).__name__}: expected one classifier, found {name}: take another backbone"
+        )
+    return name
+
+
+def replace_classifier(model: nn.Module, build: Callable[[int], nn.Module]) -> None:
+    """Put `build(features)` where the classifier stands: a module from [N, features] to [N, C]."""
+    parent, _, child = classifier_name(model).rpartition(".")
+    old = model.get_submodule(classifier_name(model))
+    if isinstance(old, nn.Conv2d):  # 1 × 1 on pooled maps [N, D, 1, 1]: resnetv2
+        new = nn.Sequential(nn.Flatten(1), build(old.in_channels))
+    else:
+        new = build(old.in_features)
+    setattr(model.get_submodule(parent), child, new)
+
+
+def features_and_logits(model: nn.Module, batch: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Features [N, D] that enter the classifier, and the logits [N, C] that `model(batch)` gives.
+
+    The features are None for a model that does not tell them apart (two classifiers, or another
+    interface than timm's).
+
+    Args:
+        batch: standardised images float [N, 3, S, S].
+    """
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if not isinstance(classifier, nn.Module):
+        return None, model(batch)
+    features = model.forward_head(model.forward_features(batch), pre_logits=True)
+    if isinstance(classifier, nn.Conv2d):
+        return features.flatten(1), classifier(features.reshape(*features.shape[:2], 1, 1)).flatten(
+            1
+        )
+    return features, classifier(features)
+
+
+def own(features: int, classes: int) -> None:
+    """The linear classifier that the architecture has."""
+
+
+def added_layers(features: int, classes: int) -> nn.Module:
+    """Two hidden layers as wide as the features, with dropout 0.5 (tsutsui2023 `addfc`).
+
+    On a ResNet-50: GAP → FC2048-ReLU-Dropout-FC2048-ReLU-Dropout-FC C.
+    """
+    hidden = (nn.Linear(features, features), nn.ReLU(inplace=True), nn.Dropout())
+    again = (nn.Linear(features, features), nn.ReLU(inplace=True), nn.Dropout())
+    return nn.Sequential(*hidden, *again, nn.Linear(features, classes))
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module | None]] = {"linear": own, "addfc": added_layers}

@@ -1,0 +1,43 @@
+"""SqueezeNet 1.1, which timm lacks: torchvision's layers behind timm's interface.
+
+The parameters keep torchvision's names, so its published weights load from file. Its classifier, a
+convolution with a ReLU over logits, is replaced by pooling and one linear layer, as every other
+network here has.
+"""
+
+from __future__ import annotations
+
+import timm
+from torch import Tensor, nn
+from torchvision.models import squeezenet1_1 as torchvision_squeezenet1_1
+
+
+class SqueezeNet(nn.Module):
+    """Images [N, 3, S, S] → logits [N, classes]; S at least 32."""
+
+    num_features = 512
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"classifier": "classifier", "architecture": "squeezenet1_1"}
+        self.features = torchvision_squeezenet1_1().features
+        self.classifier = nn.Linear(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = x.mean((2, 3))
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.classifier
+
+
+@timm.models.register_model
+def squeezenet1_1(pretrained: bool = False, num_classes: int = 1000, **_: object) -> SqueezeNet:
+    """SqueezeNet 1.1 (Iandola et al. 2016) as `timm.create_model` builds it."""
+    return SqueezeNet(num_classes)

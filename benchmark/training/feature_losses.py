@@ -1,0 +1,210 @@
+"""Losses that add a term on the features to the cross-entropy: centres, triplets, contrast.
+
+Features are what the classifier sees, [N, D], not normalised unless a loss says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.errors import UserError, suggest
+from benchmark.models.heads import classifier_name, replace_classifier
+from benchmark.training.loss import Loss, membership
+
+
+class Centre(Loss):
+    """CE + λ/2 · mean ||f_i - c_{y_i}||² (Wen et al., ECCV 2016, eq. 5).
+
+    The paper sums both terms over the batch; here and in its released code both are means. Centres
+    start at zero and move by eq. 4 and algorithm 1, with the features of the step itself.
+
+    Args:
+        weight: λ.
+        rate: α, the part of the way that a centre goes.
+    """
+
+    needs_features = True
+
+    def __init__(self, class_counts: Tensor, weight: float = 0.003, rate: float = 0.5) -> None:
+        super().__init__()
+        self.classes = len(class_counts)
+        self.weight, self.rate = weight, rate
+
+    def attach(self, model: nn.Module) -> None:
+        self.register_buffer("centres", torch.zeros(self.classes, feature_width(model)))
+
+    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
+        distances = (features - self.centres[labels]).square().sum(1)
+        return F.cross_entropy(logits, labels) + self.weight / 2 * distances.mean()
+
+    def update(self, features: Tensor | None, labels: Tensor) -> None:
+        """c_j -= α · Σ_{y_i = j} (c_j - f_i) / (1 + n_j)."""
+        members = membership(labels, self.classes).to(features.dtype)
+        counts = members.sum(0)[:, None]
+        self.centres -= self.rate * (counts * self.centres - members.T @ features) / (1 + counts)
+
+
+class TripletCentreHard(Loss):
+    """CE + λ·(farthest own - nearest other + m)_+ of squared distances to centres (ma2020).
+
+    Centres start from the standard normal distribution and are learned by SGD on the whole loss, as
+    in the released triplet-centre loss (He et al., CVPR 2018), from which m, λ and the rate come.
+
+    Args:
+        mining: what farthest and nearest range over, a name of `MINING`.
+        margin: m, in squared units of the features.
+        weight: λ.
+        rate: learning rate of the centres.
+    """
+
+    needs_features = True
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        mining: str = "batch",
+        margin: float = 5.0,
+        weight: float = 0.1,
+        rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if mining not in MINING:
+            raise UserError(
+                f"params.yaml: losses.triplet_centre_hard: unknown mining '{mining}'"
+                f"{suggest(mining, MINING)}"
+            )
+        self.classes = len(class_counts)
+        self.mine = MINING[mining]
+        self.margin, self.weight, self.rate = margin, weight, rate
+
+    def attach(self, model: nn.Module) -> None:
+        self.centres = nn.Parameter(torch.randn(self.classes, feature_width(model)))
+
+    def own_optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.centres], self.rate)
+
+    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
+        # Not by the expanded square, which cancels where features lie close to their centre.
+        distances = (features[:, None] - self.centres).square().sum(2)
+        own = membership(labels, self.classes)
+        return F.cross_entropy(logits, labels) + self.weight * self.mine(
+            distances, own, self.margin
+        )
+
+
+def per_batch(distances: Tensor, own: Tensor, margin: float) -> Tensor:
+    """One scalar a batch: the sample farthest from its centre, the nearest of another class to it.
+
+    i* = argmax_i d(f_i, c_{y_i}), y* = y_{i*}, (d(f_{i*}, c_{y*}) + m - min_{j: y_j ≠ y*} d(f_j,
+    c_{y*}))_+ (ma2020). Zero where the batch holds one class.
+
+    Args:
+        distances: squared distances float [N, C] of samples to centres.
+        own: bool [N, C], where the centre is that of the sample's class.
+    """
+    farthest, hinge = class_hinges(distances, own, margin)
+    return hinge.gather(0, farthest.argmax(0, keepdim=True)).squeeze(0)
+
+
+def per_class(distances: Tensor, own: Tensor, margin: float) -> Tensor:
+    """The same for every class in the batch, averaged. Zero where the batch holds one class."""
+    _, hinge = class_hinges(distances, own, margin)
+    return hinge.sum() / own.any(0).sum()
+
+
+def class_hinges(distances: Tensor, own: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Farthest own sample [C] (-∞: none) and (farthest + m - nearest other sample)_+ [C]."""
+    infinity = float("inf")
+    farthest = distances.masked_fill(~own, -infinity).amax(0)
+    nearest = distances.masked_fill(own, infinity).amin(0)
+    return farthest, F.relu(farthest + margin - nearest)
+
+
+def per_sample(distances: Tensor, own: Tensor, margin: float) -> Tensor:
+    """Mean over samples of (to the own centre + m - to the nearest other centre)_+ (He).
+
+    Other centres count whether or not the batch holds their class.
+    """
+    to_own = distances.masked_fill(~own, 0).sum(1)
+    to_other = distances.masked_fill(own, float("inf")).amin(1)
+    return F.relu(to_own + margin - to_other).mean()
+
+
+MINING: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "batch": per_batch,
+    "per_class": per_class,
+    "tcl": per_sample,
+}
+
+
+class SupervisedContrast(Loss):
+    """CE + weight · supervised contrast of projected features (Khosla et al., NeurIPS 2020, eq. 2).
+
+    Decisions: the classifier is trained along with the representation by the cross-entropy, not in
+    a second stage; a batch holds each image once, so that positives are other images of its class
+    and an image alone in its class is no anchor. The projection (two layers, to 128, normalised)
+    lies in the head, beside a new linear classifier that alone predicts.
+    """
+
+    needs_features = True
+
+    def __init__(self, class_counts: Tensor, weight: float = 1.0, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.classes = len(class_counts)
+        self.weight, self.temperature = weight, temperature
+
+    def attach(self, model: nn.Module) -> None:
+        def build(width: int) -> nn.Module:
+            self.head = ProjectedClassifier(width, self.classes)
+            return self.head
+
+        replace_classifier(model, build)
+
+    def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
+        projected = F.normalize(self.head.projection(features), dim=1)
+        return F.cross_entropy(logits, labels) + self.weight * contrast(
+            projected, labels, self.temperature
+        )
+
+
+class ProjectedClassifier(nn.Module):
+    """A linear classifier, and beside it the projection to [N, 128] that only the loss looks at."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(width, classes)
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(features)
+
+
+def contrast(projected: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Mean over anchors i of -1/|P_i| Σ_{p ∈ P_i} log(e^{z_i·z_p/τ} / Σ_{a ≠ i} e^{z_i·z_a/τ}).
+
+    P_i: the other samples of i's class; samples without one are no anchors, and without any anchor
+    the value is zero.
+
+    Args:
+        projected: z, unit vectors [N, P].
+    """
+    similarity = projected @ projected.T / temperature
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    # The smallest number, not -∞: a batch of one sample would have NaN for a gradient.
+    others = similarity.masked_fill(itself, torch.finfo(similarity.dtype).min)
+    log_p = similarity - others.logsumexp(1, keepdim=True)
+    positive = (labels[:, None] == labels) & ~itself
+    counts = positive.sum(1)
+    per_anchor = log_p.masked_fill(~positive, 0).sum(1) / counts.clamp_min(1)
+    return -per_anchor.sum() / (counts > 0).sum().clamp_min(1)
+
+
+def feature_width(model: nn.Module) -> int:
+    """D, the width of the features that a network's classifier sees: its first layer's."""
+    layers = model.get_submodule(classifier_name(model)).modules()
+    widths = (getattr(x, "in_features", getattr(x, "in_channels", None)) for x in layers)
+    return next(width for width in widths if width)
