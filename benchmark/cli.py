@@ -134,6 +134,36 @@ def split() -> None:
 
 
 @app.command()
+def audit(
+    profile: ProfileOption = "demo",
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Only name the equal files of this manifest, by their hashes."),
+    ] = None,
+) -> None:
+    """Look for leaks, copies, conflicting labels and broken images; exit 1 on any of them."""
+    if manifest is not None:
+        from benchmark.audit.manifest import audit_manifest
+
+        lines, open_conflicts = audit_manifest(
+            ROOT / "datasets", load_cards(ROOT / "datasets"), manifest
+        )
+        for line in lines:
+            say(line)
+        if open_conflicts:
+            raise UserError(f"{manifest}: {open_conflicts[0]}: exclude both")
+        return
+    from benchmark.audit.audit import audit_profile
+
+    params, cards = settings()
+    found = audit_profile(ROOT, params, cards, profile)
+    say(
+        f"audit of profile {profile} passed: {len(found.warnings)} new finds, "
+        f"{len(found.known)} known cases: see {ROOT / 'results' / profile / 'audit.html'}"
+    )
+
+
+@app.command()
 def prepare(profile: ProfileOption = "demo") -> None:
     """Decode a profile's images once into uint8 arrays (datasets/cache/<profile>/)."""
     from benchmark.data.prepare import prepare as prepare_profile

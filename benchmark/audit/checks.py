@@ -1,0 +1,150 @@
+"""What the data of a benchmark may not be, as far as tables and single files tell: → findings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.audit.findings import Finding, Image, Mend, exclude, more
+from benchmark.audit.images import Look
+from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
+from benchmark.config import Profile, corruption_of, expand_scenario
+from benchmark.data.cards import (
+    Card,
+    card_of,
+    count_faults,
+    domain_rows,
+    published_images,
+    share_cells,
+)
+from benchmark.data.split import split_path
+
+
+class Scenarios:
+    """Which domains meet in a scenario: trained on and tested on, or tested on together."""
+
+    def __init__(self, profile: Profile) -> None:
+        names = dict.fromkeys(s for e in profile.experiments.values() for s in e.scenarios)
+        self.sides: list[tuple[str, str, list[str]]] = []
+        for name in names:
+            source, targets = expand_scenario(name, profile.domains)
+            self.sides.append((name, source, [t for t in targets if corruption_of(t) is None]))
+
+    def joining(self, domain: str, other: str) -> list[str]:
+        """The scenarios in which both domains are trained or tested on."""
+        return [
+            name for name, source, targets in self.sides if {domain, other} <= {source, *targets}
+        ]
+
+
+def check_sides(profile: Profile, cards: dict[str, Card], images: pd.DataFrame) -> list[Finding]:
+    """Sets of one family, or images of one group, on the two sides of a scenario.
+
+    Args:
+        images: columns domain, path, group.
+    """
+    found = []
+    groups = images[images["group"] != images["path"]].groupby("domain")["group"].agg(set)
+    for name, source, targets in Scenarios(profile).sides:
+        for target in targets:
+            card, other = card_of(cards, source), card_of(cards, target)
+            if share_cells(cards, source, target):
+                text = f"{name}: {source} and {target} show the same cells: {card.name} and "
+                found.append(Finding("family", f"{text}{other.name} are of one family"))
+            both = groups.get(source, set()) & groups.get(target, set())
+            if card is other and both:
+                text = f"{name}: group '{min(both)}' is in {source} and in {target}"
+                found.append(Finding("group", text + more(len(both), "group")))
+    return found
+
+
+def check_splits(root: Path, profile: Profile, cards: dict[str, Card]) -> list[Finding]:
+    """Groups cut by a split, and images no split knows, over the whole of each published set.
+
+    A group is what the manifest says today, with the groups of known same cells joined.
+    """
+    found = []
+    for source in profile.sources():
+        rows = domain_rows(root / "datasets", card_of(cards, source), source)
+        part = rows["path"].map(parts_of(root, source))
+        file = split_path(Path("datasets"), source)
+        sides = part.groupby(rows["group"]).nunique()
+        cut = sides.index[sides > 1]
+        if len(cut):
+            text = f"{file}: group '{min(cut)}' is cut by the split"
+            found.append(Finding("group", text + more(len(cut), "group")))
+        if part.isna().any():
+            text = f"{file}: {rows.loc[part.isna(), 'path'].iloc[0]} is in no part"
+            found.append(Finding("split", text + more(int(part.isna().sum()), "image")))
+    return found
+
+
+def parts_of(root: Path, source: str) -> pd.Series:
+    """Path → part of a source domain's split; empty where there is no split yet."""
+    path = split_path(root / "datasets", source)
+    if not path.exists():
+        return pd.Series(dtype=object)
+    return pd.read_csv(path, dtype=str, keep_default_na=False).set_index("path")["part"]
+
+
+def check_counts(root: Path, card: Card) -> list[Finding]:
+    """Numbers of images in the manifest that differ from what the card states."""
+    table = published_images(root / "datasets", card)
+    return [Finding("count", text) for text in count_faults(card, table)]
+
+
+def check_files(images: pd.DataFrame, looks: list[Look]) -> list[Finding]:
+    """Images that cannot be decoded, show nothing, or are not what the manifest says.
+
+    Args:
+        images: columns dataset, domain, path, sha256, and width and height ("" where not stated).
+        looks: of the same rows.
+    """
+    found = []
+    for row, seen in zip(images.itertuples(), looks, strict=True):
+        fault = seen.fault
+        if fault is None and row.sha256 and row.sha256.lower() != seen.sha256:
+            fault = "is not the published file: its SHA-256 differs"
+        stated = (str(row.width), str(row.height))
+        if fault is None and all(stated) and stated != (str(seen.width), str(seen.height)):
+            fault = f"has {seen.width} x {seen.height} px where the manifest says "
+            fault += " x ".join(stated)
+        if fault is not None:
+            image = (row.dataset, row.path)
+            text = f"{row.domain}: {row.path} {fault}"
+            found.append(Finding("file", text, (image,), mend=(exclude(image, fault),)))
+    return found
+
+
+def check_manifest(
+    root: Path, card: Card, used: set[Image]
+) -> tuple[list[Finding], list[Finding], list[Finding]]:
+    """Equal files of a whole published set, by their hashes: failures, warnings, known cases.
+
+    Args:
+        used: images that the search for pairs sees, and judges by where they lie.
+    """
+    failures, warnings, known = [], [], []
+    table = published_images(root / "datasets", card)
+    for pair in equal_files(table, excluded_images(root / "datasets", card.name, table)):
+        images = ((card.name, pair.first), (card.name, pair.second))
+        finding = Finding("equal files", f"{card.name}: {pair}", images, 1.0)
+        if pair.resolved:
+            known.append(finding)
+        elif not set(images) <= used:
+            chosen = failures if pair.conflicting else warnings
+            chosen.append(replace(finding, mend=resolve(card.name, pair)))
+    return failures, warnings, known
+
+
+def resolve(dataset: str, pair: EqualFiles) -> tuple[Mend, ...]:
+    """The lines that resolve a pair of equal files: both go if the labels differ."""
+    first, second = (dataset, pair.first), (dataset, pair.second)
+    if not pair.conflicting:
+        return (exclude(second, f"the same file content as {pair.first}"),)
+    return (
+        exclude(first, f"the same file content as {pair.second}, labelled {pair.labels[1]}"),
+        exclude(second, f"the same file content as {pair.first}, labelled {pair.labels[0]}"),
+    )

@@ -1,0 +1,132 @@
+"""Images that show one cell → what that means where they lie: failure, warning, or harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmark.audit.checks import Scenarios
+from benchmark.audit.findings import Finding, Mend, exclude, join_groups
+from benchmark.audit.images import Look
+from benchmark.data.cards import Card
+from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS, read_known_cases
+from benchmark.data.near_duplicates import correlate, near_duplicates
+
+EQUAL = 0.97
+"""The correlation from which on two labels of one pair contradict each other beyond doubt."""
+
+
+def check_pairs(
+    scenarios: Scenarios, images: pd.DataFrame, looks: list[Look]
+) -> tuple[list[Finding], list[Finding], int]:
+    """Images that show one cell: failures, warnings, and how many pairs one group keeps together.
+
+    Args:
+        images: dataset, domain, path, group, class_name and part ("" where nothing is split).
+        looks: of the same rows, all without fault.
+    """
+    failures, warnings, kept = [], [], 0
+    for pair in find_pairs(looks).itertuples():
+        first, second = images.iloc[pair.first], images.iloc[pair.second]
+        exact = looks[pair.first].sha256 == looks[pair.second].sha256
+        what = "the same file" if exact else "one cell"
+        names = f"{first['path']} and {second['path']}"
+        facts = {
+            "images": tuple((row["dataset"], row["path"]) for row in (first, second)),
+            "similarity": round(float(pair.similarity), 3),
+            "view": int(pair.view),
+        }
+        joint = scenarios.joining(first["domain"], second["domain"])
+        apart = first["domain"] != second["domain"]
+        severe = bool(joint) if apart else first["part"] != second["part"]
+        if first["class_name"] != second["class_name"]:
+            both = f"{first['class_name']} and {second['class_name']}"
+            text = f"{first['domain']}: {what}, labelled {both}: {names}"
+            certain = exact or pair.similarity >= EQUAL
+            lines = contradiction(first, second), contradiction(second, first)
+            (failures if certain else warnings).append(
+                Finding("conflicting labels", text, **facts, mend=lines)
+            )
+        elif not severe and not apart and first["group"] == second["group"]:
+            kept += 1
+            continue
+        lines = (known_line(first, second, exact, apart, facts["similarity"]),)
+        if severe and apart:
+            where = f"{first['domain']} and {second['domain']} ({joint[0]})"
+            text = f"{what} in {where}: {names}"
+            failures.append(Finding("across domains", text, **facts, mend=lines))
+        elif severe:
+            where = f"{first['part']} and {second['part']}"
+            text = f"{first['domain']}: {what} in {where}: {names}"
+            failures.append(Finding("across parts", text, **facts, mend=lines))
+        elif first["class_name"] == second["class_name"]:
+            text = f"{first['domain']}: {what}: {names}"
+            warnings.append(Finding("same cell", text, **facts, mend=lines))
+    return failures, warnings, kept
+
+
+def known_line(
+    first: pd.Series, second: pd.Series, exact: bool, apart: bool, similarity: float
+) -> Mend:
+    """What makes a pair a known case: equal files and pairs of two domains lose their second."""
+    image = (second["dataset"], second["path"])
+    if exact:
+        return exclude(image, f"the same file content as {first['path']}")
+    if apart:
+        return exclude(image, f"the same cell as {first['path']} of {first['domain']}")
+    return join_groups(first["dataset"], first["path"], second["path"], similarity)
+
+
+def contradiction(image: pd.Series, other: pd.Series) -> Mend:
+    """The line that takes an image out whose cell has two labels."""
+    reason = f"the same cell as {other['path']}, labelled {other['class_name']}"
+    return exclude((image["dataset"], image["path"]), reason)
+
+
+def find_pairs(looks: list[Look]) -> pd.DataFrame:
+    """Pairs of rows that show one cell: first, second, similarity, view; most similar first.
+
+    Equal files are found by their hash, whatever their number.
+    """
+    near = near_duplicates(np.stack([seen.miniature for seen in looks]))
+    near = near[["first", "second", "similarity", "view"]]
+    found = set(zip(near["first"], near["second"], strict=True))
+    hashes = pd.Series([seen.sha256 for seen in looks])
+    equal = [
+        (*pair, 1.0, 0)
+        for rows in hashes.groupby(hashes).groups.values()
+        for pair in combinations(sorted(rows), 2)
+        if pair not in found
+    ]
+    return pd.DataFrame([*equal, *near.itertuples(index=False)], columns=near.columns)
+
+
+def known_cases(
+    root: Path, cards: Iterable[Card], images: pd.DataFrame, looks: list[Look]
+) -> list[Finding]:
+    """The reviewed known cases of some sets; pairs at hand with the similarity measured now."""
+    rows = {key: row for row, key in enumerate(zip(images["dataset"], images["path"], strict=True))}
+    found = []
+    for card in cards:
+        for case in read_known_cases(root / "datasets", EXCLUSIONS, card.name).itertuples():
+            text = f"{card.name}: {case.path} is not used: {case.reason} ({case.finder})"
+            found.append(Finding("excluded", text, ((card.name, case.path),)))
+        cases = read_known_cases(root / "datasets", SAME_CELLS, card.name)
+        cases = [(case.path, case.other, case.finder) for case in cases.itertuples()]
+        here = [c for c in cases if (card.name, c[0]) in rows and (card.name, c[1]) in rows]
+        if not here:
+            continue
+        places = np.array([[rows[card.name, a], rows[card.name, b]] for a, b, _ in here])
+        used, pairs = np.unique(places, return_inverse=True)
+        miniatures = np.stack([looks[row].miniature for row in used])
+        measured = correlate(miniatures, pairs.reshape(-1, 2))
+        for (path, other, finder), pair in zip(here, measured.itertuples(), strict=True):
+            text = f"{card.name}: one cell, in one group: {path} and {other} ({finder})"
+            both = ((card.name, path), (card.name, other))
+            similarity = round(float(pair.similarity), 3)
+            found.append(Finding("same cell", text, both, similarity, int(pair.view)))
+    return found

@@ -1,0 +1,100 @@
+"""Calibration: logits and labels in; how far stated probabilities are from what happens, out.
+
+Also temperature scaling, which mends a part of it. Its temperature is fitted on the `calibration`
+part of the source domain, never on a test set.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+BINS = 15
+"""of equal width, as in Guo et al. 2017; a small test set inflates the ECE (each bin is noisy)"""
+TEMPERATURES = (0.01, 100.0)
+"""Range of a fitted temperature: without an error on `calibration` there is no finite optimum."""
+
+
+class Reliability(NamedTuple):
+    """Images by the confidence of their answer, in `BINS` bins of equal width over (0, 1]."""
+
+    count: np.ndarray
+    """(bins,) images"""
+    confidence: np.ndarray
+    """(bins,) mean probability of the predicted class; NaN for an empty bin"""
+    accuracy: np.ndarray
+    """(bins,) share predicted correctly; NaN for an empty bin"""
+
+
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """(images, classes) softmax of logits divided by the temperature, in float64."""
+    return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log p(label), natural logarithm."""
+    logarithms = log_softmax(np.asarray(logits, np.float64), axis=1)
+    return float(-logarithms[np.arange(len(labels)), labels].mean())
+
+
+def brier(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over images of Σ_c (p_c - [c = label])²: Brier's own form, from 0 to 2."""
+    distance = probabilities(logits)
+    distance[np.arange(len(labels)), labels] -= 1
+    return float((distance**2).sum(axis=1).mean())
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
+    """Counts, mean confidence and accuracy by bin; bin b holds confidences in (b/bins, (b+1)/bins].
+
+    Args:
+        logits: (images, classes).
+        labels: (images,) class indices.
+    """
+    stated = probabilities(logits)
+    confidence, correct = stated.max(axis=1), stated.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = [np.bincount(place, weights=what, minlength=bins) for what in (confidence, correct)]
+    means = [np.divide(s, count, out=np.full(bins, np.nan), where=count > 0) for s in sums]
+    return Reliability(count, *means)
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Σ_b n_b/n |accuracy_b - confidence_b| over the bins that hold an image (Naeini et al. 2015).
+
+    Of the predicted class only; the choice between equal highest logits is `predicted_classes`'.
+    """
+    count, confidence, accuracy = reliability(logits, labels)
+    return float(np.nansum(count * np.abs(accuracy - confidence)) / count.sum())
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T > 0 whose logits / T have the smallest negative log-likelihood (Guo et al. 2017).
+
+    One number: it moves confidences and never an answer. The loss is convex in 1/T.
+
+    Args:
+        logits: (images, classes) of the `calibration` part.
+        labels: (images,) class indices.
+    """
+    if not len(labels):
+        raise ValueError("no images to fit a temperature to")
+    found = minimize_scalar(
+        lambda logarithm: negative_log_likelihood(logits / np.exp(logarithm), labels),
+        bounds=tuple(np.log(TEMPERATURES)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+PROBABILITY = {
+    "nll": negative_log_likelihood,
+    "brier": brier,
+    "ece": expected_calibration_error,
+}
+"""Metric → function of logits (images, classes) and labels (images,)."""

@@ -1,0 +1,36 @@
+"""Open set: confidences of known and of foreign cells in, how well they are told apart out.
+
+Known cells are the positive class and *a higher confidence means known*, as everywhere here
+(`rejection.py`). A shifted image of a known class is known: only its meaning makes a cell foreign
+(blasts, erythroblasts, platelets, immature granulocytes).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def auroc(known: np.ndarray, foreign: np.ndarray) -> float:
+    """P(confidence of a known cell > that of a foreign one), ties count half (Mann-Whitney).
+
+    Args:
+        known, foreign: (images,) confidences; NaN if either is empty.
+    """
+    if not len(known) or not len(foreign):
+        return float("nan")
+    ranks = rankdata(np.concatenate([known, foreign]))[: len(known)]
+    pairs = len(known) * len(foreign)
+    return float((ranks.sum() - len(known) * (len(known) + 1) / 2) / pairs)
+
+
+def fpr_at_95(known: np.ndarray, foreign: np.ndarray) -> float:
+    """Share of foreign cells accepted by the highest threshold that accepts 95 % of the known.
+
+    A cell is accepted if its confidence is at least the threshold, so ties are accepted together.
+    """
+    if not len(known) or not len(foreign):
+        return float("nan")
+    accepted = int(np.ceil(round(0.95 * len(known), 9)))
+    threshold = np.sort(known)[len(known) - accepted]
+    return float((np.asarray(foreign) >= threshold).mean())

@@ -1,0 +1,166 @@
+"""Rejection: how reliable an answer is, where to stop answering, and what is gained by it.
+
+One sign everywhere: *a higher confidence means more reliable*, and an image is accepted if its
+confidence is at least the threshold. Thresholds come from the source's `calibration` part alone.
+Rejectors are compared at equal accuracy of the accepted or by AURC, never at unequal ones.
+The conformal rejector is in `conformal`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import entr, logsumexp
+from scipy.stats import binom
+
+from benchmark.evaluation.calibration import probabilities
+
+
+def maximum_probability(logits: np.ndarray) -> np.ndarray:
+    """(images,) largest softmax probability (Hendrycks & Gimpel 2017)."""
+    return probabilities(logits).max(axis=1)
+
+
+def negative_entropy(logits: np.ndarray) -> np.ndarray:
+    """(images,) Σ_c p_c log p_c, natural logarithm."""
+    return -entr(probabilities(logits)).sum(axis=1)
+
+
+def energy(logits: np.ndarray) -> np.ndarray:
+    """(images,) log Σ_c exp z_c: the negative energy of Liu et al. 2020, T = 1."""
+    return logsumexp(np.asarray(logits, np.float64), axis=1)
+
+
+def probability_margin(logits: np.ndarray) -> np.ndarray:
+    """(images,) largest minus second largest softmax probability."""
+    return margin(probabilities(logits))
+
+
+def margin(scores: np.ndarray) -> np.ndarray:
+    """(images,) largest minus second largest score of (images, classes)."""
+    top = np.partition(np.asarray(scores, np.float64), -2, axis=1)[:, -2:]
+    return top[:, 1] - top[:, 0]
+
+
+def published_ccl(closeness: np.ndarray) -> np.ndarray:
+    """(images,) he2023's confidence c = 1 - Σ_j D_j + max_j D_j = 1 - Σ_{j≠ŷ} D_j.
+
+    It measures the absence of rivals and not the closeness to the answer: a cell far from every
+    centroid (all D near 0) gets c near 1 and looks as reliable as can be.
+
+    Args:
+        closeness: (images, classes) D_j in [0, 1] of class centroid learning.
+    """
+    closeness = np.asarray(closeness, np.float64)
+    return 1 - closeness.sum(axis=1) + closeness.max(axis=1)
+
+
+def maximum_closeness(closeness: np.ndarray) -> np.ndarray:
+    """(images,) max_j D_j: far from every centroid is unreliable."""
+    return np.asarray(closeness, np.float64).max(axis=1)
+
+
+SOFTMAX_CONFIDENCES = {
+    "msp": maximum_probability,
+    "entropy": negative_entropy,
+    "energy": energy,
+    "margin": probability_margin,
+}
+"""Name → function of logits (images, classes)."""
+CCL_CONFIDENCES = {"published": published_ccl, "max": maximum_closeness, "margin": margin}
+"""Name → function of the closeness D (images, classes) to each class centroid."""
+
+
+class Rejection(NamedTuple):
+    """What a threshold does to a test set (he2023)."""
+
+    rejected: float
+    """Rr, share of images rejected"""
+    accuracy: float
+    """Ra, accuracy of the accepted ones; NaN if none is accepted"""
+    right: float
+    """R = (1 - Rr)·Ra, share of all images that are accepted and right"""
+
+
+def reject(confidence: np.ndarray, correct: np.ndarray, threshold: float) -> Rejection:
+    """Rr, Ra and R of (images,) confidences and hits at a threshold."""
+    accepted = np.asarray(confidence) >= threshold
+    right = np.asarray(correct, bool)[accepted]
+    accuracy = float(right.mean()) if len(right) else float("nan")
+    return Rejection(float(1 - accepted.mean()), accuracy, float(right.sum() / len(accepted)))
+
+
+def threshold_at(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
+    """The smallest threshold at which the accepted calibration images are this accurate (he2023).
+
+    Chosen among the confidences that occur; `inf` (nothing accepted) if none reaches the accuracy.
+    No guarantee: it is the luckiest of many thresholds. See `guaranteed_threshold`.
+    """
+    thresholds, accepted, right = _accepted(confidence, correct)
+    reached = np.flatnonzero(right >= accuracy * accepted - 1e-9)
+    return float(thresholds[reached[-1]]) if len(reached) else float("inf")
+
+
+def guaranteed_threshold(
+    confidence: np.ndarray, correct: np.ndarray, accuracy: float, error: float = 0.05
+) -> float:
+    """A threshold whose accepted images are this accurate with probability 1 - `error`.
+
+    Learn then test (Angelopoulos et al. 2021) by a fixed sequence: thresholds from the strictest
+    down, each tested by the exact binomial tail (Clopper-Pearson), until the first that fails. The
+    m most confident calibration images are, given the next confidence, an independent sample of
+    all that is more confident, so each test is exact; the sequence is valid where accuracy does
+    not rise as the threshold falls. It starts at the fewest images that can pass without an error,
+    log(error) / log(accuracy): 299 for 99 % at 5 %. It holds for images like the calibration
+    images, and for a shifted domain it promises nothing.
+
+    Returns:
+        The threshold, or `inf` where nothing can be guaranteed.
+    """
+    thresholds, accepted, right = _accepted(confidence, correct)
+    fewest = int(np.ceil(np.log(error) / np.log(accuracy) - 1e-9)) if accuracy < 1 else np.inf
+    # P(at least so many right | the accuracy is no better than asked for).
+    chance = binom.sf(right - 1, accepted, accuracy)
+    passed = (chance <= error)[accepted >= fewest]
+    length = len(passed) if passed.all() else int(np.argmin(passed))
+    return float(thresholds[accepted >= fewest][length - 1]) if length else float("inf")
+
+
+def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of images answered and share of those wrong, from the most confident image to all.
+
+    Images of equal confidence come in random order: their risk is the mean over all orders.
+
+    Args:
+        confidence: (images,); correct: (images,) booleans.
+
+    Returns:
+        coverage and risk, (images,) each.
+    """
+    confidence, wrong = np.asarray(confidence), ~np.asarray(correct, bool)
+    _, tied, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
+    errors = np.bincount(tied, weights=wrong, minlength=len(sizes)) / sizes
+    answered = np.arange(1, len(wrong) + 1)
+    return answered / len(wrong), np.cumsum(np.repeat(errors, sizes)) / answered
+
+
+def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Area under the risk-coverage curve: mean risk over the coverages 1/n … 1 (Geifman 2019)."""
+    return float(risk_coverage(confidence, correct)[1].mean())
+
+
+def excess_aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """E-AURC: AURC minus that of an oracle that ranks every error last (exact, for n images)."""
+    ordered = np.sort(np.asarray(correct, int))
+    return aurc(confidence, correct) - aurc(ordered, ordered)
+
+
+def _accepted(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Thresholds that occur, descending, with the number of images accepted and right at each."""
+    if not len(confidence):
+        raise ValueError("no images to choose a threshold on")
+    order = np.argsort(-np.asarray(confidence), kind="stable")
+    confidence, right = np.asarray(confidence)[order], np.cumsum(np.asarray(correct)[order])
+    last = np.flatnonzero(np.append(np.diff(confidence) != 0, True))
+    return confidence[last], last + 1, right[last]

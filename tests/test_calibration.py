@@ -1,0 +1,119 @@
+"""Calibration: stated probabilities against what happens, by hand and by independent routes."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from benchmark.evaluation import calibration
+
+
+def logits_of(probabilities):
+    """Logits whose softmax these are."""
+    return np.log(np.asarray(probabilities, float))
+
+
+def random_logits(seed=0, images=400, classes=4, sharpness=2.0):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, images)
+    logits = sharpness * random.normal(size=(images, classes))
+    logits[np.arange(images), labels] += sharpness
+    return logits, labels
+
+
+def test_likelihood_and_brier_by_hand():
+    logits, labels = logits_of([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]]), np.array([0, 2])
+    nll = -(math.log(0.7) + math.log(0.25)) / 2
+    assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(nll)
+    brier = (0.3**2 + 0.2**2 + 0.1**2 + 0.5**2 + 0.25**2 + 0.75**2) / 2
+    assert calibration.brier(logits, labels) == pytest.approx(brier)
+
+
+def test_likelihood_and_brier_agree_with_scikit_learn():
+    logits, labels = random_logits()
+    stated = calibration.probabilities(logits)
+    expected = sklearn_metrics.log_loss(labels, stated)
+    assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(expected)
+    binary, truth = random_logits(classes=2)
+    # scikit-learn's binary score counts one of two equal squares.
+    expected = 2 * sklearn_metrics.brier_score_loss(truth, calibration.probabilities(binary)[:, 1])
+    assert calibration.brier(binary, truth) == pytest.approx(expected)
+
+
+def test_calibration_error_by_hand():
+    # Two images at 0.7 of which one is right, one at 0.95 that is right: 15 bins of 1/15.
+    logits = logits_of([[0.7, 0.3], [0.7, 0.3], [0.95, 0.05]])
+    labels = np.array([0, 1, 0])
+    expected = (2 * abs(0.5 - 0.7) + 1 * abs(1 - 0.95)) / 3
+    assert calibration.expected_calibration_error(logits, labels) == pytest.approx(expected)
+
+
+def test_calibration_error_agrees_with_a_loop_over_bins():
+    logits, labels = random_logits(1)
+    stated = calibration.probabilities(logits)
+    total = 0.0
+    for lower in range(15):
+        inside = [i for i in range(len(labels)) if lower / 15 < stated[i].max() <= (lower + 1) / 15]
+        if inside:
+            right = np.mean([stated[i].argmax() == labels[i] for i in inside])
+            total += len(inside) * abs(right - np.mean([stated[i].max() for i in inside]))
+    found = calibration.expected_calibration_error(logits, labels)
+    assert found == pytest.approx(total / len(labels))
+
+
+def test_certain_and_right_is_perfectly_calibrated():
+    logits = np.array([[60.0, -60.0], [-60.0, 60.0]])
+    labels = np.array([0, 1])
+    for metric in calibration.PROBABILITY.values():
+        assert metric(logits, labels) == pytest.approx(0, abs=1e-12)
+
+
+def test_huge_half_precision_logits_give_finite_scores():
+    logits = np.array([[65504, -65504, 0]], np.float16)
+    for metric in calibration.PROBABILITY.values():
+        assert math.isfinite(metric(logits, np.array([1])))
+
+
+def test_every_image_falls_into_one_bin():
+    logits, labels = random_logits(2)
+    count, confidence, accuracy = calibration.reliability(logits, labels)
+    assert count.sum() == len(labels)
+    empty = count == 0
+    assert np.isnan(confidence[empty]).all()
+    assert np.isnan(accuracy[empty]).all()
+    places = np.flatnonzero(~empty)
+    assert (confidence[places] > places / 15 - 1e-12).all()
+    assert (confidence[places] <= (places + 1) / 15 + 1e-12).all()
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
+def test_the_fitted_temperature_is_the_one_that_was_applied(true):
+    # Labels drawn from the softmax of z are calibrated; z · T has the temperature T.
+    random = np.random.default_rng(3)
+    logits = 2 * random.normal(size=(20000, 5))
+    chance = calibration.probabilities(logits).cumsum(axis=1)
+    labels = (random.random((20000, 1)) > chance).sum(axis=1)
+    assert calibration.fit_temperature(logits * true, labels) == pytest.approx(true, rel=0.05)
+
+
+def test_the_fitted_temperature_beats_every_other_on_a_grid():
+    logits, labels = random_logits(4, images=150)
+    best = calibration.fit_temperature(logits, labels)
+
+    def loss(temperature):
+        return calibration.negative_log_likelihood(logits / temperature, labels)
+
+    assert loss(best) <= min(loss(t) for t in np.geomspace(0.01, 100, 400)) + 1e-9
+
+
+def test_without_an_error_the_temperature_ends_at_its_limit():
+    logits, labels = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
+    found = calibration.fit_temperature(logits, labels)
+    assert found < 0.1
+    assert found >= 0.01
+
+
+def test_a_temperature_needs_images():
+    with pytest.raises(ValueError, match="no images"):
+        calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, int))

@@ -1,0 +1,225 @@
+"""Rejection: confidences, thresholds with and without a promise, conformal p-values, open set."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from benchmark.evaluation import conformal, open_set, rejection
+from benchmark.evaluation.calibration import probabilities
+
+STATED = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
+INFINITY = float("inf")
+
+
+def test_softmax_confidences_by_hand():
+    logits = np.log(STATED) + 3
+    found = {name: f(logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
+    assert found["msp"] == pytest.approx([0.7, 0.4])
+    assert found["margin"] == pytest.approx([0.5, 0.05])
+    assert found["energy"] == pytest.approx([3, 3])
+    entropies = [sum(-p * math.log(p) for p in row) for row in STATED]
+    assert found["entropy"] == pytest.approx([-h for h in entropies])
+
+
+def test_a_cell_far_from_every_centroid_looks_reliable_to_the_published_confidence_alone():
+    near, torn, far = [0.9, 0.1, 0.0], [0.6, 0.5, 0.4], [0.0, 0.0, 0.001]
+    found = {n: f(np.array([near, torn, far])) for n, f in rejection.CCL_CONFIDENCES.items()}
+    assert found["published"] == pytest.approx([0.9, 0.1, 1.0])
+    assert found["max"] == pytest.approx([0.9, 0.6, 0.001])
+    assert found["margin"] == pytest.approx([0.8, 0.1, 0.001])
+
+
+def test_rejecting_by_hand():
+    confidence, correct = np.array([0.9, 0.8, 0.5, 0.4, 0.3]), np.array([1, 0, 1, 0, 0], bool)
+    rejected, accuracy, right = rejection.reject(confidence, correct, 0.5)
+    assert (rejected, accuracy, right) == pytest.approx((2 / 5, 2 / 3, 2 / 5))
+    assert right == pytest.approx((1 - rejected) * accuracy)
+
+
+def test_rejecting_everything_has_no_accuracy():
+    rejected, accuracy, right = rejection.reject(np.array([0.2]), np.array([True]), INFINITY)
+    assert (rejected, right) == (1, 0)
+    assert math.isnan(accuracy)
+
+
+def test_the_threshold_is_the_smallest_that_reaches_the_accuracy():
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    correct = np.array([1, 0, 1, 1, 0], bool)
+    # Accuracies from the top: 1, 1/2, 2/3, 3/4, 3/5.
+    assert rejection.threshold_at(confidence, correct, 0.75) == 0.6
+    assert rejection.threshold_at(confidence, correct, 0.76) == 0.9
+    assert rejection.threshold_at(confidence, correct, 0.6) == 0.5
+    assert rejection.threshold_at(confidence[1:2], correct[1:2], 0.5) == INFINITY
+
+
+def test_images_of_equal_confidence_are_accepted_together():
+    confidence, correct = np.array([0.9, 0.9, 0.5]), np.array([True, False, True])
+    assert rejection.threshold_at(confidence, correct, 0.99) == INFINITY
+    assert rejection.threshold_at(confidence, correct, 0.6) == 0.5
+
+
+def test_a_guarantee_needs_enough_images():
+    # 0.99^298 > 0.05 ≥ 0.99^299.
+    for images, promised in ((298, False), (299, True)):
+        found = rejection.guaranteed_threshold(np.arange(images), np.ones(images), 0.99)
+        assert math.isfinite(found) == promised
+
+
+def test_one_early_error_voids_the_guarantee():
+    correct = np.ones(400, bool)
+    confidence = np.arange(400, 0, -1.0)
+    assert rejection.guaranteed_threshold(confidence, correct, 0.99) == 1
+    correct[0] = False
+    assert rejection.guaranteed_threshold(confidence, correct, 0.99) == INFINITY
+
+
+def test_the_guarantee_holds_and_the_plain_threshold_has_none():
+    """P(right | confidence c) = 1 - (1 - c)², so accuracy above t is 1 - (1 - t)²/3."""
+    random = np.random.default_rng(0)
+    target, error = 0.95, 0.1
+    broken = {"plain": 0, "guaranteed": 0}
+    finite = 0
+    for _ in range(400):
+        confidence = random.random(300)
+        correct = random.random(300) < 1 - (1 - confidence) ** 2
+        thresholds = {
+            "plain": rejection.threshold_at(confidence, correct, target),
+            "guaranteed": rejection.guaranteed_threshold(confidence, correct, target, error),
+        }
+        finite += math.isfinite(thresholds["guaranteed"])
+        for name, t in thresholds.items():
+            broken[name] += math.isfinite(t) and 1 - (1 - t) ** 2 / 3 < target
+    assert finite > 200
+    assert broken["guaranteed"] / 400 < error + 0.03
+    assert broken["plain"] / 400 > 0.4
+
+
+def naive_aurc(confidence, correct):
+    """Mean over coverages of the risk of the most confident, without ties."""
+    order = sorted(range(len(confidence)), key=lambda i: -confidence[i])
+    risks = [np.mean([not correct[i] for i in order[:k]]) for k in range(1, len(order) + 1)]
+    return float(np.mean(risks))
+
+
+def test_aurc_agrees_with_a_naive_loop():
+    random = np.random.default_rng(1)
+    confidence, correct = random.random(80), random.random(80) < 0.7
+    assert rejection.aurc(confidence, correct) == pytest.approx(naive_aurc(confidence, correct))
+    best = naive_aurc(np.arange(80), np.sort(correct))
+    expected = naive_aurc(confidence, correct) - best
+    assert rejection.excess_aurc(confidence, correct) == pytest.approx(expected)
+
+
+def test_tied_images_come_in_random_order():
+    random = np.random.default_rng(2)
+    confidence, correct = np.array([2, 2, 2, 1, 1, 0.0]), np.array([1, 0, 1, 1, 0, 1], bool)
+    shuffled = [naive_aurc(confidence + 1e-3 * random.random(6), correct) for _ in range(4000)]
+    assert rejection.aurc(confidence, correct) == pytest.approx(np.mean(shuffled), abs=0.004)
+
+
+@pytest.mark.parametrize("correct", [np.ones(5, bool), np.zeros(5, bool)])
+def test_excess_is_zero_where_there_is_nothing_to_rank(correct):
+    assert rejection.excess_aurc(np.arange(5.0), correct) == pytest.approx(0)
+
+
+def cells(random, images, classes=4, rare=0.05):
+    """Probabilities and labels of calibration-like images, the last class being rare."""
+    share = np.append(np.full(classes - 1, (1 - rare) / (classes - 1)), rare)
+    labels = random.choice(classes, images, p=share)
+    logits = random.normal(size=(images, classes))
+    logits[np.arange(images), labels] += 1.5
+    return probabilities(logits), labels
+
+
+@pytest.mark.parametrize("name", conformal.NONCONFORMITIES)
+def test_p_values_agree_with_the_naive_loop(name):
+    random = np.random.default_rng(0)
+    stated, labels = cells(random, 150)
+    new, _ = cells(random, 40)
+    score = conformal.NONCONFORMITIES[name]
+    calibration = conformal.calibrate(score(stated), labels)
+    found = conformal.p_values(calibration, score(new))
+    own = [score(stated)[i, label] for i, label in enumerate(labels)]
+    assert list(calibration.marginal) == [False, False, False, True]
+    for i, y in np.ndindex(found.shape):
+        pool = [a for a, label in zip(own, labels, strict=True) if label == y or y == 3]
+        expected = (1 + sum(a >= score(new)[i, y] for a in pool)) / (len(pool) + 1)
+        assert found[i, y] == pytest.approx(expected)
+
+
+def test_nonconformity_by_hand():
+    assert conformal.improbability(STATED)[0] == pytest.approx([0.3, 0.8, 0.9])
+    assert conformal.deficit(STATED)[0] == pytest.approx([-0.5, 0.5, 0.6])
+
+
+def test_left_out_p_values_agree_with_calibrating_again_without_the_image():
+    stated, labels = cells(np.random.default_rng(3), 90)
+    scores = conformal.improbability(stated)
+    calibration = conformal.calibrate(scores, labels)
+    found = conformal.leave_one_out_p_values(calibration, scores, labels)
+    own = scores[np.arange(90), labels]
+    for i, y in np.ndindex(found.shape):
+        marginal = calibration.marginal[y]
+        pool = [own[j] for j in range(90) if j != i and (marginal or labels[j] == y)]
+        expected = (1 + sum(a >= scores[i, y] for a in pool)) / (len(pool) + 1)
+        assert found[i, y] == pytest.approx(expected)
+
+
+def test_true_classes_are_left_out_as_rarely_as_promised():
+    """Exchangeable data: P(p(y) ≤ ε) ≤ ε within each class that has images enough, and near it."""
+    random = np.random.default_rng(4)
+    missed = np.zeros(4)
+    total = np.zeros(4)
+    epsilon = 0.1
+    for _ in range(60):
+        stated, labels = cells(random, 300, rare=0.25)
+        new, truth = cells(random, 300, rare=0.25)
+        calibration = conformal.calibrate(conformal.improbability(stated), labels)
+        p = conformal.p_values(calibration, conformal.improbability(new))
+        out = ~conformal.prediction_sets(p, epsilon)[np.arange(300), truth]
+        missed += np.bincount(truth, weights=out, minlength=4)
+        total += np.bincount(truth, minlength=4)
+    # Standard error 0.005 within a class.
+    assert (missed / total < epsilon + 0.02).all()
+    assert (missed / total > epsilon - 0.04).all()
+
+
+def test_the_chosen_epsilon_accepts_most_at_the_accuracy():
+    stated, labels = cells(np.random.default_rng(5), 250, rare=0.25)
+    scores = conformal.improbability(stated)
+    p = conformal.leave_one_out_p_values(conformal.calibrate(scores, labels), scores, labels)
+    found = conformal.epsilon_at(p, labels, 0.9)
+
+    def accepted(epsilon):
+        sets = conformal.prediction_sets(p, epsilon)
+        single = sets.sum(axis=1) == 1
+        right = sets[np.arange(len(labels)), labels][single]
+        return single.sum(), right.mean() if single.any() else 0.0
+
+    count, accuracy = accepted(found)
+    assert accuracy >= 0.9
+    others = [accepted(epsilon) for epsilon in np.unique(p)]
+    assert count == max(n for n, share in others if share >= 0.9)
+    assert math.isnan(conformal.epsilon_at(np.array([[0.9, 0.1]]), np.array([1]), 0.5))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_open_set_scores_agree_with_scikit_learn(ties):
+    random = np.random.default_rng(6)
+    known, foreign = random.normal(1, 1, 130), random.normal(0, 1, 70)
+    if ties:
+        known, foreign = known.round(), foreign.round()
+    truth = np.repeat([1, 0], [130, 70])
+    both = np.concatenate([known, foreign])
+    assert open_set.auroc(known, foreign) == pytest.approx(
+        sklearn_metrics.roc_auc_score(truth, both)
+    )
+    false, true, _ = sklearn_metrics.roc_curve(truth, both, drop_intermediate=False)
+    assert open_set.fpr_at_95(known, foreign) == pytest.approx(false[true >= 0.95].min())
+
+
+def test_open_set_without_foreign_cells_has_no_score():
+    assert math.isnan(open_set.auroc(np.ones(3), np.ones(0)))
+    assert math.isnan(open_set.fpr_at_95(np.ones(0), np.ones(3)))
