@@ -173,6 +173,35 @@ def prepare(profile: ProfileOption = "demo") -> None:
 
 
 @app.command()
+def domains(
+    profile: ProfileOption = "demo",
+    run: Annotated[
+        str | None, typer.Option(help="Also compare in the features of this finished run.")
+    ] = None,
+    weights: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(help="Also compare in a backbone's features: its name, and a weights file."),
+    ] = None,
+) -> None:
+    """Draw a card per domain: montage, classes, colour, size of the nucleus; and distances."""
+    from benchmark.audit.domain_cards import write_domain_cards
+    from benchmark.audit.frozen_features import features_of_run, features_of_weights
+    from benchmark.data.cards import load_label_spaces
+
+    if run is not None and weights is not None:
+        raise UserError("domains: give --run or --weights, not both")
+    params, cards = settings()
+    chosen = params.profile(profile)
+    features = None
+    if run is not None:
+        classes = load_label_spaces(ROOT / "datasets")[chosen.label_space]
+        features = features_of_run(ROOT, profile, run, len(classes))
+    elif weights is not None:
+        features = features_of_weights(*weights, chosen.image_size)
+    write_domain_cards(ROOT, params, cards, profile, features)
+
+
+@app.command()
 def plan(profile: ProfileOption = "demo") -> None:
     """Expand a profile's experiments into planned runs (results/<profile>/plans/)."""
     from benchmark.plan import plan_profile

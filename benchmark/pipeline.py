@@ -133,7 +133,8 @@ def profile_stages(
             ],
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
-    metrics = [f"{results}/metrics.parquet", f"{results}/confusion.parquet"]
+    tables = ("metrics", "confusion", "intervals", "evidence")
+    metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
         "deps": [*indices, "benchmark/evaluation"],

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score, log_loss
 
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
@@ -19,6 +20,7 @@ COUNTS = {
     ("jtsc", "shifted"): [25, 13, 12, 10, 0],
 }
 TARGETS = ["bccd", "jtsc"]
+FILES = ("metrics", "confusion", "intervals", "evidence")
 
 
 def predictions(seed, shifted_skill=1.0, counts=None):
@@ -133,6 +135,131 @@ def test_the_majority_constant_answers_the_commonest_class_of_each_test_set(tmp_
     assert (table["method"] == "majority").all()
 
 
+def test_four_classes_are_scored_without_basophils_among_labels_and_answers(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    table = predictions(1, shifted_skill=0.5).query("domain == 'bccd' and label != 4")
+    logits = table[[f"logit_{name}" for name in CLASSES[:4]]].to_numpy()
+    hits = logits.argmax(axis=1) == table["label"].to_numpy()
+    found = scores(tmp_path).loc[runs[1]["run_id"], "bccd", "shifted", ""]
+    assert found.loc["accuracy_wbc4", "value"] == pytest.approx(hits.mean())
+    assert found.loc["accuracy_wbc4", "n"] == 66
+    expected = f1_score(table["label"], logits.argmax(axis=1), average="macro")
+    assert found.loc["macro_f1_wbc4", "value"] == pytest.approx(expected)
+    majority = scores(tmp_path).loc["majority/raabin->*", "bccd", "shifted", ""]
+    assert majority.loc["accuracy_wbc4", "value"] == pytest.approx(30 / 66)
+
+
+def test_stated_probabilities_are_scored_too(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    table = predictions(0, shifted_skill=0.5).query("domain == 'jtsc'")
+    logits = table[[f"logit_{name}" for name in CLASSES]].to_numpy().astype(float)
+    stated = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = scores(tmp_path).loc[runs[0]["run_id"], "jtsc", "shifted", ""]["value"]
+    expected = log_loss(table["label"], stated, labels=range(5))
+    assert found["nll"] == pytest.approx(expected)
+    assert 0 < found["excess_aurc"] < found["aurc"] < 1
+    assert "nll" not in scores(tmp_path).loc["majority/raabin->*", "jtsc", "shifted", ""].index
+
+
+def cells(results):
+    """`intervals.parquet` of macro-F1, one row per method and column."""
+    table = pd.read_parquet(results / "intervals.parquet").query("metric == 'macro_f1'")
+    return table.set_index(["method", "column"]).sort_index()
+
+
+def test_intervals_are_around_the_mean_over_seeds_of_every_column(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    values = scores(tmp_path)["value"]
+    per_seed = np.array(
+        [
+            [
+                values[run["run_id"], domain, part, "", "macro_f1"]
+                for domain, part in list(COUNTS)[1:]
+            ]
+            for run in runs[:2]
+        ]
+    )
+    targets = per_seed[:, 1:]
+    expected = {
+        "in_domain": per_seed[:, 0],
+        "bccd": per_seed[:, 1],
+        "jtsc": per_seed[:, 2],
+        "mean_target": targets.mean(axis=1),
+        "worst_target": targets.min(axis=1),
+        "shift_drop": per_seed[:, 0] - targets.mean(axis=1),
+    }
+    table = cells(tmp_path)
+    found = table.loc["resnet18-bn-ce"]
+    for column, seeds in expected.items():
+        assert found.loc[column, "mean"] == pytest.approx(seeds.mean(), abs=1e-6)
+    assert set(found.index) == set(expected)
+    assert (table["low"] < table["mean"]).all()
+    assert (table["mean"] < table["high"]).all()
+    assert (table["seeds"] == 2).all()
+
+
+def test_the_best_method_leads_and_a_much_worse_one_is_not_as_good(tmp_path):
+    write_experiment(tmp_path, skilled_runs(tmp_path, {"a-bn-ce": 3, "b-bn-ce": 3, "c-bn-ce": 0.3}))
+    evaluate(tmp_path)
+    column = cells(tmp_path).xs("mean_target", level="column")
+    leader, second = column.loc[["a-bn-ce", "b-bn-ce"]].sort_values("best").index[::-1]
+    assert column.loc[leader, "best"]
+    assert not column.loc[leader, "as_good"]
+    assert column.loc[second, "as_good"]
+    worst = column.loc["c-bn-ce"]
+    assert not worst["as_good"]
+    assert worst["p_holm"] < 0.05
+    assert worst["difference_high"] < 0
+    assert (worst["rank"], worst["rank_low"], worst["first"]) == (3, 3, 0)
+    drop = cells(tmp_path).xs("shift_drop", level="column")
+    assert not drop["best"].any()
+
+
+def skilled_runs(results, skills, seeds=2):
+    """Records of runs whose skill on the targets is given by method."""
+    runs = []
+    for place, (name, skill) in enumerate(skills.items()):
+        for seed in range(seeds):
+            record = run_record(name, seed, None)
+            table = predictions(100 * place + seed, shifted_skill=skill)
+            record["predictions_sha256"] = write_run(results, record["run_id"], table)
+            runs.append(record)
+    return runs
+
+
+def test_with_one_seed_each_the_interval_covers_the_images_only(tmp_path):
+    write_results(tmp_path, seeds=1)
+    evaluate(tmp_path)
+    table = cells(tmp_path)
+    assert (table["freedom"] == 0).all()
+    assert (table["low"] < table["high"]).all()
+    assert table["p_both"].isna().all()
+
+
+def test_what_a_column_could_show_is_written_beside_it(tmp_path):
+    write_results(tmp_path)
+    evaluate(tmp_path)
+    table = pd.read_parquet(tmp_path / "evidence.parquet").query("metric == 'macro_f1'")
+    table = table.set_index("column")
+    assert table.loc[["in_domain", "bccd", "jtsc"], "images"].tolist() == [63, 69, 60]
+    assert table.loc["bccd", "groups"] == 69
+    assert (table["detectable"].drop("shift_drop") > 0).all()
+    assert (table[["sd_method", "sd_seed", "sd_image"]] >= 0).all(axis=None)
+    assert table.loc["in_domain", "tau"] == 1
+
+
+def test_a_method_lends_its_resamples_to_every_experiment_it_is_in(tmp_path):
+    runs = write_results(tmp_path)
+    write_experiment(tmp_path, runs, name="again")
+    evaluate(tmp_path)
+    table = pd.read_parquet(tmp_path / "intervals.parquet").drop(columns="experiment")
+    half = len(table) // 2
+    pd.testing.assert_frame_equal(table[:half], table[half:].reset_index(drop=True))
+
+
 def test_confusion_counts_every_image_once(tmp_path):
     runs = write_results(tmp_path)
     evaluate(tmp_path)
@@ -148,8 +275,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     for folder in (tmp_path / "first", tmp_path / "second"):
         write_results(folder)
         evaluate(folder)
-        names = ("metrics.parquet", "confusion.parquet")
-        contents.append([(folder / name).read_bytes() for name in names])
+        contents.append([(folder / f"{name}.parquet").read_bytes() for name in FILES])
     assert contents[0] == contents[1]
 
 
@@ -188,7 +314,7 @@ def refused(results, *words):
     assert "\n" not in line
     for word in words:
         assert word in line
-    assert not (results / "metrics.parquet").exists()
+    assert not list(results.glob("*.parquet"))
 
 
 def test_damaged_predictions_are_refused(tmp_path):

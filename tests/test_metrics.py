@@ -7,7 +7,6 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from benchmark.evaluation import metrics
-from benchmark.evaluation.intervals import t_interval
 
 # True class down, predicted class across; class 3 is absent but predicted twice.
 BY_HAND = np.array(
@@ -72,6 +71,18 @@ def test_metrics_agree_with_scikit_learn(case):
     assert metrics.balanced_accuracy(confusion) == pytest.approx(balanced)
     assert metrics.macro_f1(confusion) == pytest.approx(f1)
     assert metrics.macro_f1_all(confusion) == pytest.approx(f1_all)
+    precision = sklearn_metrics.precision_score(labels, predicted, labels=present, **averages)
+    assert metrics.macro_precision(confusion) == pytest.approx(precision)
+    theirs = sklearn_metrics.matthews_corrcoef(labels, predicted)
+    assert metrics.matthews(confusion) == pytest.approx(theirs)
+    one_against_rest = sklearn_metrics.multilabel_confusion_matrix(
+        labels, predicted, labels=range(classes)
+    )
+    for place in present:
+        (negative, false_positive), _ = one_against_rest[place]
+        others = negative + false_positive
+        expected = negative / others if others else math.nan
+        assert metrics.specificity(confusion)[place] == pytest.approx(expected, nan_ok=True)
     theirs = sklearn_metrics.precision_recall_fscore_support(
         labels, predicted, labels=present, zero_division=0
     )
@@ -120,24 +131,51 @@ def test_a_tie_goes_to_the_first_class():
     assert metrics.predicted_classes(np.array([[0.0, 2.0, 2.0]])).tolist() == [1]
 
 
-def test_t_interval_by_hand():
-    # Mean 4, s = 2, t(0.975, 2) = 4.302653 from a printed table: 4.302653 · 2 / √3.
-    interval = t_interval([2.0, 4.0, 6.0])
-    assert interval.mean == pytest.approx(4)
-    assert interval.half_width == pytest.approx(4.302653 * 2 / math.sqrt(3), rel=1e-6)
-    # Two values d apart: s / √2 = d / 2, and t(0.975, 1) = 12.7062.
-    assert t_interval([0.5, 0.7]).half_width == pytest.approx(12.7062 * 0.1, rel=1e-5)
+def test_ld_and_its_paradoxes_by_hand():
+    # F1 is 12/17, 8/12, 0; n = 10, 5, 1 of 16: k = 1/3 - n/N.
+    losses = [1 - f1 for f1 in F1_BY_HAND]
+    weights = [1 / 3 - n / 16 for n in (10, 5, 1)]
+    expected = 1 - sum(k * loss for k, loss in zip(weights, losses, strict=True))
+    assert metrics.ld(BY_HAND) == pytest.approx(expected)
+    # Every class is answered right half of the time and wrongly by its twin: uniform F1, Ld = 1.
+    useless = np.array([[50, 50, 0, 0], [50, 50, 0, 0], [0, 0, 5, 5], [0, 0, 5, 5]])
+    assert metrics.macro_f1(useless) == pytest.approx(0.5)
+    assert metrics.ld(useless) == pytest.approx(1)
+    # Getting the common class right lowers it.
+    before, after = np.array([[60, 40], [4, 6]]), np.array([[90, 10], [4, 6]])
+    assert metrics.f1(after)[0] > metrics.f1(before)[0]
+    assert metrics.ld(np.array([[90, 0], [10, 0]])) < metrics.ld(np.array([[45, 45], [5, 5]]))
 
 
-def test_one_seed_has_a_mean_but_no_interval_and_none_has_neither():
-    one, none = t_interval([0.3]), t_interval([])
-    assert one.mean == 0.3
-    assert math.isnan(one.half_width)
-    assert one.seeds == 1
-    assert math.isnan(none.mean)
-    assert math.isnan(none.half_width)
-    assert none.seeds == 0
+def test_the_f1_of_macros_is_not_the_macro_f1():
+    precision, recall = (6 / 7 + 4 / 7 + 0) / 3, (6 / 10 + 4 / 5 + 0) / 3
+    assert metrics.macro_precision(BY_HAND) == pytest.approx(precision)
+    assert metrics.f1_of_macro(BY_HAND) == pytest.approx(2 / (1 / precision + 1 / recall))
+    assert metrics.f1_of_macro(BY_HAND) != pytest.approx(metrics.macro_f1(BY_HAND), abs=0.01)
+    assert metrics.f1_of_macro(np.array([[0, 3], [2, 0]])) == 0
 
 
-def test_a_missing_value_is_never_averaged_away():
-    assert math.isnan(t_interval([0.3, math.nan, 0.5]).mean)
+def test_specificity_by_hand():
+    # Of the 6 images that are not class 0 one is called it; of 11 not class 1, three; of 15, none.
+    expected = [5 / 6, 8 / 11, 15 / 15]
+    assert metrics.specificity(BY_HAND)[:3] == pytest.approx(expected)
+    assert metrics.macro_specificity(BY_HAND) == pytest.approx(sum(expected) / 3)
+
+
+def test_a_single_class_has_no_specificity():
+    confusion = np.array([[3, 1], [0, 0]])
+    assert math.isnan(metrics.specificity(confusion)[0])
+    assert math.isnan(metrics.macro_specificity(confusion))
+    assert metrics.balanced_accuracy(confusion) == 0.75
+
+
+@pytest.mark.parametrize("name", [*metrics.OVERALL, *metrics.PER_CLASS])
+def test_a_stack_of_matrices_is_scored_like_each_of_them(name):
+    metric = (metrics.OVERALL | metrics.PER_CLASS)[name]
+    random = np.random.default_rng(0)
+    stack = random.integers(0, 3, (2, 7, 4, 4)) * random.integers(0, 2, (2, 7, 4, 1))
+    stack[..., 0, 0] += 1
+    together = metric(stack)
+    assert together.shape[:2] == (2, 7)
+    for place in np.ndindex(2, 7):
+        np.testing.assert_allclose(together[place], metric(stack[place]))

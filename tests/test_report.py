@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_evaluate import (
     CLASSES,
@@ -19,10 +20,16 @@ from test_evaluate import (
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import load_experiments
-from benchmark.evaluation.intervals import Interval
-from benchmark.report.formats import cell_text, escape_latex, number, to_markdown
+from benchmark.report.formats import (
+    cell_text,
+    escape_latex,
+    latex_cell,
+    markdown_cell,
+    number,
+    to_markdown,
+)
 from benchmark.report.report import report
-from benchmark.report.tables import build_table, load_scores
+from benchmark.report.tables import Cell, build_table, load_scores
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
@@ -71,7 +78,7 @@ def test_the_headline_table_is_the_golden_one(results, suffix):
     assert (results / "tables" / name).read_text() == (GOLDEN / name).read_text()
 
 
-def test_cells_are_means_and_intervals_over_seeds_computed_by_hand(results):
+def test_cells_are_means_over_seeds_and_the_intervals_that_evaluate_wrote(results):
     table = scores(results)["value"]
 
     def of_seed(seed, domain, part):
@@ -84,12 +91,17 @@ def test_cells_are_means_and_intervals_over_seeds_computed_by_hand(results):
     drops = [source[k] - (bccd[k] + jtsc[k]) / 2 for k in (0, 1)]
     worst = [min(bccd[k], jtsc[k]) for k in (0, 1)]
     row = rows(results, "norms_macro_f1")["resnet18-bn-ce"]
+    intervals = pd.read_parquet(results / "intervals.parquet").query(
+        "method == 'resnet18-bn-ce' and metric == 'macro_f1'"
+    )
+    intervals = intervals.set_index("column")
     expected = {"in_domain": source, "bccd": bccd, "worst_target": worst, "shift_drop": drops}
-    for key, (first, second) in expected.items():
-        assert float(row[key]) == pytest.approx((first + second) / 2, abs=0.006)
-        # Two seeds: half-width = 12.7062 · |difference| / 2.
-        half_width = 12.7062 * abs(first - second) / 2
-        assert float(row[f"{key}_half_width"]) == pytest.approx(half_width, abs=0.006)
+    for key, seeds in expected.items():
+        assert float(row[key]) == pytest.approx(sum(seeds) / 2, abs=0.006)
+        for end in ("low", "high"):
+            assert float(row[f"{key}_{end}"]) == pytest.approx(
+                100 * intervals.loc[key, end], abs=0.006
+            )
     assert (row["in_domain_n"], row["bccd_n"], row["jtsc_n"]) == ("63", "69", "60")
 
 
@@ -108,10 +120,43 @@ def test_a_missing_run_never_vanishes(results):
     assert "resnet18-gn-ce/raabin_to_others/seed1 (missing)" in page
 
 
-def test_one_seed_has_no_interval(results):
+def test_an_interval_that_knows_of_one_seed_only_says_so(results):
+    """gn has one seed, and bn alone is too few to lend it a variance."""
+    table = pd.read_parquet(results / "intervals.parquet").query("metric == 'macro_f1'")
+    assert table.set_index("method")["freedom"].groupby("method").max().to_dict() == {
+        "resnet18-bn-ce": 1,
+        "resnet18-gn-ce": 0,
+    }
     row = rows(results, "norms_macro_f1")["resnet18-gn-ce"]
-    assert float(row["in_domain"]) > 0
-    assert row["in_domain_half_width"] == ""
+    assert float(row["bccd_low"]) < float(row["bccd"]) < float(row["bccd_high"])
+    text = (results / "tables" / "norms_macro_f1.md").read_text()
+    assert "Intervals of resnet18-gn-ce cover the images only" in text
+
+
+def test_a_single_best_is_bold_and_marked(results):
+    lines = list(rows(results, "norms_macro_f1").values())
+    assert [line["mean_target_mark"] for line in lines].count("best") == 1
+    assert {line["shift_drop_mark"] for line in lines} == {""}
+    text = (results / "tables" / "norms_macro_f1.md").read_text()
+    assert text.count("**") % 2 == 0
+    best = next(line for line in lines if line["bccd_mark"] == "best")
+    assert f"**{float(best['bccd']):.1f}** [" in text
+
+
+def test_a_mark_follows_the_mean():
+    assert markdown_cell(Cell(45.25, 43.1, 47.04, 2, best=True)) == "**45.2** [43.1, 47.0]"
+    assert markdown_cell(Cell(45.25, 43.1, 47.04, 2, as_good=True)) == "45.2° [43.1, 47.0]"
+    assert latex_cell(Cell(-3.0, -4.0, 1.0, 2, best=True)) == "\\bfseries -3.0 & [$-$4.0, 1.0]"
+    assert latex_cell(Cell(45.2, 43.1, 47.0, 2, as_good=True)) == "45.2 & $^\\circ$ [43.1, 47.0]"
+    assert latex_cell(Cell(45.2)) == "45.2 &"
+
+
+def test_four_classes_have_a_table_of_their_own(results):
+    text = (results / "tables" / "norms_macro_f1_wbc4.md").read_text()
+    assert "without basophils" in text
+    assert "†" not in text
+    row = rows(results, "norms_macro_f1_wbc4")["resnet18-bn-ce"]
+    assert (row["in_domain_n"], row["bccd_n"], row["jtsc_n"]) == ("53", "66", "60")
 
 
 def test_small_and_confounded_classes_are_flagged(results):
@@ -137,7 +182,7 @@ def test_a_caveat_on_raabins_basophils_stands_only_where_raabin_is_scored(tmp_pa
 def test_the_majority_row_has_no_interval_and_no_drop(results):
     row = rows(results, "norms_accuracy")["majority"]
     assert float(row["bccd"]) == pytest.approx(100 * 30 / 69, abs=0.006)
-    assert row["bccd_half_width"] == row["shift_drop"] == row["found"] == ""
+    assert row["bccd_low"] == row["shift_drop"] == row["found"] == ""
 
 
 def test_per_class_rows_carry_n_and_say_what_carries_a_claim(results):
@@ -232,7 +277,7 @@ def test_the_page_can_be_heard_and_scrolled(results):
     images = re.findall(r"<img [^>]*>", page)
     assert len(images) == 2
     assert all(re.search(r'alt="[^"]{40,}"', image) for image in images)
-    assert page.count("<table>") == page.count("<caption>") == 3 + 3 + 1
+    assert page.count("<table>") == page.count("<caption>") == 4 + 3 + 1
     assert page.count("<table>") + len(images) == page.count('class="scroll" role="region"')
     identifiers = re.findall(r'id="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers))
@@ -240,10 +285,9 @@ def test_the_page_can_be_heard_and_scrolled(results):
 
 
 def test_numbers_are_printed_with_one_decimal_and_a_true_minus():
-    nan = float("nan")
-    assert cell_text(Interval(45.25, 2.04, 3)) == "45.2 ± 2.0"
-    assert cell_text(Interval(-3.14, nan, 1)) == "−3.1"
-    assert cell_text(Interval(nan, nan, 0)) == "–"
+    assert cell_text(Cell(45.25, 43.14, 47.0)) == "45.2 [43.1, 47.0]"
+    assert cell_text(Cell(-3.14)) == "−3.1"
+    assert cell_text(Cell(float("nan"))) == "–"
     assert number(-0.04) == "0.0"
 
 

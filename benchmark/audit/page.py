@@ -45,12 +45,12 @@ def write_page(
     )
 
     def pictures(finding: Finding) -> list[tuple[str, str]]:
-        """Address and caption of the images of a finding, the second turned like the first."""
-        shown = zip(finding.images, (0, finding.view), strict=False)
-        return [
-            (address(small_picture(raw_folder(datasets, cards[d]) / p, PICTURE_SIDE, view)), p)
-            for (d, p), view in shown
-        ]
+        """Address and caption of the images at hand, the second turned like the first."""
+        found = []
+        for (dataset, file), view in zip(finding.images, (0, finding.view), strict=False):
+            place = raw_folder(datasets, cards[dataset]) / file
+            found.append((address(small_picture(place, PICTURE_SIDE, view)), file))
+        return [picture for picture in found if picture[0]]
 
     sheets = {
         domain: (

@@ -1,15 +1,12 @@
-"""Evaluate: from experiment records and predictions to `metrics.parquet` and `confusion.parquet`.
+"""Evaluate: from experiment records and predictions to scores, confusions and intervals.
 
-Both files are pure functions of the records and predictions: the same input gives the same bytes.
+Every file is a pure function of the records and predictions: the same input gives the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +14,25 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
 from benchmark.evaluation import metrics
-from benchmark.evaluation.experiments import Run, done_runs, load_experiments, predictions_digest
-from benchmark.files import atomic, sha256_file
+from benchmark.evaluation.columns import resample
+from benchmark.evaluation.evidence import CELLS_SCHEMA, COLUMNS_SCHEMA, Members, block_evidence
+from benchmark.evaluation.experiments import (
+    Experiment,
+    Run,
+    Scenario,
+    done_runs,
+    load_experiments,
+    predictions_digest,
+)
+from benchmark.evaluation.predictions import (
+    DROPPED,
+    REDUCED,
+    WBC5,
+    Answers,
+    TestSet,
+    read_answers,
+)
+from benchmark.files import atomic
 from benchmark.progress import say, track
 
 MAJORITY = "majority"
@@ -40,23 +54,15 @@ CONFUSION_SCHEMA = pa.schema(
         ("count", pa.int64()),
     ]
 )
-TestSet = tuple[str, str]
-"""(domain, part)"""
-
-
-class Scored(NamedTuple):
-    """A run's confusion matrix and the digest of (image, label) for each of its test sets."""
-
-    confusions: dict[TestSet, np.ndarray]
-    digests: dict[TestSet, str]
 
 
 def evaluate(results: Path) -> None:
     """Score every done run of a results folder once, and the majority constant of each test set.
 
     Writes `metrics.parquet` (long: one row per run, domain, part, class and metric; `class_name`
-    is "" for a metric over all classes; `n` counts the images behind the value) and
-    `confusion.parquet` (one row per cell). The majority rows have no seed and no track.
+    is "" for a metric over all classes; `n` counts the images behind the value),
+    `confusion.parquet` (one row per cell), `intervals.parquet` (one row per cell of a table) and
+    `evidence.parquet` (one row per column of a table). The majority rows have no seed and no track.
 
     Raises:
         UserError: predictions are missing, changed, unreadable or incomplete, or two runs of a
@@ -65,83 +71,75 @@ def evaluate(results: Path) -> None:
     results = Path(results)
     experiments = load_experiments(results)
     runs = done_runs(experiments)
-    with ThreadPoolExecutor() as pool:
-        jobs = pool.map(lambda pair: score(results, *pair), runs.values())
-        scored = list(track(jobs, "evaluate", total=len(runs)))
+    answers = read_all(results, runs)
     constants: dict[tuple[str, TestSet], tuple[Run, np.ndarray, tuple[str, ...]]] = {}
-    seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
     metric_rows: list[dict] = []
     confusion_rows: list[dict] = []
-    for (run, classes), result in zip(runs.values(), scored, strict=True):
-        for test_set, confusion in result.confusions.items():
+    for run_id, (run, classes) in runs.items():
+        for test_set, answer in answers[run_id].items():
+            confusion = metrics.confusion_matrix(answer.labels, answer.predicted, len(classes))
             key = (run.scenario.name, test_set)
-            check_paired(run.run_id, key, result.digests[test_set], seen)
             constants.setdefault(key, (run, metrics.support(confusion), classes))
             metric_rows += score_rows(describe(run), test_set, confusion, classes)
-            confusion_rows += count_rows(run.run_id, test_set, confusion, classes)
+            metric_rows += answer_rows(describe(run), test_set, answer, classes)
+            confusion_rows += count_rows(run_id, test_set, confusion, classes)
     for (_, test_set), (run, counts, classes) in constants.items():
         constant = metrics.constant_confusion(counts)
         metric_rows += score_rows(describe_majority(run), test_set, constant, classes)
+        reduced = reduced_confusion(constant, classes)
+        metric_rows += reduced_rows(describe_majority(run), test_set, reduced)
+    cells, columns = evidence(experiments, runs, answers)
     key = {b"predictions": predictions_digest(experiments).encode()}
-    write_sorted(results / "metrics.parquet", metric_rows, METRICS_SCHEMA.with_metadata(key))
-    write_sorted(results / "confusion.parquet", confusion_rows, CONFUSION_SCHEMA.with_metadata(key))
+    for name, rows, schema in (
+        ("metrics", metric_rows, METRICS_SCHEMA),
+        ("confusion", confusion_rows, CONFUSION_SCHEMA),
+        ("intervals", cells, CELLS_SCHEMA),
+        ("evidence", columns, COLUMNS_SCHEMA),
+    ):
+        write_sorted(results / f"{name}.parquet", rows, schema.with_metadata(key))
     say(f"evaluate: {len(runs)} runs, {len(metric_rows)} values in {results / 'metrics.parquet'}")
 
 
-def score(results: Path, run: Run, classes: tuple[str, ...]) -> Scored:
-    """Check a run's predictions against its record and count its confusions.
-
-    Raises:
-        UserError: the file is missing, is not the one recorded, or does not follow the schema.
-    """
-    path = results / "runs" / run.run_id / "predictions.parquet"
-    if not path.is_file():
-        raise UserError(f"run {run.run_id}: {path} is missing: `wbc-shift train` makes it again")
-    if sha256_file(path) != run.predictions_sha256:
-        raise UserError(
-            f"run {run.run_id}: {path} is not the file that the run recorded (other SHA-256): "
-            "`wbc-shift train` makes it again"
-        )
-    logit_columns = [f"logit_{name}" for name in classes]
-    columns = ["domain", "part", "image", "label", *logit_columns]
-    try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
-        # One order for all runs, so that equal test sets have equal digests.
-        table = table.sort_by([(name, "ascending") for name in ("domain", "part", "image")])
-        labels = table["label"].to_numpy().astype(np.int64)
-        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])
-        predicted = metrics.predicted_classes(logits)
-        confusions, digests = {}, {}
-        for test_set, rows in contiguous(table):
-            confusions[test_set] = metrics.confusion_matrix(
-                labels[rows], predicted[rows], len(classes)
-            )
-            images = "\n".join(table["image"][rows].to_pylist()).encode()
-            digests[test_set] = hashlib.sha256(images + labels[rows].tobytes()).hexdigest()
-    except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(
-            f"run {run.run_id}: {path}: {error}: delete it, then `wbc-shift train` makes it again"
-        ) from error
-    for domain, part in run.scenario.test_sets:
-        if (domain, part) not in confusions:
-            raise UserError(
-                f"run {run.run_id}: no prediction for domain '{domain}', part '{part}', which its "
-                "scenario tests: delete its folder, then `wbc-shift train` makes it again"
-            )
-    return Scored(confusions, digests)
+def evidence(
+    experiments: list[Experiment],
+    runs: dict[str, tuple[Run, tuple[str, ...]]],
+    answers: dict[str, dict[TestSet, Answers]],
+) -> tuple[list[dict], list[dict]]:
+    """Rows of `intervals.parquet` and `evidence.parquet`: each scenario is resampled once."""
+    scenarios: dict[tuple[Scenario, tuple[str, ...]], list[str]] = {}
+    for run_id, (run, classes) in runs.items():
+        scenarios.setdefault((run.scenario, classes), []).append(run_id)
+    cells, columns = [], []
+    for (scenario, classes), ids in track(scenarios.items(), "intervals", total=len(scenarios)):
+        resampled = resample(scenario, classes, {run_id: answers[run_id] for run_id in ids})
+        for experiment in experiments:
+            for (own, kind), planned in experiment.blocks().items():
+                if (own, experiment.classes) != (scenario, classes):
+                    continue
+                members: Members = {}
+                for run in planned:
+                    found = [(run.seed, run.run_id)] if run.done else []
+                    members.setdefault(run.method.name, []).extend(found)
+                where = {"experiment": experiment.experiment, "scenario": own.name, "track": kind}
+                for rows, more in zip(
+                    (cells, columns), block_evidence(resampled, members, where), strict=True
+                ):
+                    rows += more
+    return cells, columns
 
 
-def contiguous(table: pa.Table) -> list[tuple[TestSet, slice]]:
-    """The test sets of a table sorted by domain and part, each with its slice of rows."""
-    names = [table[name].to_numpy(zero_copy_only=False) for name in ("domain", "part")]
-    if not len(table):
-        return []
-    changes = (names[0][1:] != names[0][:-1]) | (names[1][1:] != names[1][:-1])
-    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(table)]
-    return [
-        ((str(names[0][start]), str(names[1][start])), slice(start, stop))
-        for start, stop in itertools.pairwise(edges)
-    ]
+def read_all(
+    results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]
+) -> dict[str, dict[TestSet, Answers]]:
+    """Answers by run id and test set, checked to be paired."""
+    with ThreadPoolExecutor() as pool:
+        jobs = pool.map(lambda pair: read_answers(results, *pair), runs.values())
+        answers = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
+    seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
+    for run_id, (run, _) in runs.items():
+        for test_set, answer in answers[run_id].items():
+            check_paired(run_id, (run.scenario.name, test_set), answer.digest, seen)
+    return answers
 
 
 def check_paired(
@@ -187,12 +185,12 @@ def majority_id(scenario: str) -> str:
 def score_rows(
     run: dict, test_set: TestSet, confusion: np.ndarray, classes: tuple[str, ...]
 ) -> list[dict]:
-    """Rows of `metrics.parquet` for one run on one test set."""
+    """Rows of `metrics.parquet` that follow from a confusion matrix."""
     where = run | {"domain": test_set[0], "part": test_set[1]}
     images = int(confusion.sum())
     counts = metrics.support(confusion).tolist()
     rows = [
-        where | {"class_name": "", "metric": name, "value": metric(confusion), "n": images}
+        where | {"class_name": "", "metric": name, "value": float(metric(confusion)), "n": images}
         for name, metric in metrics.OVERALL.items()
     ]
     for name, metric in metrics.PER_CLASS.items():
@@ -203,6 +201,46 @@ def score_rows(
             )
         ]
     return rows
+
+
+def answer_rows(
+    run: dict, test_set: TestSet, answer: Answers, classes: tuple[str, ...]
+) -> list[dict]:
+    """Rows of stated probabilities, and of the score on four classes where there is one."""
+    where = run | {"domain": test_set[0], "part": test_set[1], "class_name": ""}
+    rows = [
+        where | {"metric": name, "value": value, "n": len(answer.labels)}
+        for name, value in answer.stated.items()
+    ]
+    if answer.reduced is not None:
+        size = len(classes)
+        kept = answer.labels != classes.index(DROPPED)
+        if kept.any():
+            confusion = metrics.confusion_matrix(answer.labels[kept], answer.reduced[kept], size)
+            rows += reduced_rows(run, test_set, confusion)
+    return rows
+
+
+def reduced_rows(run: dict, test_set: TestSet, confusion: np.ndarray | None) -> list[dict]:
+    """The headline metrics of a reduced label space, named `macro_f1_wbc4` and so on."""
+    if confusion is None or not confusion.sum():
+        return []
+    where = run | {"domain": test_set[0], "part": test_set[1], "class_name": ""}
+    return [
+        where
+        | {"metric": f"{name}_{REDUCED}", "value": float(metrics.OVERALL[name](confusion))}
+        | {"n": int(confusion.sum())}
+        for name in metrics.HEADLINE
+    ]
+
+
+def reduced_confusion(constant: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
+    """The majority constant among the classes of the reduced label space."""
+    if frozenset(classes) != WBC5:
+        return None
+    counts = metrics.support(constant).copy()
+    counts[classes.index(DROPPED)] = 0
+    return metrics.constant_confusion(counts)
 
 
 def count_rows(

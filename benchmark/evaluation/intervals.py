@@ -1,35 +1,135 @@
-"""Intervals over seeds: a handful of values in, their mean ± half-width out."""
+"""Intervals: seeds × resamples in, mean and 95 % interval out, for test images and seeds at once.
+
+Test images come from the bootstrap. Seeds are too few (2 to 5) to be drawn again: two seeds drawn
+with replacement are one seed half of the time. Their mean gets a Student term instead,
+
+    draw_b = centre + r (image draw_b - centre) + T_b · s / √K,    r² = shared / total,
+
+where T_b follows Student's t, s² is the variance between seeds, and r leaves out of the image draws
+the part that differs from seed to seed, because s² holds it already. The interval is the percentile
+interval of these draws. s² is *moderated* (Smyth 2004): drawn towards that of the other methods on
+the same test set as far as the methods agree, so that two seeds have more than one degree of
+freedom.
+
+What these intervals cover, and what was tried and does not cover, is in tests/test_intervals.py.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special
+
+from benchmark.evaluation.bootstrap import generator
+
+CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """Mean of `seeds` values and the half-width of its interval (NaN where there is none)."""
+    """A mean over `seeds` runs and its interval (NaN where there is none)."""
 
     mean: float
-    half_width: float
+    low: float
+    high: float
     seeds: int
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean and Student t-interval: mean ± t_{(1+confidence)/2, k-1} · s / √k, s with ddof = 1.
+def interval(
+    draws: np.ndarray, mean: float, seeds: int, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """Percentile interval of (resamples,) draws, within bounds, stretched to hold the mean.
 
-    It covers the spread over seeds only. One seed gives no interval (NaN half-width), none gives
-    no mean either. A NaN among the values makes the mean NaN: a gap is never averaged away.
+    Pseudo images move the draws away from the edge, and a perfect score lies on it.
     """
-    sample = np.asarray(values, np.float64)
-    seeds = len(sample)
-    if seeds == 0:
-        return Interval(math.nan, math.nan, 0)
-    mean = float(sample.mean())
-    if seeds == 1 or math.isnan(mean):
-        return Interval(mean, math.nan, seeds)
-    quantile = stats.t.ppf((1 + confidence) / 2, seeds - 1)
-    return Interval(mean, float(quantile * sample.std(ddof=1) / math.sqrt(seeds)), seeds)
+    if np.isnan(mean) or np.isnan(draws).any():
+        return Interval(float(mean), np.nan, np.nan, seeds)
+    tails = (1 - CONFIDENCE) / 2
+    low, high = np.clip(np.quantile(draws, [tails, 1 - tails]), *bounds)
+    return Interval(float(mean), float(min(low, mean)), float(max(high, mean)), seeds)
+
+
+class Variances(NamedTuple):
+    """Variance between seeds of each method, and the degrees of freedom behind it."""
+
+    values: np.ndarray
+    freedom: np.ndarray
+
+
+def seed_variances(points: list[np.ndarray]) -> Variances:
+    """Moderated variances between the seeds of methods that met the same images (Smyth 2004).
+
+    log s² of method g has mean log σ_g² plus a known constant and a known variance; what spread is
+    seen beyond that tells how far the σ_g differ, d₀ degrees of freedom's worth. With
+    s̃² = (d₀ s₀² + d s²)/(d₀ + d), t has d₀ + d degrees of freedom, at most those of all methods
+    together. Where the methods agree, s̃² is the pooled variance of an analysis of variance.
+
+    A method with one seed takes s₀² as it is; where fewer than two methods have several seeds there
+    is nothing to take, and the variance is NaN, with no degree of freedom.
+
+    Args:
+        points: for each method its (seeds,) values.
+    """
+    freedom = np.array([max(len(values) - 1, 0) for values in points], float)
+    raw = np.array([values.var(ddof=1) if len(values) > 1 else np.nan for values in points])
+    known = freedom > 0
+    s, d = raw[known], freedom[known]
+    if len(s) < 2 or np.median(s) <= 0:
+        return Variances(raw, freedom)
+    logs = np.log(np.maximum(s, 1e-5 * np.median(s)))  # identical seeds: limma's offset
+    logs += np.log(d / 2) - special.digamma(d / 2)
+    excess = logs.var(ddof=1) - special.polygamma(1, d / 2).mean()
+    if excess > 0:
+        prior = 2 * inverse_trigamma(excess)
+        common = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
+    else:
+        prior, common = np.inf, (d * s).sum() / d.sum()
+    share = 1 / (1 + freedom / prior)
+    values = share * common + (1 - share) * np.nan_to_num(raw)
+    return Variances(values, np.minimum(prior + freedom, d.sum()))
+
+
+def inverse_trigamma(value: float) -> float:
+    """x > 0 with ψ'(x) = value."""
+    return optimize.brentq(lambda x: special.polygamma(1, x) - value, 1e-8, 1e8)
+
+
+def two_level(images: np.ndarray, variance: float, freedom: float, *names: str) -> np.ndarray:
+    """Draws of the mean over seeds that vary with the test images and with the seeds.
+
+    Args:
+        images: (seeds, resamples) values of each seed's run in the same resamples.
+        variance: between seeds (moderated); NaN if unknown, and the draws cover the images only.
+        freedom: degrees of freedom of the variance.
+        names: what the draws belong to; they fix the random numbers.
+
+    Returns:
+        (resamples,) draws.
+    """
+    seeds, resamples = images.shape
+    mean = images.mean(axis=0)
+    if np.isnan(variance):
+        return mean
+    centre, total = mean.mean(), mean.var()
+    shared = np.clip(shared_variance(images), 0, total) if seeds > 1 else total
+    ratio = np.sqrt(shared / total) if total > 0 else 1.0
+    # Seeds cannot differ less than their answers on these images make them, which is known well:
+    # that part reaches as far as Gauss' quantile, whatever the degrees of freedom.
+    gauss = special.ndtri(0.975) / special.stdtrit(freedom, 0.975)
+    spread = max(np.sqrt(variance / seeds), np.sqrt(total - shared) * gauss)
+    student = generator("seeds", *names).permutation(student_quantiles(float(freedom), resamples))
+    return centre + ratio * (mean - centre) + spread * student
+
+
+@lru_cache(maxsize=256)
+def student_quantiles(freedom: float, number: int) -> np.ndarray:
+    """Evenly spaced quantiles of Student's t: less noise than draws."""
+    return special.stdtrit(freedom, (np.arange(number) + 0.5) / number)
+
+
+def shared_variance(images: np.ndarray) -> float:
+    """Mean covariance of two different seeds over the resamples of (seeds, resamples) values."""
+    seeds = len(images)
+    single = images.var(axis=1).sum()
+    return float((images.sum(axis=0).var() - single) / (seeds * (seeds - 1)))

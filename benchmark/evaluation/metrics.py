@@ -1,12 +1,13 @@
-"""Metrics of one test set: true and predicted classes in, numbers in [0, 1] out.
+"""Metrics: confusion matrices in, numbers out; one matrix or a stack of them.
 
-Everything is computed from the confusion matrix, whose entry [t, p] counts the images of true
-class t that were predicted as class p. The rules for the corner cases:
+Every function takes counts `(..., classes, classes)`, true × predicted, and works along the last
+two axes, so that a bootstrap is one call. Counts may be fractional. The rules for the corner cases:
 
-* A class is *present* if at least one label names it. Macro-F1 and balanced accuracy average over
-  the present classes only; predicting an absent class still costs the recall of the true one.
-* An absent class has no precision, recall or F1: they are NaN, with n = 0.
+* A class is *present* if at least one label names it. Averages over classes are over the present
+  ones; predicting an absent class still costs the recall of the true one.
+* An absent class has no precision, recall, specificity or F1: they are NaN, with n = 0.
 * A present class that is never predicted has precision 0 and F1 0.
+* A class that every image belongs to has no specificity: NaN, and left out of the average.
 * `macro_f1_all` averages over every class of the label space; an absent class counts as F1 = 0
   (`zero_division=0`, the rule of the WBCBench scorer).
 * Equal highest logits go to the class that stands first in the label space.
@@ -64,44 +65,97 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
 
 def support(confusion: np.ndarray) -> np.ndarray:
-    """(classes,) number of images of each true class."""
-    return confusion.sum(axis=1)
+    """(..., classes) number of images of each true class."""
+    return confusion.sum(axis=-1)
 
 
-def accuracy(confusion: np.ndarray) -> float:
+def accuracy(confusion: np.ndarray) -> np.ndarray:
     """Share of images predicted correctly."""
-    return float(np.trace(confusion) / confusion.sum())
+    return _hits(confusion).sum(axis=-1) / confusion.sum(axis=(-2, -1))
 
 
-def balanced_accuracy(confusion: np.ndarray) -> float:
-    """Mean recall over the present classes."""
-    return float(np.nanmean(recall(confusion)))
+def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Mean recall over the present classes: macro recall."""
+    return _mean_present(recall(confusion))
 
 
-def macro_f1(confusion: np.ndarray) -> float:
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Mean F1 over the present classes: the headline metric."""
-    return float(np.nanmean(f1(confusion)))
+    return _mean_present(f1(confusion))
 
 
-def macro_f1_all(confusion: np.ndarray) -> float:
+def macro_f1_all(confusion: np.ndarray) -> np.ndarray:
     """Mean F1 over every class of the label space; an absent class counts as 0."""
-    return float(np.nan_to_num(f1(confusion)).mean())
+    return np.nan_to_num(f1(confusion)).mean(axis=-1)
+
+
+def macro_precision(confusion: np.ndarray) -> np.ndarray:
+    """Mean precision over the present classes."""
+    return _mean_present(precision(confusion))
+
+
+def macro_specificity(confusion: np.ndarray) -> np.ndarray:
+    """Mean specificity over the present classes; NaN if there is one class only."""
+    return _mean_present(specificity(confusion))
+
+
+def f1_of_macro(confusion: np.ndarray) -> np.ndarray:
+    """Harmonic mean of macro precision and macro recall: the "F1" of he2023's tables.
+
+    Reported beside macro-F1, which ranks: the mean of F1s is not the F1 of means.
+    """
+    both = macro_precision(confusion), balanced_accuracy(confusion)
+    total = np.asarray(both[0] + both[1])
+    return _ratio(2 * both[0] * both[1], total, np.ones(total.shape))
+
+
+def ld(confusion: np.ndarray) -> np.ndarray:
+    """he2023's Ld = 1 - Σ k_i (1 - F1_i), k_i = 1/C - n_i/N, over the present classes.
+
+    The k_i add up to zero, so Ld is 1 for *any* uniform F1, a useless one included, and falls when
+    the common classes improve. Reported, never ranked by.
+    """
+    counts = support(confusion)
+    present = counts > 0
+    share = counts / counts.sum(axis=-1, keepdims=True)
+    weight = np.where(present, 1 / present.sum(axis=-1, keepdims=True) - share, 0)
+    return 1 - np.nansum(weight * (1 - f1(confusion)), axis=-1)
+
+
+def matthews(confusion: np.ndarray) -> np.ndarray:
+    """Matthews correlation coefficient for several classes (Gorodkin 2004, R_K).
+
+    0 where it is not defined (one class among the labels, or among the predictions).
+    """
+    true, predicted = support(confusion), confusion.sum(axis=-2)
+    total = confusion.sum(axis=(-2, -1))
+    covariance = total * _hits(confusion).sum(axis=-1) - (true * predicted).sum(axis=-1)
+    spread = total**2 - (true**2).sum(axis=-1), total**2 - (predicted**2).sum(axis=-1)
+    scale = np.sqrt(np.asarray(spread[0], float) * spread[1])
+    return _ratio(covariance, scale, np.ones(scale.shape))
 
 
 def precision(confusion: np.ndarray) -> np.ndarray:
-    """(classes,) true positives / predicted; 0 if never predicted, NaN if absent."""
-    return _ratio(np.diag(confusion), confusion.sum(axis=0), support(confusion))
+    """(..., classes) true positives / predicted; 0 if never predicted, NaN if absent."""
+    return _ratio(_hits(confusion), confusion.sum(axis=-2), support(confusion))
 
 
 def recall(confusion: np.ndarray) -> np.ndarray:
-    """(classes,) true positives / images of the class; NaN if absent."""
-    return _ratio(np.diag(confusion), support(confusion), support(confusion))
+    """(..., classes) true positives / images of the class; NaN if absent."""
+    return _ratio(_hits(confusion), support(confusion), support(confusion))
+
+
+def specificity(confusion: np.ndarray) -> np.ndarray:
+    """(..., classes) true negatives / images of other classes; NaN if absent or if all are it."""
+    others = confusion.sum(axis=(-2, -1))[..., None] - support(confusion)
+    false_positives = confusion.sum(axis=-2) - _hits(confusion)
+    return _ratio(others - false_positives, others, np.minimum(support(confusion), others))
 
 
 def f1(confusion: np.ndarray) -> np.ndarray:
-    """(classes,) 2 TP / (2 TP + FP + FN); NaN if absent."""
-    either = support(confusion) + confusion.sum(axis=0)
-    return _ratio(2 * np.diag(confusion), either, support(confusion))
+    """(..., classes) 2 TP / (2 TP + FP + FN); NaN if absent."""
+    either = support(confusion) + confusion.sum(axis=-2)
+    return _ratio(2 * _hits(confusion), either, support(confusion))
 
 
 def constant_confusion(counts: np.ndarray) -> np.ndarray:
@@ -118,10 +172,22 @@ def constant_confusion(counts: np.ndarray) -> np.ndarray:
     return confusion
 
 
+def _hits(confusion: np.ndarray) -> np.ndarray:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _mean_present(values: np.ndarray) -> np.ndarray:
+    """Mean along the last axis of what is not NaN; NaN if all is (numpy's nanmean would warn)."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=-1)
+    return _ratio(np.where(known, values, 0).sum(axis=-1), count, count)
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where the whole is 0, NaN for classes that are not present."""
-    value = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-    return np.where(present > 0, value, np.nan)
+    """part / whole, 0 where the whole is 0, NaN where there is nothing present."""
+    part = np.asarray(part)
+    value = np.divide(part, whole, out=np.zeros_like(part, np.float64), where=whole > 0)
+    return np.where(present > 0, value, np.nan)[()]
 
 
 OVERALL = {
@@ -129,5 +195,16 @@ OVERALL = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
     "macro_f1_all": macro_f1_all,
+    "macro_precision": macro_precision,
+    "macro_specificity": macro_specificity,
+    "f1_of_macro": f1_of_macro,
+    "ld": ld,
+    "matthews": matthews,
 }
-PER_CLASS = {"precision": precision, "recall": recall, "f1": f1}
+PER_CLASS = {"precision": precision, "recall": recall, "specificity": specificity, "f1": f1}
+HEADLINE = {
+    "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+}
+"""Metrics of the tables, with their names in print; the first ranks."""

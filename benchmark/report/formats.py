@@ -6,9 +6,9 @@ import csv
 import io
 import math
 
+from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.evaluate import MAJORITY
-from benchmark.evaluation.intervals import Interval
-from benchmark.report.tables import SUMMARIES, Block, Column, Row, Table
+from benchmark.report.tables import Block, Cell, Column, Row, Table
 
 NOTHING = "–"
 
@@ -21,13 +21,23 @@ def number(value: float, decimals: int = 1) -> str:
     return text.replace("-", "−")
 
 
-def cell_text(cell: Interval) -> str:
-    """`45.3 ± 2.1`, `45.3` where there is no interval, `–` where there is no value."""
+def cell_text(cell: Cell) -> str:
+    """`45.3 [43.1, 47.0]`, `45.3` where there is no interval, `–` where there is no value."""
     if math.isnan(cell.mean):
         return NOTHING
-    if math.isnan(cell.half_width):
-        return number(cell.mean)
-    return f"{number(cell.mean)} ± {number(cell.half_width)}"
+    return f"{number(cell.mean)}{mark(cell)}{interval_text(cell)}"
+
+
+def interval_text(cell: Cell) -> str:
+    """` [43.1, 47.0]`, or nothing."""
+    if math.isnan(cell.low):
+        return ""
+    return f" [{number(cell.low)}, {number(cell.high)}]"
+
+
+def mark(cell: Cell) -> str:
+    """° behind a mean that is not shown to be worse than the best of its column."""
+    return "°" if cell.as_good else ""
 
 
 def column_title(column: Column) -> str:
@@ -50,9 +60,10 @@ def csv_text(rows: list[list[object]]) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per row; for each column its mean and half-width in %, and n for a test set.
+    """One line per row; for each column mean, interval and mark, and n for a test set.
 
-    An empty field means: not a test set of this scenario, or no value.
+    An empty field means: not a test set of this scenario, or no value. The mark is `best`,
+    `as_good` (not shown to be worse than the best) or empty.
     """
     columns: dict[str, Column] = {}
     for block in table.blocks:
@@ -60,7 +71,8 @@ def to_csv(table: Table) -> str:
     keys = [*columns, *SUMMARIES]
     header = ["scenario", "source", "track", "method", "found", "planned"]
     for key in keys:
-        header += [key, f"{key}_half_width", *([] if key in SUMMARIES else [f"{key}_n"])]
+        header += [key, f"{key}_low", f"{key}_high", f"{key}_mark"]
+        header += [] if key in SUMMARIES else [f"{key}_n"]
     lines: list[list[object]] = [header]
     for block in table.blocks:
         places = {column.key: place for place, column in enumerate(block.columns)}
@@ -69,8 +81,9 @@ def to_csv(table: Table) -> str:
             line = [block.scenario.name, block.scenario.source, block.track, row.method, *counts]
             for key in keys:
                 place = places.get(key)
-                cell = row.cells[place] if place is not None else Interval(math.nan, math.nan, 0)
-                line += [plain(cell.mean), plain(cell.half_width)]
+                cell = row.cells[place] if place is not None else Cell(math.nan)
+                line += [plain(cell.mean), plain(cell.low), plain(cell.high)]
+                line.append("best" if cell.best else "as_good" if cell.as_good else "")
                 if key not in SUMMARIES:
                     line.append((block.columns[place].n or "") if place is not None else "")
             lines.append(line)
@@ -108,11 +121,20 @@ def to_markdown(table: Table) -> str:
             f"{column_title(column)}, {column_support(column)}".removesuffix(", ")
             for column in block.columns
         ]
-        rows = [[row.method, row.runs or NOTHING, *map(cell_text, row.cells)] for row in block.rows]
+        rows = [
+            [row.method, row.runs or NOTHING, *map(markdown_cell, row.cells)] for row in block.rows
+        ]
         parts += [f"**{escape_markdown(block.title)}**", markdown_rows(header, rows)]
         parts += [f"{escape_markdown(note)}." for note in block.notes]
     parts += [f"{escape_markdown(note)}." for note in table.notes]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_cell(cell: Cell) -> str:
+    """The cell's text, its mean in bold if it is the best of its column."""
+    text = cell_text(cell)
+    mean, space, interval = text.partition(" ")
+    return f"**{mean}**{space}{interval}" if cell.best else text
 
 
 def escape_markdown(text: str) -> str:
@@ -122,11 +144,12 @@ def escape_markdown(text: str) -> str:
 def to_latex(table: Table) -> str:
     """A `table*` for booktabs and siunitx, \\input as it is; shrunk if wider than the page.
 
-    Mean and half-width are two columns, aligned each, because siunitx drops an uncertainty of 0.0.
+    Mean and interval are two columns: siunitx aligns the means.
     """
     most = max((len(block.columns) for block in table.blocks), default=0)
     lines = [
-        "% Written by `wbc-shift report`. Needs \\usepackage{booktabs,graphicx,siunitx}.",
+        "% Written by `wbc-shift report`. Needs \\usepackage{booktabs,graphicx,siunitx} and",
+        "% \\sisetup{detect-weight=true} for bold numbers.",
         "\\begin{table*}",
         "\\centering",
         "\\caption{" + escape_latex(table.caption) + "}",
@@ -188,12 +211,12 @@ def latex_block(block: Block, most: int) -> list[str]:
     ]
 
 
-def latex_cell(cell: Interval) -> str:
-    """`45.3 & $\\pm$ 2.1`, `45.3 &` without an interval, a dash over both if there is no value."""
+def latex_cell(cell: Cell) -> str:
+    """`45.3 & [43.1, 47.0]`, `45.3 &` without an interval, a dash over both without a value."""
     if math.isnan(cell.mean):
         return "\\multicolumn{2}{c}{--}"
-    mean, _, half_width = cell_text(cell).replace("−", "-").partition(" ± ")
-    return f"{mean} & $\\pm$ {half_width}" if half_width else f"{mean} &"
+    mean = ("\\bfseries " if cell.best else "") + number(cell.mean).replace("−", "-")
+    return f"{mean} & {escape_latex(mark(cell) + interval_text(cell)).strip()}".strip()
 
 
 def siunitx_format(table: Table) -> str:
@@ -218,6 +241,7 @@ LATEX_CHARACTERS = {
     "~": "\\~{}",
     "±": "$\\pm$",
     "−": "$-$",
+    "°": "$^\\circ$",
     "–": "--",
     "†": "$^\\dagger$",
     "<": "$<$",
@@ -232,7 +256,10 @@ def escape_latex(text: str) -> str:
     return "$\\to$".join(parts)
 
 
-def headline(block: Block, row: Row) -> dict[str, Interval]:
+def headline(block: Block, row: Row) -> dict[str, Cell]:
     """The cells that answer the question: in-domain, mean of targets, shift drop."""
     places = {column.key: place for place, column in enumerate(block.columns)}
-    return {key: row.cells[places[key]] for key in ("in_domain", "mean_target", "shift_drop")}
+    return {
+        key: row.cells[places[key]] if key in places else Cell(math.nan)
+        for key in ("in_domain", "mean_target", "shift_drop")
+    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmark.evaluation.columns import column_names
 from benchmark.evaluation.evaluate import MAJORITY, majority_id
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.intervals import t_interval
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.report.formats import (
     NOTHING,
@@ -16,15 +16,15 @@ from benchmark.report.formats import (
     markdown_rows,
     plain,
 )
+from benchmark.report.notes import CONFOUNDED, INTERVAL_NOTE, found_of_planned, gap_notes
 from benchmark.report.tables import (
-    CONFOUNDED,
+    Cell,
     Row,
     Scores,
     by_method,
+    cell,
     class_counts,
     done_ids,
-    found_of_planned,
-    gap_notes,
     values,
 )
 
@@ -62,19 +62,22 @@ def class_blocks(experiment: Experiment, scores: Scores) -> list[ClassBlock]:
     blocks = []
     for (scenario, track), runs in experiment.blocks().items():
         counts = class_counts(scores, scenario, experiment.classes)
-        planned = {
-            name: (done_ids(members), len(members)) for name, members in by_method(runs).items()
-        }
-        if counts.any():
-            planned[MAJORITY] = ([majority_id(scenario.name)], 0)
-        for place, test_set in enumerate(scenario.test_sets):
+        where = (experiment.experiment, scenario.name, track)
+        columns = column_names(scenario)[: len(scenario.test_sets)]
+        for place, (test_set, column) in enumerate(zip(scenario.test_sets, columns, strict=True)):
             rows = []
-            for method, (ids, total) in planned.items():
+            for method, planned in by_method(runs).items():
                 cells = tuple(
-                    t_interval(100 * values(scores, ids, (test_set,), "f1", name)[:, 0])
+                    cell(scores, where, method, "f1", name, column) for name in experiment.classes
+                )
+                rows.append(Row(method, len(done_ids(planned)), len(planned), cells))
+            if counts.any():
+                ids = [majority_id(scenario.name)]
+                constant = tuple(
+                    Cell(100 * float(values(scores, ids, (test_set,), "f1", name)[0, 0]))
                     for name in experiment.classes
                 )
-                rows.append(Row(method, len(ids) if total else 0, total, cells))
+                rows.append(Row(MAJORITY, 0, 0, constant))
             blocks.append(
                 ClassBlock(
                     scenario.name,
@@ -90,8 +93,8 @@ def class_blocks(experiment: Experiment, scores: Scores) -> list[ClassBlock]:
 
 def caption(experiment: Experiment) -> str:
     return (
-        f"{experiment.title}: F1 of each class in %, mean ± half-width of the 95 % t-interval over "
-        f"seeds; {found_of_planned(experiment)} runs. n: test images of the class. † n < "
+        f"{experiment.title}: F1 of each class in %, mean over seeds [95 % interval]; "
+        f"{found_of_planned(experiment)} runs. {INTERVAL_NOTE} n: test images of the class. † n < "
         f"{MINIMUM_SUPPORT}: the class carries no claim. {NOTHING}: class absent, or no run."
     )
 
@@ -107,15 +110,15 @@ def to_csv(blocks: list[ClassBlock]) -> str:
     """Long: one line per scenario, test set, method and class."""
     lines: list[list[object]] = [
         ["scenario", "track", "domain", "part", "method", "class", "n", "carries_claim"]
-        + ["f1", "f1_half_width", "found", "planned"]
+        + ["f1", "f1_low", "f1_high", "found", "planned"]
     ]
     for block in blocks:
         for row in block.rows:
             counts = [row.found, row.planned] if row.planned else ["", ""]
-            for name, n, cell in zip(block.classes, block.counts, row.cells, strict=True):
+            for name, n, shown in zip(block.classes, block.counts, row.cells, strict=True):
                 claim = "yes" if n >= MINIMUM_SUPPORT else "no"
                 where = [block.scenario, block.track, block.domain, block.part, row.method]
-                lines.append([*where, name, n, claim, *map(plain, cell[:2]), *counts])
+                lines.append([*where, name, n, claim, *map(plain, shown[:3]), *counts])
     return csv_text(lines)
 
 

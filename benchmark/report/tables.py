@@ -1,4 +1,4 @@
-"""Tables: from experiment records and scores to rows of means with intervals over seeds.
+"""Tables: from experiment records and scores to rows of means with two-level intervals.
 
 A table has one block per scenario and track; in a block, one row per method in plan order and one
 for the majority constant, and one column per test set and per summary of the targets. Values are in
@@ -10,44 +10,65 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
+from benchmark.evaluation.columns import SUMMARIES, column_names, summarise
 from benchmark.evaluation.evaluate import MAJORITY, majority_id
 from benchmark.evaluation.experiments import (
     Experiment,
     Run,
     Scenario,
-    gaps,
     predictions_digest,
 )
-from benchmark.evaluation.intervals import Interval, t_interval
-from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT
+from benchmark.evaluation.predictions import DROPPED, REDUCED
+from benchmark.report.notes import (
+    INTERVAL_NOTE,
+    evidence_notes,
+    found_of_planned,
+    gap_notes,
+    images_only_note,
+    support_notes,
+)
 
-METRICS = {
-    "macro_f1": "macro-F1",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
+METRICS = HEADLINE | {
+    f"macro_f1_{REDUCED}": f"macro-F1 of four classes ({REDUCED}, without basophils)",
 }
 """Metric → its name in print. The first is the headline, and each table has one metric."""
 
-SUMMARIES = {
-    "mean_target": "mean of targets",
-    "worst_target": "worst target",
-    "shift_drop": "shift drop",
-}
-CONFOUNDED = {
-    ("raabin", "basophil"): (
-        "raabin: all basophils, and nothing else, come from the captures of 2019 (yellower and "
-        "blurrier), so basophil and capture date are confounded"
-    )
-}
-"""(domain, class) → why a score that involves both needs a caveat."""
+Parquet = dict[str, list]
+"""column → values, one per row"""
 
-Scores = dict[tuple[str, str, str, str, str], tuple[float, int]]
-"""(run_id, domain, part, class_name, metric) → (value, n)."""
+
+class Cell(NamedTuple):
+    """A mean over seeds with its interval, in per cent, as it stands in a table."""
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    seeds: int = 0
+    best: bool = False
+    """the highest mean of its column, the majority constant aside"""
+    as_good: bool = False
+    """not shown to be worse than the best (paired, corrected for the number of methods)"""
+    across_seeds: bool = False
+    """the interval covers other seeds too, and not other images alone"""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `evaluate` wrote."""
+
+    values: dict[tuple[str, str, str, str, str], tuple[float, int]]
+    """(run_id, domain, part, class_name, metric) → (value, n)"""
+    cells: dict[tuple[str, ...], dict]
+    """(experiment, scenario, track, method, metric, class_name, column) → row of intervals"""
+    columns: dict[tuple[str, ...], dict]
+    """(experiment, scenario, track, metric, column) → row of evidence"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +89,12 @@ class Row:
     method: str
     found: int
     planned: int
-    cells: tuple[Interval, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def across_seeds(self) -> bool:
+        """Whether the intervals hold a variance between seeds."""
+        return any(cell.across_seeds for cell in self.cells)
 
     @property
     def runs(self) -> str:
@@ -104,22 +130,41 @@ class Table:
 
 
 def load_scores(results: Path, experiments: list[Experiment]) -> Scores:
-    """Read `metrics.parquet`.
+    """Read `metrics.parquet`, `intervals.parquet` and `evidence.parquet`.
 
     Raises:
-        UserError: it is missing, or was computed from other predictions than the recorded ones.
+        UserError: one is missing, or was computed from other predictions than the recorded ones.
     """
-    path = Path(results) / "metrics.parquet"
+    tables = [
+        read_evaluated(Path(results) / f"{name}.parquet", experiments)
+        for name in ("metrics", "intervals", "evidence")
+    ]
+    names = ("run_id", "domain", "part", "class_name", "metric")
+    keys = zip(*(tables[0][name] for name in names), strict=True)
+    scores = dict(zip(keys, zip(tables[0]["value"], tables[0]["n"], strict=True), strict=True))
+    block = ("experiment", "scenario", "track")
+    return Scores(
+        scores,
+        by_key(tables[1], (*block, "method", "metric", "class_name", "column")),
+        by_key(tables[2], (*block, "metric", "column")),
+    )
+
+
+def read_evaluated(path: Path, experiments: list[Experiment]) -> Parquet:
+    """Read a file that `evaluate` wrote, if it did so from the recorded predictions."""
     if not path.is_file():
         raise UserError(f"{path} is missing: run `wbc-shift evaluate`")
     table = pq.read_table(path, partitioning=None)
     known = (table.schema.metadata or {}).get(b"predictions", b"").decode()
     if known != predictions_digest(experiments):
         raise UserError(f"{path} belongs to other predictions: run `wbc-shift evaluate` again")
-    names = ("run_id", "domain", "part", "class_name", "metric")
-    keys = zip(*(table[name].to_pylist() for name in names), strict=True)
-    pairs = zip(table["value"].to_pylist(), table["n"].to_pylist(), strict=True)
-    return dict(zip(keys, pairs, strict=True))
+    return table.to_pydict()
+
+
+def by_key(table: Parquet, names: tuple[str, ...]) -> dict[tuple[str, ...], dict]:
+    """Rows of a table by their key columns."""
+    rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
+    return {tuple(row[name] for name in names): row for row in rows}
 
 
 def values(
@@ -132,7 +177,10 @@ def values(
     """(runs, test sets) values of a metric; NaN where a score is missing or undefined."""
     missing = (math.nan, 0)
     rows = [
-        [scores.get((run_id, *test_set, class_name, metric), missing)[0] for test_set in test_sets]
+        [
+            scores.values.get((run_id, *test_set, class_name, metric), missing)[0]
+            for test_set in test_sets
+        ]
         for run_id in run_ids
     ]
     return np.array(rows, np.float64).reshape(len(run_ids), len(test_sets))
@@ -154,37 +202,40 @@ def class_counts(scores: Scores, scenario: Scenario, classes: tuple[str, ...]) -
     """(test sets, classes) number of test images; 0 where no run of the scenario was scored."""
     constant = majority_id(scenario.name)
     counts = [
-        [scores.get((constant, *test_set, name, "f1"), (math.nan, 0))[1] for name in classes]
+        [scores.values.get((constant, *test_set, name, "f1"), (math.nan, 0))[1] for name in classes]
         for test_set in scenario.test_sets
     ]
     return np.array(counts, int).reshape(len(scenario.test_sets), len(classes))
 
 
-def summarise(per_seed: np.ndarray, constant: bool = False) -> tuple[Interval, ...]:
-    """Cells of a row: in-domain, each target, mean of targets, worst target, shift drop.
+def cell(scores: Scores, where: tuple[str, str, str], method: str, *key: str) -> Cell:
+    """A cell of `intervals.parquet`, in per cent; empty where no run of the method was scored.
 
     Args:
-        per_seed: (seeds, 1 + targets), in-domain first, as fractions.
-        constant: the majority row; its answer differs by test set, so it has no shift drop.
-
-    The summaries are taken within each seed before the mean over seeds: the worst target may
-    differ from seed to seed, and the drop is paired. Shift drop = in-domain - mean of targets.
+        where: experiment, scenario and track.
+        key: metric, class and column.
     """
-    columns = list(100 * per_seed.T)
-    if per_seed.shape[1] > 1:
-        targets = 100 * per_seed[:, 1:]
-        mean, worst = targets.mean(axis=1), targets.min(axis=1)
-        drop = np.array([]) if constant else columns[0] - mean
-        columns += [mean, worst, drop]
-    else:
-        columns += [np.array([])] * len(SUMMARIES)
-    return tuple(t_interval(column) for column in columns)
+    row = scores.cells.get((*where, method, *key))
+    if row is None:
+        return Cell(math.nan)
+    numbers = (
+        math.nan if row[name] is None else 100 * row[name] for name in ("mean", "low", "high")
+    )
+    return Cell(*numbers, row["seeds"], row["best"], row["as_good"], row["freedom"] > 0)
+
+
+def constant_cells(scores: Scores, scenario: Scenario, metric: str) -> tuple[Cell, ...]:
+    """The majority row: its answer differs by test set, so it has no shift drop."""
+    found = values(scores, [majority_id(scenario.name)], scenario.test_sets, metric)[0]
+    columns = summarise(list(100 * found), scenario) | {"shift_drop": math.nan}
+    return tuple(Cell(float(columns[name])) for name in column_names(scenario))
 
 
 def build_block(
-    scores: Scores, scenario: Scenario, track: str, runs: list[Run], metric: str, classes: tuple
+    scores: Scores, experiment: Experiment, scenario: Scenario, track: str, metric: str
 ) -> Block:
     """The rows of one scenario and track for one metric."""
+    classes = classes_of(experiment, metric)
     counts = class_counts(scores, scenario, classes)
     columns = [
         Column(
@@ -195,73 +246,42 @@ def build_block(
         )
         for (domain, part), row in zip(scenario.test_sets, counts, strict=True)
     ]
-    columns += [Column(key, title) for key, title in SUMMARIES.items()]
+    summaries = column_names(scenario)[len(columns) :]
+    columns += [Column(name, SUMMARIES[name]) for name in summaries]
+    where = (experiment.experiment, scenario.name, track)
     rows = []
-    for method, planned in by_method(runs).items():
-        found = done_ids(planned)
-        cells = summarise(values(scores, found, scenario.test_sets, metric))
-        rows.append(Row(method, len(found), len(planned), cells))
+    for method, planned in by_method(experiment.blocks()[scenario, track]).items():
+        cells = tuple(cell(scores, where, method, metric, "", column.key) for column in columns)
+        rows.append(Row(method, len(done_ids(planned)), len(planned), cells))
     if counts.any():
-        constant = values(scores, [majority_id(scenario.name)], scenario.test_sets, metric)
-        rows.append(Row(MAJORITY, 0, 0, summarise(constant, constant=True)))
+        rows.append(Row(MAJORITY, 0, 0, constant_cells(scores, scenario, metric)))
     notes = support_notes(scenario, counts, classes)
+    found = {name: scores.columns.get((*where, metric, name)) for name in column_names(scenario)}
+    notes += evidence_notes({name: row for name, row in found.items() if row}, scenario)
+    notes += images_only_note([row.method for row in rows if row.found and not row.across_seeds])
     return Block(scenario, track, tuple(columns), tuple(rows), tuple(notes))
 
 
-def support_notes(scenario: Scenario, counts: np.ndarray, classes: tuple[str, ...]) -> list[str]:
-    """What a reader must know about the classes behind the scores of a scenario."""
-    notes = []
-    rare, absent = [], []
-    for (domain, _), row in zip(scenario.test_sets, counts, strict=True):
-        if row.any():
-            few = [
-                f"{name} {n}"
-                for name, n in zip(classes, row, strict=True)
-                if 0 < n < MINIMUM_SUPPORT
-            ]
-            none = [name for name, n in zip(classes, row, strict=True) if n == 0]
-            rare += [f"{domain} ({', '.join(few)})"] if few else []
-            absent += [f"{domain} ({', '.join(none)})"] if none else []
-    if rare:
-        notes.append(
-            f"† holds a class with n < {MINIMUM_SUPPORT}, which carries no claim of its own, "
-            f"though it counts in averages over classes: {', '.join(rare)}"
-        )
-    if absent:
-        notes.append(f"Absent classes are left out of averages over classes: {', '.join(absent)}")
-    domains = {domain for domain, _ in scenario.test_sets}
-    notes += [
-        text for (domain, name), text in CONFOUNDED.items() if domain in domains and name in classes
-    ]
-    return notes
-
-
-def found_of_planned(experiment: Experiment) -> str:
-    return f"found {experiment.found} of {len(experiment.runs)} planned"
+def classes_of(experiment: Experiment, metric: str) -> tuple[str, ...]:
+    """The classes that a metric is about."""
+    reduced = metric.endswith(f"_{REDUCED}")
+    return tuple(c for c in experiment.classes if not (reduced and c == DROPPED))
 
 
 def build_table(experiment: Experiment, scores: Scores, metric: str) -> Table:
     """One metric of one experiment, every planned method in it, found or not."""
     caption = (
-        f"{experiment.title}: {METRICS[metric]} in %, mean ± half-width of the 95 % t-interval "
-        f"over seeds; {found_of_planned(experiment)} runs. The interval covers the seeds only, not "
-        "the size of a test set; with one seed there is none. In-domain: held-out part of the "
-        "source. Shift drop: in-domain minus mean of targets, in points. Majority: the commonest "
-        "class of each test set answered for every image, an oracle constant and not a method."
+        f"{experiment.title}: {METRICS[metric]} in %, mean over seeds [95 % interval]; "
+        f"{found_of_planned(experiment)} runs. {INTERVAL_NOTE} Bold: highest mean of its column; "
+        "°: not shown to be worse than it (paired by image and across seeds, Holm-corrected, 5 %). "
+        "In-domain: held-out part of the source. Shift drop: in-domain minus mean of targets, in "
+        "points. Majority: the commonest class of each test set answered for every image, an "
+        "oracle constant and not a method."
     )
     blocks = tuple(
-        build_block(scores, scenario, track, runs, metric, experiment.classes)
-        for (scenario, track), runs in experiment.blocks().items()
+        build_block(scores, experiment, scenario, track, metric)
+        for scenario, track in experiment.blocks()
     )
     return Table(
         f"{experiment.experiment}_{metric}", metric, caption, blocks, tuple(gap_notes(experiment))
     )
-
-
-def gap_notes(experiment: Experiment, most: int = 5) -> list[str]:
-    """A note that names the first missing runs and counts the rest; none if all are done."""
-    lines = gaps([experiment])
-    if not lines:
-        return []
-    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
-    return [f"Not done: {'; '.join(lines[:most])}{more}"]

@@ -1,0 +1,236 @@
+"""A profile's prepared images → `results/<profile>/domains/`: a card per domain, and distances.
+
+`domains.json`, `distances_<of>.csv` and their figures hold numbers; `cards/` holds montages of
+other publishers' images, which stay on the machine that made them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.figure import Figure
+
+from benchmark.audit.domain_facts import (
+    COLOURS,
+    Features,
+    colour_vectors,
+    distances,
+    nucleus_diameters,
+    principal_components,
+)
+from benchmark.config import Params
+from benchmark.data.arrays import PreparedImages
+from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces
+from benchmark.data.crop import crop_fraction
+from benchmark.files import atomic, write_json, write_text
+from benchmark.plan import profile_folder
+from benchmark.progress import say
+from benchmark.report.figures import MILLIMETRE, PAGE_WIDTH, STYLE
+
+MONTAGE_COLUMNS = 10
+
+
+def write_domain_cards(
+    root: Path, params: Params, cards: dict[str, Card], name: str, features: Features | None
+) -> None:
+    """Write facts, distances and figures of a profile's domains.
+
+    Args:
+        features: frozen features to measure distances in, beside colour; None for colour alone.
+
+    Raises:
+        UserError: the profile is not prepared.
+    """
+    profile = params.profile(name)
+    classes = load_label_spaces(root / "datasets")[profile.label_space]
+    prepared = PreparedImages(root, name, classes)
+    folder = profile_folder(root, name) / "domains"
+    facts, colours, learnt = {}, {}, {}
+    for domain in profile.domains:
+        images = prepared.domain(domain)
+        labels = np.array(classes)[images.labels]
+        sides = crop_sides(root, params, cards, name, domain)
+        fractions = nucleus_diameters(images.pixels)
+        colours[domain] = colour_vectors(images.pixels)
+        if features is not None:
+            learnt[domain] = features(images.pixels)
+        scale = card_of(cards, domain).domains[domain].micrometre_per_pixel
+        pixels = fractions * images.table["image"].map(sides).to_numpy(float)
+        facts[domain] = domain_facts(labels, classes, colours[domain], fractions, pixels, scale)
+        figure = card_figure(
+            card_of(cards, domain).domains[domain].title, images.pixels, labels, facts[domain]
+        )
+        save(figure, folder / "cards" / domain)
+        say(f"wrote {folder / 'cards' / domain}.png")
+    write_json(folder / "domains.json", {"schema_version": 1, "profile": name, "domains": facts})
+    measures = {"colour": (colours, "ΔE (CIELAB)")}
+    if features is not None:
+        measures["features"] = (principal_components(learnt), "spreads of the first component")
+    for of, (vectors, unit) in measures.items():
+        table = distances(vectors)
+        text = table.round(3).to_csv(index_label="domain", lineterminator="\n")
+        write_text(folder / f"distances_{of}.csv", text)
+        save(distance_figure(table, of, unit), folder / f"distances_{of}")
+        say(f"wrote {folder}/distances_{of}.csv")
+
+
+def crop_sides(
+    root: Path, params: Params, cards: dict[str, Card], name: str, domain: str
+) -> dict[str, float]:
+    """Path → side in published pixels of the square that was prepared; NaN where not known."""
+    profile, card = params.profile(name), card_of(cards, domain)
+    table = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
+    if not {"width", "height"} <= set(table):
+        return dict.fromkeys(table["path"], np.nan)
+    crop = card.domains[domain].crop_for(profile.label_space)
+    sizes = zip(table["width"].astype(int), table["height"].astype(int), strict=True)
+    sides = [crop_fraction(crop, size) * min(size) for size in sizes]
+    return dict(zip(table["path"], sides, strict=True))
+
+
+def domain_facts(
+    labels: np.ndarray,
+    classes: list[str],
+    colours: np.ndarray,
+    fractions: np.ndarray,
+    pixels: np.ndarray,
+    micrometre_per_pixel: float | None,
+) -> dict[str, Any]:
+    """The numbers of one domain's card.
+
+    Args:
+        colours: CIELAB means and spreads [N, 6].
+        fractions: diameters of the nucleus as fractions of the prepared side [N].
+        pixels: the same in published pixels [N].
+    """
+    nuclei = {}
+    for name in classes:
+        chosen = (labels == name) & ~np.isnan(fractions)
+        if not chosen.any():
+            continue
+        nuclei[name] = {
+            "images": int(chosen.sum()),
+            "of the crop's side": quartiles(fractions[chosen]),
+            "px": None if np.isnan(pixels[chosen]).any() else quartiles(pixels[chosen]),
+            "um": None
+            if micrometre_per_pixel is None or np.isnan(pixels[chosen]).any()
+            else quartiles(pixels[chosen] * micrometre_per_pixel),
+        }
+    return {
+        "images": len(labels),
+        "classes": {name: int((labels == name).sum()) for name in classes},
+        "colour": {
+            column: {"mean": round(float(mean), 2), "sd": round(float(spread), 2)}
+            for column, mean, spread in zip(
+                COLOURS, colours.mean(axis=0), colours.std(axis=0), strict=True
+            )
+        },
+        "nucleus diameter, quartiles": nuclei,
+    }
+
+
+def quartiles(values: np.ndarray) -> list[float]:
+    """First quartile, median and third quartile, to three figures."""
+    return [float(f"{value:.3g}") for value in np.quantile(values, (0.25, 0.5, 0.75))]
+
+
+def card_figure(title: str, pixels: np.ndarray, labels: np.ndarray, facts: dict) -> Figure:
+    """Montage by class; class counts, colours and sizes below, 180 mm wide."""
+    present = [name for name, number in facts["classes"].items() if number]
+    montage = np.concatenate([strip(pixels[labels == name]) for name in present])
+    height = PAGE_WIDTH * 0.82 * len(present) / MONTAGE_COLUMNS + 52
+    with matplotlib.style.context(STYLE):
+        figure = Figure(
+            figsize=(PAGE_WIDTH * MILLIMETRE, height * MILLIMETRE), layout="constrained"
+        )
+        top, bottom = figure.subfigures(2, 1, height_ratios=[height - 48, 48])
+        axes = top.subplots()
+        axes.imshow(montage, interpolation="lanczos")
+        side = pixels.shape[1]
+        axes.set_yticks((np.arange(len(present)) + 0.5) * side, present)
+        axes.set_xticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{title}: {facts['images']:,} images")
+        counts, colour, size = bottom.subplots(1, 3)
+        draw_counts(counts, present, facts)
+        draw_colour(colour, pixels)
+        draw_sizes(size, present, facts)
+    return figure
+
+
+def strip(pixels: np.ndarray) -> np.ndarray:
+    """One row of a montage: up to ten images, evenly spaced, white where there are fewer."""
+    side = pixels.shape[1]
+    row = np.full((side, MONTAGE_COLUMNS * side, 3), 255, np.uint8)
+    places = np.linspace(0, len(pixels) - 1, min(len(pixels), MONTAGE_COLUMNS)).round().astype(int)
+    for column, place in enumerate(places):
+        row[:, column * side : (column + 1) * side] = pixels[place]
+    return row
+
+
+def draw_counts(axes, present: list[str], facts: dict) -> None:
+    """Images per class."""
+    numbers = [facts["classes"][name] for name in present]
+    bars = axes.barh(present, numbers, color="#0072B2")
+    axes.bar_label(bars, padding=2)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.2 * max(numbers))
+    axes.set_title("Images per class")
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+
+
+def draw_colour(axes, pixels: np.ndarray) -> None:
+    """Share of pixels at each value, by channel."""
+    chosen = pixels[:: max(1, len(pixels) // 300)]
+    for channel, ink in enumerate(("#D55E00", "#009E73", "#0072B2")):
+        share, edges = np.histogram(chosen[..., channel], 64, (0, 256), density=True)
+        axes.plot((edges[:-1] + edges[1:]) / 2, share, color=ink, label="RGB"[channel])
+    axes.set_xlim(0, 255)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("value (0–255)")
+    axes.legend(loc="upper left")
+    axes.set_title("Share of pixels")
+
+
+def draw_sizes(axes, present: list[str], facts: dict) -> None:
+    """Median and quartiles of the nucleus's diameter, in the best unit known."""
+    nuclei = facts["nucleus diameter, quartiles"]
+    shown = [name for name in present if name in nuclei]
+    units = ("um", "px", "of the crop's side")
+    unit = next(u for u in units if all(nuclei[name][u] is not None for name in shown))
+    low, middle, high = np.array([nuclei[name][unit] for name in shown]).T
+    axes.errorbar(
+        middle, shown, xerr=[middle - low, high - middle], fmt="o", color="#333333", markersize=3
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(0, None)
+    axes.set_xlabel({"um": "µm", "px": "published pixels"}.get(unit, unit))
+    axes.set_title("Diameter of the nucleus")
+
+
+def distance_figure(table: pd.DataFrame, of: str, unit: str) -> Figure:
+    """The distances of domains as a shaded table; the diagonal is what chance gives."""
+    with matplotlib.style.context(STYLE):
+        side = (30 + 13 * len(table)) * MILLIMETRE
+        figure = Figure(figsize=(side, 0.82 * side), layout="constrained")
+        axes = figure.subplots()
+        style = {"cmap": "cividis_r", "annot": True, "annot_kws": {"size": 7}, "vmin": 0}
+        seaborn.heatmap(table, ax=axes, fmt=".1f", square=True, cbar_kws={"label": unit}, **style)
+        axes.set_title(f"Fréchet distance of {of}")
+        axes.tick_params(axis="x", rotation=35)
+        axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and PDF; nothing in the files tells when."""
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        with atomic(path.with_name(f"{path.name}.{suffix}")) as temporary:
+            figure.savefig(temporary, format=suffix, metadata=metadata)

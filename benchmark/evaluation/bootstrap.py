@@ -1,0 +1,141 @@
+"""Bootstrap: test sets in, resampled values of every metric of every run out.
+
+A resample gives each group of images (patient, smear, source image) a random weight of mean 1, the
+same for every run, so that runs stay paired. The weights are exponential (Bayesian bootstrap, Rubin
+1981): unlike drawing with replacement, no class ever vanishes from a resample. A class with three
+images, all answered right, would still show no spread; so every resample also holds about three
+*pseudo images*. What they do to the coverage of intervals is simulated in tests/test_bootstrap.py.
+
+Weights come from the name of the test set alone: a run added tomorrow meets the same resamples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse, special
+
+RESAMPLES = 2000
+PSEUDO_RIGHT = 2.0
+"""Pseudo images that are answered right, in all classes together."""
+PSEUDO_TABLE = 1.0
+"""Pseudo images spread evenly over the confusion table; those on its diagonal are the ones above.
+Both numbers were found by simulation: without any, an interval that says 95 % covers 45 % where a
+class of three images is mostly answered right; with them, every case tried lay in 93 to 97 %."""
+CHUNK = 250
+"""Resamples held in memory at once. Part of the result: another size draws other pseudo images."""
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""(..., classes, classes) counts → (...) values, as in `metrics`."""
+
+
+class Images(NamedTuple):
+    """The images of a test set and what each of several runs answered."""
+
+    name: str
+    labels: np.ndarray
+    """(images,) class indices"""
+    groups: np.ndarray
+    """(images,) index of the group that an image is drawn with"""
+    predicted: np.ndarray
+    """(runs, images) class indices"""
+    classes: int
+
+
+def generator(*names: str) -> np.random.Generator:
+    """Random numbers that depend on these names and on nothing else."""
+    return np.random.default_rng(
+        int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:16])
+    )
+
+
+def group_counts(images: Images) -> sparse.csr_array:
+    """(runs · classes², groups) images by run, cell of the confusion matrix and group."""
+    cells = images.classes**2
+    runs = len(images.predicted)
+    cell = images.labels.astype(np.int64) * images.classes + images.predicted
+    rows = (cell + cells * np.arange(runs)[:, None]).ravel()
+    columns = np.tile(images.groups, runs)
+    shape = (runs * cells, int(images.groups.max()) + 1)
+    return sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=shape).tocsr()
+
+
+def pseudo_images(labels: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) expected weight of pseudo images; a class without images gets none."""
+    prior = np.full((classes, classes), PSEUDO_TABLE / classes**2)
+    np.fill_diagonal(prior, PSEUDO_RIGHT / classes)
+    present = np.bincount(labels, minlength=classes) > 0
+    return prior * present[:, None]
+
+
+def resampled_confusions(images: Images, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """Confusion matrices of every run, `(runs, some resamples, classes, classes)` at a time."""
+    counts = group_counts(images)
+    prior = pseudo_images(images.labels, images.classes).ravel()
+    weigh, imagine = generator("weights", images.name), generator("pseudo images", images.name)
+    for start in range(0, resamples, CHUNK):
+        size = min(CHUNK, resamples - start)
+        # One column a resample, so that the product adds whole rows: fast, and the same bits.
+        weights = weigh.standard_exponential((size, counts.shape[1])).T
+        pseudo = imagine.standard_gamma(prior, (size, len(prior))).T
+        yield as_confusions(counts @ np.ascontiguousarray(weights), images, pseudo)
+
+
+def as_confusions(table: np.ndarray, images: Images, plus: np.ndarray | float = 0) -> np.ndarray:
+    """(runs · classes², n) → a view (runs, n, classes, classes)."""
+    size = images.classes
+    shaped = table.reshape(len(images.predicted), size * size, -1) + plus
+    return np.moveaxis(shaped.reshape(len(shaped), size, size, -1), -1, 1)
+
+
+def draw(
+    images: Images, statistics: dict[str, Statistic], resamples: int = RESAMPLES
+) -> dict[str, np.ndarray]:
+    """(runs, resamples, ...) values of each statistic, the last axis counting classes if there is
+    one; stretched to the spread that so few groups call for.
+    """
+    chunks = [
+        {name: statistic(confusions) for name, statistic in statistics.items()}
+        for confusions in resampled_confusions(images, resamples)
+    ]
+    groups = effective_groups(images)
+    present = groups[~np.isnan(groups)]
+    draws = {}
+    for name in statistics:
+        values = np.concatenate([chunk[name] for chunk in chunks], axis=1)
+        centre = values.mean(axis=1, keepdims=True)
+        number = groups if values.ndim == 3 else present.mean()
+        draws[name] = centre + small_sample_factor(number) * (values - centre)
+    return draws
+
+
+def effective_groups(images: Images) -> np.ndarray:
+    """(classes,) number of equal groups that would carry as much of a class: (Σ n)² / Σ n² (Kish).
+
+    However many smears there are, a class that lies in two of them says little about a third. Where
+    every image is a group of its own, the number of images stands for every class: what rare
+    classes then need, the pseudo images give. NaN for an absent class.
+    """
+    counts = np.zeros((int(images.groups.max()) + 1, images.classes))
+    np.add.at(counts, (images.groups, images.labels), 1)
+    total = counts.sum(axis=0)
+    if counts.sum(axis=1).max() == 1:
+        return np.where(total > 0, len(images.labels), np.nan)
+    squares = (counts**2).sum(axis=0)
+    return np.divide(total**2, squares, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def small_sample_factor(groups: np.ndarray | float) -> np.ndarray | float:
+    """√((G+1)/(G-1)) · t(0.975, G-1) / z(0.975).
+
+    Exponential weights of G groups spread by √((G-1)/(G+1)) too little, and few groups call for
+    Student's quantiles instead of Gauss' (Hesterberg 2015). Matters for a dozen smears and not for
+    hundreds of images. Of a single group nothing is known: as if there were one and a half, which
+    with one degree of freedom gives a factor of 14.
+    """
+    groups = np.maximum(groups, 1.5)
+    quantile = special.stdtrit(np.maximum(groups - 1, 1), 0.975) / special.ndtri(0.975)
+    return np.sqrt((groups + 1) / (groups - 1)) * quantile

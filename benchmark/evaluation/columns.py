@@ -1,0 +1,157 @@
+"""Columns: answers of runs in; values of every table column out, by seed and by resample.
+
+The columns of a scenario are its test sets and the summaries of its targets. All runs of a scenario
+meet the same resamples, so everything that is compared later is paired.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmark.evaluation import metrics
+from benchmark.evaluation.bootstrap import RESAMPLES, Images, Statistic, draw
+from benchmark.evaluation.experiments import Scenario
+from benchmark.evaluation.predictions import DROPPED, REDUCED, Answers, TestSet
+
+SUMMARIES = {
+    "mean_target": "mean of targets",
+    "worst_target": "worst target",
+    "shift_drop": "shift drop",
+}
+HEADLINE = {name: metrics.OVERALL[name] for name in metrics.HEADLINE}
+REDUCED_HEADLINE = {f"{name}_{REDUCED}": metric for name, metric in HEADLINE.items()}
+
+Columns = dict[str, np.ndarray]
+"""column → values; the last axis, if there is one, counts resamples or permutations"""
+Metric = tuple[str, str]
+"""(metric, class), the class being "" for a metric over all classes"""
+
+
+class Series(NamedTuple):
+    """A method's values in one column, one row per seed."""
+
+    seeds: tuple[int, ...]
+    points: np.ndarray
+    """(seeds,)"""
+    draws: np.ndarray
+    """(seeds, resamples)"""
+
+    @property
+    def mean(self) -> float:
+        return float(self.points.mean()) if len(self.points) else np.nan
+
+    def of(self, seeds: tuple[int, ...]) -> Series:
+        """The same series for some of its seeds."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return Series(seeds, self.points[rows], self.draws[rows])
+
+
+class Resampled(NamedTuple):
+    """The runs of one scenario."""
+
+    scenario: Scenario
+    places: dict[str, int]
+    """run id → its row in `images` and in the columns"""
+    images: dict[tuple[TestSet, bool], Images]
+    """(test set, whether reduced) → answers of all runs"""
+    points: dict[Metric, Columns]
+    """(runs,) values"""
+    draws: dict[Metric, Columns]
+    """(runs, resamples) values"""
+
+    def series(self, runs: list[tuple[int, str]], metric: Metric, column: str) -> Series:
+        """The values of some runs, given as (seed, run id)."""
+        rows = [self.places[run_id] for _, run_id in runs]
+        return Series(
+            tuple(seed for seed, _ in runs),
+            self.points[metric][column][rows],
+            self.draws[metric][column][rows],
+        )
+
+
+def column_names(scenario: Scenario) -> list[str]:
+    """`in_domain`, the targets, and their summaries."""
+    return ["in_domain", *scenario.targets, *(SUMMARIES if scenario.targets else ())]
+
+
+def summarise(by_test_set: list[np.ndarray], scenario: Scenario) -> Columns:
+    """Values of every column from those on each test set, the in-domain one first.
+
+    Summaries are taken within a run: the worst target may differ from seed to seed, and the drop
+    is paired. Shift drop = in-domain - mean of targets.
+    """
+    columns = list(by_test_set)
+    if scenario.targets:
+        targets = np.stack(by_test_set[1:])
+        mean = targets.mean(axis=0)
+        columns += [mean, targets.min(axis=0), by_test_set[0] - mean]
+    return dict(zip(column_names(scenario), columns, strict=True))
+
+
+def resample(
+    scenario: Scenario, classes: tuple[str, ...], answers: dict[str, dict[TestSet, Answers]]
+) -> Resampled:
+    """Resample the test sets of a scenario for the runs in `answers` (by run id)."""
+    images, points, draws = {}, {}, {}
+    jobs: list[tuple[bool, dict[str, Statistic]]] = [(False, HEADLINE | {"f1": metrics.f1})]
+    if all(answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()):
+        jobs.append((True, REDUCED_HEADLINE))
+    for reduced, statistics in jobs:
+        for name in statistics:
+            for key in metric_keys(name, classes):
+                points[key], draws[key] = [], []
+        for test_set in scenario.test_sets:
+            found = [answer[test_set] for answer in answers.values()]
+            shown = images_of(found, test_set, classes, reduced)
+            images[test_set, reduced] = shown
+            for name, (observed, drawn) in values(shown, statistics).items():
+                for place, key in enumerate(metric_keys(name, classes)):
+                    own = (..., place) if key[1] else ...
+                    points[key].append(observed[own])
+                    draws[key].append(drawn[own])
+    return Resampled(
+        scenario,
+        {run_id: place for place, run_id in enumerate(answers)},
+        images,
+        {key: summarise(value, scenario) for key, value in points.items()},
+        {key: summarise(value, scenario) for key, value in draws.items()},
+    )
+
+
+def metric_keys(name: str, classes: tuple[str, ...]) -> list[Metric]:
+    """One key for a metric over all classes, one per class for `f1`."""
+    return [(name, label) for label in classes] if name == "f1" else [(name, "")]
+
+
+def images_of(
+    answers: list[Answers], test_set: TestSet, classes: tuple[str, ...], reduced: bool
+) -> Images:
+    """What several runs answered on one test set; `reduced` leaves out the dropped class."""
+    first = answers[0]
+    if reduced:
+        kept = first.labels != classes.index(DROPPED)
+        predicted = np.stack([answer.reduced[kept] for answer in answers])
+    else:
+        kept = np.ones(len(first.labels), bool)
+        predicted = np.stack([answer.predicted for answer in answers])
+    name, groups = "/".join(test_set), first.groups
+    return Images(name, first.labels[kept], groups[kept], predicted, len(classes))
+
+
+def values(
+    images: Images, statistics: dict[str, Statistic]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Each statistic as observed (runs, ...) and in resamples (runs, resamples, ...).
+
+    NaN where no image is left.
+    """
+    if not len(images.labels):
+        nothing = np.full((len(images.predicted), RESAMPLES), np.nan)
+        return {name: (nothing[:, 0], nothing) for name in statistics}
+    confusions = np.stack(
+        [metrics.confusion_matrix(images.labels, p, images.classes) for p in images.predicted]
+    )
+    drawn = draw(images, statistics)
+    return {name: (statistic(confusions), drawn[name]) for name, statistic in statistics.items()}

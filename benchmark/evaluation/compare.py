@@ -1,0 +1,140 @@
+"""Compare: two methods of a profile in, the paired answer to "is A better than B?" in words out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.errors import UserError, suggest
+from benchmark.evaluation.columns import SUMMARIES, Resampled, column_names, resample
+from benchmark.evaluation.evidence import (
+    UNRANKED,
+    Comparison,
+    Members,
+    column_of,
+    compare,
+    shared_rows,
+)
+from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments
+from benchmark.evaluation.paired import SIGNIFICANCE, holm
+from benchmark.evaluation.permutation import permutation_tests
+from benchmark.evaluation.predictions import read_answers
+
+METRIC = "macro_f1"
+
+
+def compare_methods(
+    results: Path, first: str, second: str, scenario: str | None = None
+) -> Iterator[str]:
+    """Lines that say how `first` differs from `second`, for every scenario that both were run on.
+
+    p-values are corrected (Holm) for the number of test sets of a scenario; those of summaries are
+    not. Every method of the scenario lends its seeds to the variance between seeds.
+
+    Raises:
+        UserError: unknown method or scenario, or no scenario and seed that both were run on.
+    """
+    results = Path(results)
+    found = done_runs(load_experiments(results))
+    for name in (first, second):
+        known = {run.method.name for run, _ in found.values()}
+        if name not in known:
+            raise UserError(f"{results}: no finished run of method '{name}'{suggest(name, known)}")
+    if first == second:
+        raise UserError(f"'{first}' is compared with itself: name two methods")
+    scenarios: dict[tuple[Scenario, tuple[str, ...]], list[Run]] = {}
+    for run, classes in found.values():
+        scenarios.setdefault((run.scenario, classes), []).append(run)
+    names = {own.name for own, _ in scenarios}
+    if scenario is not None and scenario not in names:
+        raise UserError(f"{results}: no scenario '{scenario}'{suggest(scenario, names)}")
+    said = False
+    for (own, classes), runs in scenarios.items():
+        members: Members = {}
+        for run in runs:
+            members.setdefault(run.method.name, []).append((run.seed, run.run_id))
+        both = first in members and second in members
+        if scenario in (None, own.name) and both and common_seeds(members, first, second):
+            said = True
+            answers = {run.run_id: read_answers(results, run, classes) for run in runs}
+            resampled = resample(own, classes, answers)
+            yield from scenario_lines(resampled, members, first, second)
+            tracks = {run.track for run in runs if run.method.name in (first, second)}
+            if len(tracks) > 1:
+                yield "  Tracks differ: one of the two saw unlabelled images of the targets."
+    if not said:
+        raise UserError(
+            f"{results}: '{first}' and '{second}' share no scenario and seed"
+            + (f" in '{scenario}'" if scenario else "")
+        )
+
+
+def common_seeds(members: Members, first: str, second: str) -> set[int]:
+    return {seed for seed, _ in members[first]} & {seed for seed, _ in members[second]}
+
+
+def scenario_lines(
+    resampled: Resampled, members: Members, first: str, second: str
+) -> Iterator[str]:
+    """What is known about two methods in one scenario, column by column."""
+    scenario = resampled.scenario
+    pair = (first, second)
+    rows = shared_rows(resampled, members, first, second)
+    p_images = permutation_tests(resampled, {pair: rows})[pair][METRIC]
+    names = column_names(scenario)
+    comparisons = {
+        name: compare(
+            column_of(resampled, members, (METRIC, ""), name),
+            *pair,
+            name,
+            p_images[name],
+            METRIC,
+        )
+        for name in names
+    }
+    test_sets = names[: len(scenario.test_sets)]
+    adjusted = dict(zip(test_sets, holm([comparisons[n].p for n in test_sets]), strict=True))
+    seeds = "one seed" if len(rows) == 1 else f"{len(rows)} seeds"
+    yield f"{scenario.name}: {first} minus {second}, macro-F1 in points, {seeds} each"
+    for name, test_set in zip(test_sets, scenario.test_sets, strict=True):
+        n = len(resampled.images[test_set, False].labels)
+        place = f"{test_set[0]} ({'in-domain, ' if name == 'in_domain' else ''}n = {n})"
+        yield f"  {place}: {sentence(comparisons[name], adjusted[name], first)}"
+    for name in names[len(test_sets) :]:
+        comparison = comparisons[name]
+        yield f"  {SUMMARIES[name]}: {sentence(comparison, comparison.p, first, name)}"
+
+
+def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> str:
+    """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so."""
+    mean, low, high, seeds = comparison.difference
+    numbers = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
+    networks, across = (
+        f"{100 * value:.1f}" for value in (comparison.detectable, comparison.detectable_both)
+    )
+    if p < SIGNIFICANCE:
+        words = ("drops less", "drops more") if column == UNRANKED else ("is worse", "is better")
+        scope = "" if seeds > 1 else ", of these two networks only"
+        return f"{numbers}: {first} {words[mean > 0]} ({p_text(p)}{scope})."
+    if np.isnan(comparison.p_both):
+        return (
+            f"{numbers}: not told apart ({p_text(p)}, of these two networks only); "
+            f"a difference of {networks} would have been found."
+        )
+    if comparison.p_images < SIGNIFICANCE:
+        return (
+            f"{numbers}: these networks differ ({p_text(comparison.p_images)}), but other seeds "
+            f"may turn it round ({p_text(p)}); across seeds a difference of {across} would have "
+            "been found."
+        )
+    return (
+        f"{numbers}: not told apart ({p_text(p)}); a difference of {networks} between these "
+        f"networks, or of {across} across seeds, would have been found."
+    )
+
+
+def p_text(p: float) -> str:
+    """`p < 0.001`, `p = 0.012`, `p = 0.34`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

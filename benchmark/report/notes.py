@@ -1,0 +1,110 @@
+"""Notes: what a reader of a table must know, each as one sentence without its full stop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from benchmark.evaluation.experiments import Experiment, Scenario, gaps
+from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+
+INTERVAL_NOTE = (
+    "The interval covers other test images of the same kind (bootstrap, by patient or smear where "
+    "known) and other seeds (their variance is pooled over methods as far as they agree)."
+)
+CONFOUNDED = {
+    ("raabin", "basophil"): (
+        "raabin: all basophils, and nothing else, come from the captures of 2019 (yellower and "
+        "blurrier), so basophil and capture date are confounded"
+    )
+}
+"""(domain, class) → why a score that involves both needs a caveat."""
+
+
+def found_of_planned(experiment: Experiment) -> str:
+    return f"found {experiment.found} of {len(experiment.runs)} planned"
+
+
+def gap_notes(experiment: Experiment, most: int = 5) -> list[str]:
+    """A note that names the first missing runs and counts the rest; none if all are done."""
+    lines = gaps([experiment])
+    if not lines:
+        return []
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return [f"Not done: {'; '.join(lines[:most])}{more}"]
+
+
+def support_notes(scenario: Scenario, counts: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+    """What a reader must know about the classes behind the scores of a scenario."""
+    notes = []
+    rare, absent = [], []
+    for (domain, _), row in zip(scenario.test_sets, counts, strict=True):
+        if row.any():
+            few = [
+                f"{name} {n}"
+                for name, n in zip(classes, row, strict=True)
+                if 0 < n < MINIMUM_SUPPORT
+            ]
+            none = [name for name, n in zip(classes, row, strict=True) if n == 0]
+            rare += [f"{domain} ({', '.join(few)})"] if few else []
+            absent += [f"{domain} ({', '.join(none)})"] if none else []
+    if rare:
+        notes.append(
+            f"† holds a class with n < {MINIMUM_SUPPORT}, which carries no claim of its own, "
+            f"though it counts in averages over classes: {', '.join(rare)}"
+        )
+    if absent:
+        notes.append(f"Absent classes are left out of averages over classes: {', '.join(absent)}")
+    domains = {domain for domain, _ in scenario.test_sets}
+    notes += [
+        text for (domain, name), text in CONFOUNDED.items() if domain in domains and name in classes
+    ]
+    return notes
+
+
+def evidence_notes(rows: dict[str, dict], scenario: Scenario) -> list[str]:
+    """What the test sets could have shown, and where the spread comes from.
+
+    Args:
+        rows: rows of `evidence.parquet` by column.
+    """
+    notes = []
+    domains = {"in_domain": scenario.source} | {target: target for target in scenario.targets}
+    test_sets = {domains[name]: row for name, row in rows.items() if name in domains}
+    test_sets = {name: row for name, row in test_sets.items() if row["images"]}
+    grouped = {name: r for name, r in test_sets.items() if r["groups"] < r["images"]}
+    if grouped:
+        listed = (f"{name} {row['images']} in {row['groups']}" for name, row in grouped.items())
+        notes.append(f"Images that come in groups (patients, smears): {', '.join(listed)}")
+    shown = {name: r["detectable"] for name, r in test_sets.items() if is_number(r["detectable"])}
+    if shown:
+        listed = (f"{name} {100 * value:.1f}" for name, value in shown.items())
+        notes.append(
+            "Smallest difference from the best method that would have been found (80 % power, "
+            f"two-sided 5 %, these networks, median over methods), in points: {', '.join(listed)}"
+        )
+    mean = rows.get("mean_target", {})
+    spread = {part: mean.get(f"sd_{part}") for part in ("method", "seed", "image")}
+    if all(map(is_number, spread.values())):
+        listed = ", ".join(f"{part}s {100 * value:.1f}" for part, value in spread.items())
+        notes.append(f"Standard deviation of the mean of targets, in points, between {listed}")
+    if is_number(mean.get("tau")):
+        tau, low, high = (mean[name] for name in ("tau", "tau_low", "tau_high"))
+        agreement = f"{tau:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+        notes.append(
+            "Order of the methods in-domain against that by the mean of targets: Kendall's tau "
+            + agreement
+        )
+    return notes
+
+
+def images_only_note(methods: list[str]) -> list[str]:
+    """Names the methods whose seeds tell nothing of other seeds."""
+    if not methods:
+        return []
+    return [f"Intervals of {', '.join(methods)} cover the images only, for want of a second seed"]
+
+
+def is_number(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
