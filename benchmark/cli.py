@@ -19,6 +19,10 @@ from benchmark.progress import console, say
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+domain_commands = typer.Typer(
+    help="Domains: a laboratory's own, and what tells them apart.", no_args_is_help=True
+)
+app.add_typer(domain_commands, name="domain")
 ROOT = Path()
 ProfileOption = Annotated[
     str, typer.Option("--profile", "-p", help="A profile of params.yaml: demo, core or full.")
@@ -172,8 +176,44 @@ def prepare(profile: ProfileOption = "demo") -> None:
     prepare_profile(ROOT, profile, params.profile(profile), cards)
 
 
-@app.command()
-def domains(
+@domain_commands.command("add")
+def domain_add(
+    folder: Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")],
+    name: Annotated[str, typer.Option(help="What the domain is to be called.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
+    ] = None,
+    crop: Annotated[
+        float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
+    ] = 1.0,
+    told: Annotated[
+        list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="The profile that gets a new target.")
+    ] = "core",
+) -> None:
+    """Make a folder of labelled images a target of every `source->*` scenario.
+
+    The images are copied to datasets/raw/NAME, which git ignores; broken ones are left out, and of
+    copies one stays. The folder itself is only read.
+    """
+    from benchmark.data.own_domain import add_domain
+    from benchmark.pipeline import write_pipelines
+
+    cells = dict(map(str.strip, pair.rpartition("=")[::2]) for pair in told or [])
+    params, cards = settings()
+    added = add_domain(ROOT, params, cards, profile, folder, name, labels, crop, cells)
+    params, cards = settings()
+    write_pipelines(ROOT, params, cards, check=False)
+    for line in added.lines(name, profile):
+        say(line)
+    if name in params.profile(profile).sources():
+        say(f"note: scenarios `*->…` now train on {name} too: run `wbc-shift split` first")
+
+
+@domain_commands.command("cards")
+def domain_cards(
     profile: ProfileOption = "demo",
     run: Annotated[
         str | None, typer.Option(help="Also compare in the features of this finished run.")
@@ -189,7 +229,7 @@ def domains(
     from benchmark.data.cards import load_label_spaces
 
     if run is not None and weights is not None:
-        raise UserError("domains: give --run or --weights, not both")
+        raise UserError("domain cards: give --run or --weights, not both")
     params, cards = settings()
     chosen = params.profile(profile)
     features = None
@@ -214,10 +254,10 @@ def plan(profile: ProfileOption = "demo") -> None:
 @app.command()
 def validate(profile: ProfileOption = "demo") -> None:
     """Check settings, data and splits, and show what would run, before anything is spent."""
-    from benchmark.validate import validate_profile
+    from benchmark.validate import forecast_profile, validate_profile
 
     params, cards = settings()
-    experiments, problems = validate_profile(ROOT, params, cards, profile)
+    experiments, problems, to_do = validate_profile(ROOT, params, cards, profile)
     table = Table(title=f"profile {profile}", title_justify="left")
     for column in ("experiment", "planned", "done", "skipped", "failed", "to run"):
         table.add_column(column, justify="left" if column == "experiment" else "right")
@@ -230,6 +270,9 @@ def validate(profile: ProfileOption = "demo") -> None:
     for reason in dict.fromkeys(o["reason"] for runs in experiments.values() for o in runs):
         if reason:
             say(f"note: {reason}")
+    if to_do:
+        for line in forecast_profile(ROOT, params, cards, profile, to_do):
+            say(line)
     for problem in problems:
         say(f"missing: {problem}")
     if problems:
@@ -268,14 +311,25 @@ def train(
     experiment: Annotated[
         str | None, typer.Option("--experiment", "-e", help="One experiment; default: all.")
     ] = None,
+    method: Annotated[str | None, typer.Option(help="One method alone, by name.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Where --method is trained, tested.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --method.")] = 0,
 ) -> None:
     """Carry out the planned runs that are not done; finished ones are never trained again."""
+    from benchmark.data.cards import load_label_spaces
     from benchmark.errors import suggest
-    from benchmark.plan import check_plan
-    from benchmark.training.runner import train_experiment
+    from benchmark.plan import check_plan, plan_one
+    from benchmark.training.runner import train_experiment, train_one
 
     params, _ = settings()
     known = params.profile(profile).experiments
+    if method is not None or scenario is not None:
+        if method is None or scenario is None or experiment is not None:
+            raise UserError("train: give --method and --scenario together, without --experiment")
+        classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
+        runs = plan_one(ROOT, params, profile, method, scenario, seed)
+        train_one(ROOT, profile, classes, runs)
+        return
     if experiment is not None and experiment not in known:
         raise UserError(
             f"profile {profile}: no experiment '{experiment}'{suggest(experiment, known)}"
@@ -283,6 +337,102 @@ def train(
     for name in [experiment] if experiment else known:
         check_plan(ROOT, params, profile, name)
         train_experiment(ROOT, profile, name)
+
+
+@app.command()
+def speed(
+    profile: ProfileOption = "demo",
+    models: Annotated[
+        list[str] | None, typer.Option(help="Backbones to measure; default: the profile's.")
+    ] = None,
+    precisions: Annotated[
+        list[str] | None, typer.Option("--precision", help="fp32 or bf16; default: the profile's.")
+    ] = None,
+    layouts: Annotated[
+        list[str] | None, typer.Option("--layout", help="channels_last (default) or contiguous.")
+    ] = None,
+) -> None:
+    """Measure how fast this machine decodes, trains and answers (results/speed/)."""
+    from benchmark.errors import suggest
+    from benchmark.speed.measure import LAYOUTS, PRECISIONS
+    from benchmark.speed.records import measure_speed
+    from benchmark.speed.table import write_throughput
+    from benchmark.training.device import choose_device, configure
+
+    for asked, known in ((precisions, PRECISIONS), (layouts, LAYOUTS)):
+        for name in asked or []:
+            if name not in known:
+                raise UserError(f"speed: unknown '{name}'{suggest(name, known)}")
+    params, cards = settings()
+    device = choose_device()
+    configure(device)
+    what = (models or [], precisions or [], layouts or [])
+    written = measure_speed(ROOT, params, cards, profile, *what, device)
+    for path in [*written, write_throughput(ROOT)]:
+        say(f"wrote {path}")
+
+
+@app.command()
+def launch(
+    profile: ProfileOption = "demo",
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster (host:port or auto); default: this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once on this machine; default: processors.")
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of a GPU that a run takes.")
+    ] = None,
+) -> None:
+    """Carry out a profile's missing runs on many processors, GPUs or machines, through Ray."""
+    from benchmark.launch import launch as launch_profile
+    from benchmark.plan import check_plan
+
+    params, _ = settings()
+    experiments = list(params.profile(profile).experiments)
+    for name in experiments:
+        check_plan(ROOT, params, profile, name)
+    launch_profile(ROOT, profile, experiments, address, workers, gpus_per_run)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Images of one cell each, in any folders below.")],
+    run: Annotated[str, typer.Option(help="A finished run: METHOD/SCENARIO/seedK.")],
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="The profile that the run belongs to.")
+    ] = "core",
+    out: Annotated[
+        Path, typer.Option(help="The CSV to write; a sheet of the images goes beside it.")
+    ] = Path("predictions.csv"),
+    crop: Annotated[
+        float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
+    ] = 1.0,
+    tta: Annotated[
+        bool, typer.Option(help="Average over 8 flips and turns; wants the prepared source.")
+    ] = False,
+    accuracy: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Wanted of accepted answers, on the source.")
+    ] = 0.95,
+) -> None:
+    """Label images with a finished run: label, confidence, and whether to accept the answer.
+
+    Thresholds hold for the laboratory that the run was trained in, and for no other.
+    """
+    from benchmark.data.cards import load_label_spaces
+    from benchmark.inference.label_images import label_images, write_labels
+
+    if out.suffix != ".csv":
+        raise UserError(f"--out {out}: name a .csv file")
+    params, _ = settings()
+    classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
+    table, gauge = label_images(ROOT, profile, run, classes, folder, crop, tta, accuracy)
+    sheet = write_labels(table, gauge, folder, run, out)
+    for flag, number in table["flag"].value_counts().items():
+        say(f"{number} {flag}")
+    say(f"{gauge}")
+    say(f"wrote {out} and {sheet}; they name and show the images: keep them out of git")
 
 
 @app.command()
@@ -305,6 +455,14 @@ def report(
 
     for folder in result_folders(profile):
         report_results(folder, strict=strict)
+
+
+@app.command()
+def paper(profile: ProfileOption = "core") -> None:
+    """Write the numbers, tables and figures that paper/main.tex reads (paper/generated/)."""
+    from benchmark.report.paper import write_paper
+
+    say(f"wrote {write_paper(ROOT, profile)}: build the PDF with `make paper`")
 
 
 @app.command()

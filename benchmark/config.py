@@ -18,6 +18,18 @@ from benchmark.schema import Strict, parse
 PARAMS = Path("params.yaml")
 PARTS = ("train", "id_val", "calibration", "id_test")
 SCRATCH = "scratch"
+WITHOUT_BLOCK = (SCRATCH, "erm", "head", "single")
+"""Names of parts that take no parameter and need no block."""
+BLOCKS_OF_PARTS = {
+    "normalisation": "normalisations",
+    "loss": "losses",
+    "recipe": "recipes",
+    "augmentation": "augmentations",
+    "weights": "weights",
+    "readout": "readouts",
+    "inference": "inferences",
+}
+"""Part of a method → the key of `params.yaml` that holds its blocks."""
 CORRUPTIONS_OF_SOURCE = "corruptions"
 """Stands for the targets of a scenario: the source's id_test under every corruption."""
 
@@ -83,26 +95,50 @@ class Augmentation(Strict):
 class Training(Strict):
     """How a method is trained. All of it is part of a run's fingerprint."""
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
+    """0 keeps the initial weights: what is fitted then is a readout."""
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup_epochs: int = Field(ge=0)
-    """Epochs of linear warm-up from zero; then a cosine to zero at the last step."""
+    """Epochs of linear warm-up from zero, before the schedule."""
     patience: int = Field(ge=1)
-    """Stop after so many epochs without a better macro-F1 on id_val."""
+    """Stop after so many epochs without a better macro-F1 on id_val, where the best is kept."""
     precision: Literal["fp32", "bf16"]
     """bf16: autocast. Slow on processors without bfloat16 arithmetic."""
     augmentation: Augmentation = Augmentation()
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """sgd: with momentum 0.9."""
+    schedule: Literal["cosine", "steps", "as_released"] = "cosine"
+    """cosine: to zero at the last step. steps: a tenth at each milestone. as_released: the cosine
+    of tsutsui2023's code, by epochs and off by one."""
+    milestones: tuple[float, ...] = (0.3, 0.6)
+    """Where `steps` falls, as fractions of the epochs (he2023: 30 and 60 of 100)."""
+    sampler: Literal["instance", "class_balanced", "domain_balanced"] = "instance"
+    """instance: every image once an epoch. class_balanced: drawn with replacement, chance ∝ 1/n of
+    its class. domain_balanced: as many of each source domain in every batch."""
+    averaging: Literal["none", "ema", "swad"] = "none"
+    """Of the weights. ema: moving average; swad: mean over the flat part of the training."""
+    averaging_decay: float = Field(0.999, gt=0, lt=1)
+    """Of ema, reached from below in the first steps."""
+    selection: Literal["best", "last"] = "best"
+    """Which epoch is kept: the best macro-F1 on id_val, or the last of all (tsutsui2023)."""
+
+    @model_validator(mode="after")
+    def _one_choice_of_epochs(self) -> Training:
+        if self.averaging == "swad" and self.selection == "last":
+            raise ValueError("averaging swad chooses its epochs: leave selection at best")
+        return self
 
 
 class Method(Strict):
-    """What is trained, each part by the name of its building block."""
+    """What is trained and how it answers, each part by the name of its building block."""
 
-    backbone: str
+    backbone: str = ""
     """A timm name, or one of `benchmark/models`."""
     normalisation: str = "bn"
     loss: str = "ce"
+    recipe: str = "erm"
     weights: str = SCRATCH
     head: str = "linear"
     freezing: str = "none"
@@ -111,15 +147,38 @@ class Method(Strict):
     """A block of `augmentations`; without one, the profile's own."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Training settings that differ from the profile's."""
+    readout: str = "head"
+    """What answers from the features: the trained head, or a block of `readouts`."""
+    inference: str = "single"
+    """How an image is answered: in a single view, or as a block of `inferences`."""
+    members: list[str] = Field(default_factory=list)
+    """Methods of the same experiment whose probabilities are averaged: an ensemble, which has no
+    other part."""
+
+    @model_validator(mode="after")
+    def _network_or_members(self) -> Method:
+        if bool(self.backbone) == bool(self.members):
+            raise ValueError("needs a backbone (a network) or members (an ensemble), not both")
+        if self.members and self.model_fields_set != {"members"}:
+            raise ValueError("an ensemble has members and no part of its own")
+        if len(set(self.members)) != len(self.members) or len(self.members) == 1:
+            raise ValueError("an ensemble needs two members or more, each named once")
+        return self
 
     @property
     def canonical_name(self) -> str:
         """Name made of the parts; a part as in plain training from scratch is left out."""
-        plain = {"weights": SCRATCH, "head": "linear", "freezing": "none", "stain": "none"}
+        plain = {"recipe": "erm", "weights": SCRATCH, "head": "linear", "freezing": "none"}
+        plain |= {"stain": "none", "readout": "head", "inference": "single"}
         parts = [self.backbone, self.normalisation, self.loss]
         parts += [self.augmentation] if self.augmentation else []
         parts += [getattr(self, part) for part in plain if getattr(self, part) != plain[part]]
         return "-".join(parts)
+
+    @property
+    def trained(self) -> Method:
+        """The method whose training this one shares: the same network, answering plainly."""
+        return self.model_copy(update={"readout": "head", "inference": "single"})
 
 
 class Experiment(Strict):
@@ -133,6 +192,9 @@ class Experiment(Strict):
     augmentations: list[str | None] = Field(default_factory=lambda: [None])
     """Blocks of `augmentations`; null is the profile's own."""
     stains: list[str] = Field(default_factory=lambda: ["none"])
+    recipes: list[str] = Field(default_factory=lambda: ["erm"])
+    readouts: list[str] = Field(default_factory=lambda: ["head"])
+    inferences: list[str] = Field(default_factory=lambda: ["single"])
     methods: list[str] = Field(default_factory=list)
     """Named methods, beside the grid."""
     seeds: int = Field(ge=1)
@@ -169,7 +231,8 @@ class Profile(Strict):
     def sources(self) -> list[str]:
         """The domains that the profile's experiments train on, sorted."""
         scenarios = {s for e in self.experiments.values() for s in e.scenarios}
-        return sorted({expand_scenario(s, self.domains)[0] for s in scenarios})
+        joined = {expand_scenario(s, self.domains)[0] for s in scenarios}
+        return sorted({source for sources in joined for source in sources_of(sources)})
 
 
 class Params(Strict):
@@ -178,6 +241,9 @@ class Params(Strict):
     split: Split
     normalisations: dict[str, dict[str, Any]]
     losses: dict[str, dict[str, Any]]
+    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    readouts: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    inferences: dict[str, dict[str, Any]] = Field(default_factory=dict)
     augmentations: dict[str, Augmentation] = Field(default_factory=dict)
     weights: dict[str, Weights] = Field(default_factory=dict)
     """Initial weights by name, beside `scratch`."""
@@ -220,27 +286,20 @@ def load_params(path: Path = PARAMS) -> Params:
 
 def check_parts(params: Params, method: Method, where: str) -> None:
     """Raise a `UserError` if a method names a block that `params.yaml` does not have."""
-    for part, kind in (
-        ("normalisation", "normalisations"),
-        ("loss", "losses"),
-        ("augmentation", "augmentations"),
-        ("weights", "weights"),
-    ):
+    if method.members:
+        return
+    for part, kind in BLOCKS_OF_PARTS.items():
         chosen, known = getattr(method, part), getattr(params, kind)
-        if chosen not in (None, SCRATCH) and chosen not in known:
+        if chosen not in (None, *WITHOUT_BLOCK) and chosen not in known:
             raise UserError(f"{where}: no '{chosen}' under {kind}{suggest(chosen, known)}")
 
 
 def grid(experiment: Experiment) -> list[Method]:
-    """The grid of an experiment: backbone × normalisation × loss × augmentation × stain."""
-    axes = (
-        experiment.backbones,
-        experiment.normalisations,
-        experiment.losses,
-        experiment.augmentations,
-        experiment.stains,
-    )
+    """The grid of an experiment: the product of its axes, the backbone slowest."""
     names = ("backbone", "normalisation", "loss", "augmentation", "stain")
+    names += ("recipe", "readout", "inference")
+    plural = {"loss": "losses"}
+    axes = [getattr(experiment, plural.get(name, f"{name}s")) for name in names]
     return [Method(**dict(zip(names, parts, strict=True))) for parts in product(*axes)]
 
 
@@ -249,22 +308,34 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
 
     `source->*` tests on every other domain of the profile, in its order; `source->a,b` on these;
     `source->corruptions` on the source's id_test under every corruption and severity, as derived
-    domains `source:corruption:severity`.
+    domains `source:corruption:severity`. `a+b->c` trains on several domains, `*->c` on all others
+    (leave one domain out); their source is `a+b`.
     """
     source, arrow, targets = name.partition("->")
     if not arrow or not targets:
         raise UserError(f"scenario '{name}': write 'source->*' or 'source->target,target'")
-    if source not in domains:
-        raise UserError(f"scenario '{name}': no domain '{source}'{suggest(source, domains)}")
-    if targets == CORRUPTIONS_OF_SOURCE:
-        return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
-    chosen = [d for d in domains if d != source] if targets == "*" else targets.split(",")
-    for domain in chosen:
+    if "*" in (source, targets) and source == targets:
+        raise UserError(f"scenario '{name}': name the source or the target")
+    chosen = [] if targets in ("*", CORRUPTIONS_OF_SOURCE) else targets.split(",")
+    sources = [d for d in domains if d not in chosen] if source == "*" else sources_of(source)
+    for domain in (*sources, *chosen):
         if domain not in domains:
             raise UserError(f"scenario '{name}': no domain '{domain}'{suggest(domain, domains)}")
-    if source in chosen:
-        raise UserError(f"scenario '{name}': '{source}' is both trained and tested on")
-    return source, chosen
+    if targets == CORRUPTIONS_OF_SOURCE:
+        if len(sources) > 1:
+            raise UserError(f"scenario '{name}': corruptions are of one source, not of several")
+        return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
+    chosen = chosen or [d for d in domains if d not in sources]
+    if both := [d for d in sources if d in chosen]:
+        raise UserError(f"scenario '{name}': '{both[0]}' is both trained and tested on")
+    if not chosen or len(set(sources)) < len(sources):
+        raise UserError(f"scenario '{name}': leaves no target, or names a source twice")
+    return "+".join(sources), chosen
+
+
+def sources_of(source: str) -> list[str]:
+    """The domains that a scenario's source is made of: `a+b` is two."""
+    return source.split("+")
 
 
 def corruption_of(target: str) -> tuple[str, str, int] | None:
@@ -275,4 +346,4 @@ def corruption_of(target: str) -> tuple[str, str, int] | None:
 
 def scenario_folder(name: str) -> str:
     """A scenario's name as a folder: `raabin->*` is `raabin_to_others`."""
-    return name.replace("->", "_to_").replace("*", "others").replace(",", "_")
+    return name.replace("->", "_to_").replace("*", "others").replace(",", "_").replace("+", "_")

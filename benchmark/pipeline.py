@@ -25,7 +25,8 @@ from benchmark.progress import say
 FETCHING = ("archives", "complete", "downloads", "fetch", "layouts", "manifest", "medmnist")
 FETCHING += ("receipt", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
-BLOCKS = ("normalisations", "losses", "augmentations", "weights", "methods")
+BLOCKS = ("normalisations", "losses", "recipes", "readouts", "inferences", "augmentations")
+BLOCKS += ("weights", "methods")
 """Keys of `params.yaml` that name the building blocks of methods."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
 
@@ -115,7 +116,11 @@ def profile_stages(
         "plan": {
             "cmd": f"wbc-shift plan --profile {name}",
             "params": [*blocks, f"profiles.{name}"],
-            "deps": [f"{results}/data.json", *splits, "benchmark/plan.py", "benchmark/numerics.py"],
+            "deps": [
+                f"{results}/data.json",
+                *splits,
+                *(f"benchmark/{part}.py" for part in ("plan", "runs", "numerics")),
+            ],
             "outs": [small(f"{results}/plans/{e}.json") for e in profile.experiments],
         },
     }

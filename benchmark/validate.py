@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Params, expand_scenario
+from benchmark.config import Params, expand_scenario, sources_of
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, domain_images
 from benchmark.data.fetch import raw_folder, verify
-from benchmark.data.split import split_path
+from benchmark.data.split import read_split, split_path
 from benchmark.errors import UserError
-from benchmark.plan import expand, read_data
+from benchmark.plan import read_data
+from benchmark.runs import Run, expand
 from benchmark.training.records import read_outcome
 
 
 def validate_profile(
     root: Path, params: Params, cards: dict[str, Card], name: str
-) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+) -> tuple[dict[str, list[dict[str, Any]]], list[str], list[Run]]:
     """Expand a profile without writing anything.
 
     Returns:
-        Outcomes of the planned runs by experiment, and lines that say what is missing.
+        Outcomes of the planned runs by experiment, lines that say what is missing, and the runs
+        that are to be done, each once.
 
     Raises:
         UserError: a fault of the settings themselves.
@@ -34,17 +37,25 @@ def validate_profile(
         problems.append(str(error))
         domains = {domain: {"digest": "unknown"} for domain in profile.domains}
     experiments: dict[str, list[dict[str, Any]]] = {}
+    to_do: dict[str, Run] = {}
     for experiment_name, experiment in profile.experiments.items():
-        sources = {expand_scenario(s, profile.domains)[0] for s in experiment.scenarios}
+        sources = {
+            source
+            for scenario in experiment.scenarios
+            for source in sources_of(expand_scenario(scenario, profile.domains)[0])
+        }
         lacking = [s for s in sources if not split_path(root / "datasets", s).exists()]
         if lacking:
             problems += [f"split of {source}: run `wbc-shift split`" for source in sorted(lacking)]
             continue
         runs = expand(root, params, name, experiment_name, domains)
-        experiments[experiment_name] = [read_outcome(root, name, run) for run in runs]
+        outcomes = [read_outcome(root, name, run) for run in runs]
+        experiments[experiment_name] = outcomes
+        for run, outcome in zip(runs, outcomes, strict=True):
+            if outcome["outcome"] not in ("done", "skipped"):
+                to_do[run["run_id"]] = run
     # Images are missed only where something is left to run: results stand without them.
-    outcomes = [outcome["outcome"] for runs in experiments.values() for outcome in runs]
-    to_run = bool(problems) or not set(outcomes) <= {"done", "skipped"}
+    to_run = bool(problems or to_do)
     for domain in profile.domains:
         card = card_of(cards, domain)
         images = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
@@ -58,4 +69,27 @@ def validate_profile(
                 f"{domain}: {len(absent)} of {len(images)} images, first {first}: "
                 f"run `wbc-shift fetch --profile {name}`"
             )
-    return experiments, list(dict.fromkeys(problems))
+    return experiments, list(dict.fromkeys(problems)), list(to_do.values())
+
+
+def forecast_profile(
+    root: Path, params: Params, cards: dict[str, Card], name: str, runs: list[Run]
+) -> list[str]:
+    """Lines that say how long runs will take on this device, and what that is estimated from."""
+    from benchmark.speed.forecast import forecast, known_speeds
+    from benchmark.training.device import choose_device, environment
+
+    profile = params.profile(name)
+
+    @cache
+    def training_images(source: str) -> int:
+        count = 0
+        for domain in sources_of(source):
+            split = read_split(root / "datasets", domain)
+            trained = set(split.loc[split["part"] == "train", "path"])
+            what = (card_of(cards, domain), domain, profile.label_space, profile.subset)
+            count += domain_images(root / "datasets", *what)["path"].isin(trained).sum()
+        return int(count)
+
+    device = environment(choose_device())["device"]
+    return forecast(known_speeds(root, device), runs, training_images).lines(device)

@@ -46,7 +46,7 @@ def test_profiles_share_the_splits_and_nothing_else() -> None:
                 assert name not in seen, f"{name} is written by {seen.get(name)} and {path}"
                 seen[name] = path
     assert {p for p in seen if p.startswith("datasets/splits/")} == {
-        f"datasets/splits/{d}.csv" for d in ("pbc-main", "phantom-a", "raabin")
+        f"datasets/splits/{d}.csv" for d in load_params(REPOSITORY / "params.yaml").sources()
     }
 
 

@@ -9,7 +9,8 @@ from conftest import edit
 
 from benchmark.config import load_params
 from benchmark.errors import UserError
-from benchmark.plan import Run, expand, read_data
+from benchmark.plan import read_data
+from benchmark.runs import Run, expand
 
 NAMED = """\
 augmentations: {strong: {scale: 0.3, contrast: 0.4}}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmark.config import sources_of
 from benchmark.data.corruptions import corrupt
 from benchmark.data.split import read_split
 from benchmark.data.stain import Stain, fit_stain
@@ -37,11 +38,13 @@ class Images:
         pixels: uint8 [N, S, S, 3], RGB.
         labels: int64 [N], index into the label space's classes.
         table: image, group, domain and part of each row.
+        domains: int64 [N], which of several source domains an image is from; None of one.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
     table: pd.DataFrame
+    domains: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,31 +105,48 @@ class PreparedImages:
         return Images(pixels, whole.labels, table)
 
     def part(self, source: str, part: str) -> Images:
-        """The images of one part of a source domain.
+        """The images of one part of a source: of one domain, or of several together (`a+b`).
 
         Raises:
             UserError: an image that the split does not know, a part without images, or a training
                 part in which a class is absent.
         """
-        whole = self.domain(source)
-        if source not in self._splits:
-            split = read_split(self.root / "datasets", source)
-            self._splits[source] = split.set_index("path")["part"]
-        parts = whole.table["image"].map(self._splits[source])
+        own = [self._part(domain, part) for domain in sources_of(source)]
+        images = own[0] if len(own) == 1 else pooled(own, source)
+        if part == "train" and (absent := set(range(len(self.classes))) - set(images.labels)):
+            names = ", ".join(self.classes[c] for c in sorted(absent))
+            splits = ", ".join(f"datasets/splits/{domain}.csv" for domain in sources_of(source))
+            raise UserError(
+                f"{source}: no training image of {names}: "
+                f"check {splits} or choose another label space"
+            )
+        return images
+
+    def _part(self, domain: str, part: str) -> Images:
+        """One part of one source domain."""
+        whole = self.domain(domain)
+        if domain not in self._splits:
+            split = read_split(self.root / "datasets", domain)
+            self._splits[domain] = split.set_index("path")["part"]
+        parts = whole.table["image"].map(self._splits[domain])
         if parts.isna().any():
             unknown = whole.table.loc[parts.isna(), "image"].iloc[0]
             raise UserError(
-                f"{source}: {unknown} is in no part of the split: run `wbc-shift split`"
+                f"{domain}: {unknown} is in no part of the split: run `wbc-shift split`"
             )
         rows = np.flatnonzero(parts == part)
-        labels = whole.labels[rows]
         if len(rows) == 0:
-            raise UserError(f"{source}: no image in {part}: check datasets/splits/{source}.csv")
-        if part == "train" and (absent := set(range(len(self.classes))) - set(labels)):
-            names = ", ".join(self.classes[c] for c in sorted(absent))
-            raise UserError(
-                f"{source}: no training image of {names}: "
-                f"check datasets/splits/{source}.csv or choose another label space"
-            )
+            raise UserError(f"{domain}: no image in {part}: check datasets/splits/{domain}.csv")
         table = whole.table.iloc[rows].assign(part=part)
-        return Images(whole.pixels[rows], labels, table)
+        return Images(whole.pixels[rows], whole.labels[rows], table)
+
+
+def pooled(parts: list[Images], source: str) -> Images:
+    """The same part of several source domains as one set of images, which remembers whose."""
+    tables = [images.table.assign(domain=source) for images in parts]
+    return Images(
+        np.concatenate([images.pixels for images in parts]),
+        np.concatenate([images.labels for images in parts]),
+        pd.concat(tables, ignore_index=True),
+        np.repeat(np.arange(len(parts)), [len(images) for images in parts]),
+    )

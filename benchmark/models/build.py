@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError, suggest
-from benchmark.models import crossformer, squeezenet  # noqa: F401  register with timm
+from benchmark.models import (  # noqa: F401  register with timm
+    colour_histogram,
+    crossformer,
+    squeezenet,
+)
 from benchmark.models.cnn_rnn import SUFFIX, CnnRnn, create_cnn_rnn
 from benchmark.models.freezing import FREEZING
 from benchmark.models.heads import HEADS, replace_classifier

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.config import Params, grid
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.normalisation import norm_layers
-from benchmark.plan import initial_weights
+from benchmark.runs import initial_weights
 
 BATCH = 2
 """A batch normalisation of 1 × 1 maps needs two images."""

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.config import Training
 from benchmark.data.arrays import Images
+from benchmark.errors import UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1
-from benchmark.inference.predict import autocast, predict, standardise, to_float
+from benchmark.inference.predict import autocast, predict
 from benchmark.models.heads import features_and_logits
 from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.progress import track
-from benchmark.training.augmentation import Augmenter
+from benchmark.training.averaging import AVERAGINGS, renew_statistics
+from benchmark.training.batches import Batches
 from benchmark.training.loss import Loss, LossFunction, as_loss
+from benchmark.training.optimiser import OPTIMISERS
+from benchmark.training.recipe import Batch, Recipe
+from benchmark.training.recipes.erm import EmpiricalRisk
+from benchmark.training.schedule import schedule_of
 
 
 class NotFinite(Exception):
@@ -28,13 +34,18 @@ class NotFinite(Exception):
 
 @dataclass
 class Fit:
-    """What training left: the best state by macro-F1 on id_val, and how it came about."""
+    """What training left: the state that was chosen on id_val, and how it came about."""
 
     state: dict[str, Tensor]
     best_epoch: int
     id_val_macro_f1: float
     history: list[dict[str, float]] = field(default_factory=list)
     images_per_s: float = 0.0
+
+    def keep(self, epoch: int, score: float, network: nn.Module) -> None:
+        """Take a network's state as the one chosen so far."""
+        self.best_epoch, self.id_val_macro_f1 = epoch, score
+        self.state = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
 
 
 def fit(
@@ -47,8 +58,9 @@ def fit(
     device: torch.device,
     description: str = "training",
     preprocessing: Preprocessing = IMAGENET,
+    recipe: Recipe | None = None,
 ) -> Fit:
-    """Train with AdamW, linear warm-up and cosine; keep the best epoch by source validation.
+    """Train as the settings say; keep the epoch, or the average, chosen by source validation.
 
     All images lie on the device as uint8; nothing is decoded, copied or synchronised per step.
 
@@ -58,36 +70,52 @@ def fit(
         order_seed: seeds order and augmentation, the same for every method.
         description: names the run in the progress shown, epoch by epoch.
         preprocessing: the input that the initial weights expect.
+        recipe: what to do with images, loss and source domains; without one, plain training.
 
     Raises:
-        NotFinite: the loss, one of its facts or the validation logits are not finite.
+        NotFinite: the loss, one of the facts or the validation logits are not finite.
+        UserError: the recipe does not go with the loss, the network or the number of domains.
     """
-    pixels, labels = to_device(train, device)
+    batches = Batches(train, settings, device, preprocessing)
+    recipe = recipe or EmpiricalRisk()
+    recipe.check(len(batches.counts), loss)
+    recipe.attach(batches.counts, settings.epochs, order_seed)
+    recipe.to(device)
     model.to(device, memory_format=torch.channels_last)
     loss = as_loss(loss).to(device)
-    steps = math.ceil(len(train) / settings.batch_size)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    needs_features = loss.needs_features or recipe.needs_features
+    optimiser = OPTIMISERS[settings.optimiser](model, settings)
     optimisers = [optimiser]
     if own := loss.own_optimiser():
         optimisers.append(own)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(settings, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(settings, batches.steps))
+    averaging = AVERAGINGS[settings.averaging](model, settings)
     generator = torch.Generator().manual_seed(order_seed)
+
+    def validated(network: nn.Module) -> tuple[float, float]:
+        """Macro-F1 and cross-entropy on id_val."""
+        if network is not model:
+            # The draws of the first epoch again: averaging moves none of the training's own.
+            again = batches.epoch(torch.Generator().manual_seed(order_seed))
+            renew_statistics(network, (shown.images for shown in again), settings.precision)
+        logits = predict(network, id_val.pixels, settings.precision, device, preprocessing)
+        if not np.isfinite(logits).all():
+            raise NotFinite(f"logits on id_val not finite after epoch {epoch}")
+        score = macro_f1(confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1]))
+        entropy = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(id_val.labels))
+        return score, entropy.item()
+
     result = Fit({}, best_epoch=-1, id_val_macro_f1=-1.0)
-    seconds = 0.0
+    images, seconds = 0, 0.0
     for epoch in track(range(settings.epochs), description):
         started = time.perf_counter()
         model.train()
-        order = torch.randperm(len(train), generator=generator).to(device)
-        augment = Augmenter(settings.augmentation, len(train), generator)
-        total = torch.zeros((), device=device)
-        # Chunks of nearly equal size: a last batch of one image would break batch statistics.
-        for start, chosen in zip(offsets(order, steps), order.tensor_split(steps), strict=True):
-            batch = augment(to_float(pixels[chosen]), start)
-            batch = standardise(batch, preprocessing.mean, preprocessing.std)
-            logits, features = outputs(model, loss, batch, settings.precision)
-            value = loss(logits, labels[chosen], features)
+        total, seen = torch.zeros((), device=device), 0
+        for shown in batches.epoch(generator):
+            mixed = recipe.mix(shown.images)
+            logits, features = outputs(model, needs_features, mixed, settings.precision)
+            batch = Batch(logits, shown.labels, features, shown.groups)
+            value = recipe(loss, batch)
             for stepped in optimisers:
                 stepped.zero_grad(set_to_none=True)
             value.backward()
@@ -95,22 +123,26 @@ def fit(
                 stepped.step()
             schedule.step()
             with torch.no_grad():
+                averaging.step()
+                recipe.update(batch)
                 if loss.recomputes_features:
-                    _, features = outputs(model, loss, batch, settings.precision)
-                loss.update(features, labels[chosen])
-            total += value.detach() * len(chosen)
-        train_loss = (total / len(train)).item()
-        seconds += time.perf_counter() - started
-        facts = loss.facts()
-        for name, fact in facts.items():
-            if not math.isfinite(fact):
-                raise NotFinite(f"{name} {fact} in epoch {epoch}: {loss.remedy}")
+                    _, features = outputs(model, True, shown.images, settings.precision)
+                loss.update(features, shown.labels)
+            total += value.detach() * len(shown)
+            seen += len(shown)
+        with torch.no_grad():
+            recipe.end_epoch()
+        train_loss = (total / seen).item()
+        images, seconds = images + seen, seconds + time.perf_counter() - started
+        facts = {}
+        for part in (loss, recipe):
+            for name, fact in part.facts().items():
+                if not math.isfinite(fact):
+                    raise NotFinite(f"{name} {fact} in epoch {epoch}: {part.remedy}")
+                facts[name] = fact
         if not math.isfinite(train_loss):
             raise NotFinite(f"loss {train_loss} in epoch {epoch}: lower the learning rate")
-        logits = predict(model, id_val.pixels, settings.precision, device, preprocessing)
-        if not np.isfinite(logits).all():
-            raise NotFinite(f"logits on id_val not finite after epoch {epoch}")
-        score = macro_f1(confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1]))
+        score, id_val_loss = validated(averaging.network)
         result.history.append(
             {
                 "epoch": epoch,
@@ -120,46 +152,35 @@ def fit(
                 **facts,
             }
         )
-        if score > result.id_val_macro_f1:
-            result.best_epoch, result.id_val_macro_f1 = epoch, score
-            result.state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        if averaging.chooses_window:
+            result.history[-1]["id_val_loss"] = id_val_loss
+            if averaging.end_epoch(id_val_loss):
+                break
+        elif settings.selection == "last" or score > result.id_val_macro_f1:
+            result.keep(epoch, score, averaging.network)
         elif epoch - result.best_epoch >= settings.patience:
             break
-    result.images_per_s = len(train) * len(result.history) / seconds
+    if averaging.chooses_window:
+        first, last = averaging.window()
+        for row in result.history:
+            row["averaged"] = float(first <= row["epoch"] <= last)
+        network = averaging.averaged()
+        result.keep(last, validated(network)[0], network)
+    result.images_per_s = images / seconds
     return result
 
 
 def outputs(
-    model: nn.Module, loss: Loss, batch: Tensor, precision: str
+    model: nn.Module, needs_features: bool, images: Tensor, precision: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits float32 [N, C] and, where the loss needs them, features float32 [N, D]."""
-    with autocast(batch.device, precision):
-        if loss.needs_features:
-            features, logits = features_and_logits(model, batch)
-            return logits.float(), features.float()
-        return model(batch).float(), None
-
-
-def schedule_of(settings: Training, steps_per_epoch: int) -> Callable[[int], float]:
-    """Learning-rate factor at a step: linear from 1/warm-up to 1, then half a cosine to 0."""
-    warmup = settings.warmup_epochs * steps_per_epoch
-    total = settings.epochs * steps_per_epoch
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-    return factor
-
-
-def offsets(order: Tensor, steps: int) -> list[int]:
-    """First position of each of the chunks that `tensor_split` makes."""
-    sizes = [len(chunk) for chunk in order.tensor_split(steps)]
-    return [sum(sizes[:i]) for i in range(steps)]
-
-
-def to_device(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 [N, 3, S, S] in channels-last memory, and labels int64 [N], on the device."""
-    pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
-    return pixels.to(device), torch.from_numpy(images.labels).to(device)
+    """Logits float32 [N, C] and, where they are needed, features float32 [N, D]."""
+    with autocast(images.device, precision):
+        if not needs_features:
+            return model(images).float(), None
+        features, logits = features_and_logits(model, images)
+    if features is None:
+        raise UserError(
+            f"{type(model).__name__} does not tell features from logits, which the loss or the"
+            " recipe needs: take another backbone"
+        )
+    return logits.float(), features.float()

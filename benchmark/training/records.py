@@ -12,7 +12,8 @@ import pandas as pd
 
 from benchmark.errors import UserError
 from benchmark.files import cannot_write, read_json, sha256_file, write_json
-from benchmark.plan import Run, plan_path, profile_folder
+from benchmark.plan import plan_path, profile_folder
+from benchmark.runs import Run
 
 SCHEMA_VERSION = 1
 FAILED = ("nan", "oom", "error")
@@ -47,21 +48,20 @@ def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
 
 
 def predictions_table(
-    parts: list[tuple[pd.DataFrame, np.ndarray, np.ndarray]], classes: list[str]
+    facts: pd.DataFrame, labels: np.ndarray, logits: np.ndarray, classes: list[str]
 ) -> pd.DataFrame:
     """One row per predicted image: image, domain, part, group, label, logit_<class> (float16).
 
     Args:
-        parts: for each part the table of its images, labels int64 [N] and logits float32 [N, C].
+        facts: table of the images.
+        labels: int64 [N].
+        logits: float32 [N, C].
     """
-    tables = []
-    for table, labels, logits in parts:
-        columns = {"label": labels.astype(np.int8)}
-        # float16 holds logits to three digits, ends at 65504, and halves what is committed.
-        halves = np.clip(logits, -65504, 65504).astype(np.float16)
-        columns |= {f"logit_{name}": halves[:, i] for i, name in enumerate(classes)}
-        tables.append(table.reset_index(drop=True).assign(**columns))
-    return pd.concat(tables, ignore_index=True)
+    columns = {"label": labels.astype(np.int8)}
+    # float16 holds logits to three digits, ends at 65504, and halves what is committed.
+    halves = np.clip(logits, -65504, 65504).astype(np.float16)
+    columns |= {f"logit_{name}": halves[:, i] for i, name in enumerate(classes)}
+    return facts.reset_index(drop=True).assign(**columns)
 
 
 def write_run(folder: Path, record: dict[str, Any], predictions: pd.DataFrame | None) -> None:

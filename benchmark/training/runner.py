@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 from benchmark.config import Training, corruption_of
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
+from benchmark.evaluation.metrics import confusion_matrix, macro_f1
 from benchmark.files import digest, read_json
-from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing, weights_sha256
-from benchmark.models.weights import Preprocessing, Weights
-from benchmark.plan import Run, plan_path, profile_folder
+from benchmark.models.weights import Weights
+from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
+from benchmark.runs import Run
+from benchmark.training.answers import answers, average_of_members
+from benchmark.training.bench import Bench, axis_seed, initial_weights
 from benchmark.training.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from benchmark.training.device import choose_device, configure, environment
 from benchmark.training.fit import Fit, NotFinite, fit
 from benchmark.training.loss import join
 from benchmark.training.losses import LOSSES
+from benchmark.training.recipes import RECIPES
 from benchmark.training.records import (
     FAILED,
     predictions_table,
@@ -36,28 +41,9 @@ from benchmark.training.records import (
     write_run,
 )
 
+TestSet = tuple[str, str]
+"""(domain, part)"""
 HELD_OUT = ("id_val", "calibration", "id_test")
-
-
-@dataclass
-class Bench:
-    """What the runs of an experiment have in common: a profile's images and a device."""
-
-    root: Path
-    profile: str
-    classes: list[str]
-    device: torch.device
-    images: PreparedImages
-    stained: dict[tuple[str, str], PreparedImages] = field(default_factory=dict)
-
-    def images_of(self, run: Run) -> PreparedImages:
-        """The images as a run sees them: those of the last stain normalisation are kept."""
-        key = run["scenario"]["source"], run["method"].get("stain", "none")
-        if key[1] == "none":
-            return self.images
-        if key not in self.stained:
-            self.stained = {key: self.images.stained(*key)}
-        return self.stained[key]
 
 
 def train_experiment(root: Path, profile: str, experiment: str) -> None:
@@ -105,6 +91,36 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
         )
 
 
+def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> None:
+    """Carry out single runs that no experiment need hold, and say what became of each.
+
+    Raises:
+        UserError: a run failed or makes no sense, or another process works on it.
+    """
+    device = choose_device()
+    configure(device)
+    bench: Bench | None = None
+    locks = profile_folder(root, profile) / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        try:
+            with FileLock(locks / f"{digest(run['run_id'])}.lock", timeout=0):
+                if not finished(root, profile, run):
+                    images = PreparedImages(root, profile, classes) if bench is None else None
+                    bench = bench or Bench(root, profile, classes, device, images)
+                    say(f"{run['run_id']}: {carry_out(bench, run)}")
+        except Timeout:
+            raise UserError(f"{run['run_id']}: another process works on it: wait for it") from None
+        outcome = read_outcome(root, profile, run)
+        if outcome["outcome"] != "done":
+            raise UserError(f"{run['run_id']}: {outcome['outcome']}: {outcome['reason']}")
+        table = pd.read_parquet(run_folder(root, profile, run["run_id"]) / "predictions.parquet")
+        for (domain, part), rows in table.groupby(["domain", "part"], sort=False):
+            predicted = rows[[f"logit_{name}" for name in classes]].to_numpy().argmax(1)
+            score = macro_f1(confusion_matrix(rows["label"].to_numpy(), predicted, len(classes)))
+            say(f"  {domain} ({part}, n = {len(rows)}): macro-F1 {100 * score:.1f} %")
+
+
 def finished(root: Path, profile: str, run: Run) -> bool:
     """Whether a run needs no work. A failed run is tried again, never taken for a result."""
     return read_outcome(root, profile, run)["outcome"] in ("done", "skipped")
@@ -122,6 +138,7 @@ def carry_out(bench: Bench, run: Run) -> str:
         "training_fingerprint": run["training_fingerprint"],
         "outcome": "done",
         "reason": None,
+        **{k: run[k] for k in ("answering", "tested")},
         **{k: run[k] for k in ("method", "track", "scenario", "seed", "settings")},
         "predictions_sha256": None,
         "environment": environment(bench.device),
@@ -129,38 +146,10 @@ def carry_out(bench: Bench, run: Run) -> str:
     predictions = None
     started = time.perf_counter()
     try:
-        images = bench.images_of(run)
-        model, result, trained_s = trained_model(bench, run, images)
-        trained = time.perf_counter()
-        precision = run["settings"]["training"]["precision"]
-        weights = initial_weights(run)
-        expected = preprocessing(weights, run["method"]["backbone"])
-        parts = predicted_parts(images, run)
-        logits = [predict(model, p.pixels, precision, bench.device, expected) for p in parts]
-        if not all(np.isfinite(values).all() for values in logits):
-            raise NotFinite("logits of a test set are not finite")
-        predictions = predictions_table(
-            [(p.table, p.labels, z) for p, z in zip(parts, logits, strict=True)], bench.classes
-        )
-        record |= {
-            "selection": {
-                "best_epoch": result.best_epoch,
-                "id_val_macro_f1": result.id_val_macro_f1,
-            },
-            "history": result.history,
-            **({"stain_failures": images.stain_failures} if images.stain else {}),
-            **({} if weights.from_scratch else {"weights": loaded(weights, run, expected)}),
-            "train_images_per_s": result.images_per_s,
-            "time": {
-                "train_s": round(trained_s, 3),
-                "load_s": round(trained - started - trained_s, 3),
-                "evaluate_s": round(time.perf_counter() - trained, 3),
-            },
-        }
-        line = (
-            f"done, id_val macro-F1 {result.id_val_macro_f1:.3f} at epoch {result.best_epoch}, "
-            f"{time.perf_counter() - started:.0f} s"
-        )
+        work = average_members if "members" in run["settings"] else train_and_answer
+        facts, predictions, line = work(bench, run)
+        record |= facts
+        line = f"done, {line}, {time.perf_counter() - started:.0f} s"
     except NotFinite as error:
         record |= {"outcome": "nan", "reason": str(error)}
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -179,24 +168,89 @@ def carry_out(bench: Bench, run: Run) -> str:
     return line
 
 
-def initial_weights(run: Run) -> Weights:
-    """The weights that a run starts from."""
-    return Weights.model_validate(run["settings"].get("weights", {}))
+def average_members(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
+    """An ensemble's facts, predictions and a line for the log; nothing is computed twice."""
+    started = time.perf_counter()
+    predictions = average_of_members(bench, run)
+    seconds = {"evaluate_s": round(time.perf_counter() - started, 3)}
+    return {"time": seconds}, predictions, f"from {len(run['settings']['members'])} stored runs"
 
 
-def loaded(weights: Weights, run: Run, expected: Preprocessing) -> dict[str, Any]:
+def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
+    """A network's facts, its predictions of every held-out image, and a line for the log."""
+    started = time.perf_counter()
+    images = bench.images_of(run)
+    model, result, trained_s = trained_model(bench, run, images)
+    trained = time.perf_counter()
+    weights = initial_weights(run)
+    standing = standing_predictions(bench, run)
+    asked = [name for name in test_sets(run) if name not in standing]
+    parts = [images_of(images, *name) for name in asked]
+    logits = answers(bench, run, model, images, parts)
+    if not all(np.isfinite(values).all() for values in logits):
+        raise NotFinite("logits of a test set are not finite")
+    for name, part, values in zip(asked, parts, logits, strict=True):
+        standing[name] = predictions_table(part.table, part.labels, values, bench.classes)
+    predictions = pd.concat([standing[name] for name in test_sets(run)], ignore_index=True)
+    selection = {"best_epoch": result.best_epoch, "id_val_macro_f1": result.id_val_macro_f1}
+    facts = {
+        "selection": selection if result.history else None,
+        "history": result.history,
+        **({"stain_failures": images.stain_failures} if images.stain else {}),
+        **({} if weights.from_scratch else {"weights": loaded(weights, run)}),
+        "train_images_per_s": result.images_per_s,
+        "time": {
+            "train_s": round(trained_s, 3),
+            "load_s": round(trained - started - trained_s, 3),
+            "evaluate_s": round(time.perf_counter() - trained, 3),
+        },
+    }
+    line = f"id_val macro-F1 {result.id_val_macro_f1:.3f} at epoch {result.best_epoch}"
+    return facts, predictions, line if result.history else "nothing to train"
+
+
+def loaded(weights: Weights, run: Run) -> dict[str, Any]:
     """What a record says of weights that were loaded: their hash and the input they expect."""
-    return {"sha256": weights_sha256(weights, run["method"]["backbone"]), **asdict(expected)}
+    backbone = run["method"]["backbone"]
+    expected = asdict(preprocessing(weights, backbone))
+    return {"sha256": weights_sha256(weights, backbone), **expected}
 
 
-def predicted_parts(images: PreparedImages, run: Run) -> list[Images]:
+def test_sets(run: Run) -> list[TestSet]:
     """What a run predicts: the source's held-out parts, then its targets."""
-    source = run["scenario"]["source"]
-    parts = [images.part(source, part) for part in HELD_OUT]
-    for target in run["scenario"]["targets"]:
-        corruption = corruption_of(target)
-        parts.append(images.corrupted(*corruption) if corruption else images.domain(target))
-    return parts
+    held_out = [(run["scenario"]["source"], part) for part in HELD_OUT]
+    return [*held_out, *((target, "shifted") for target in run["scenario"]["targets"])]
+
+
+def images_of(images: PreparedImages, domain: str, part: str) -> Images:
+    """The images of a test set."""
+    if part != "shifted":
+        return images.part(domain, part)
+    corruption = corruption_of(domain)
+    return images.corrupted(*corruption) if corruption else images.domain(domain)
+
+
+def standing_predictions(bench: Bench, run: Run) -> dict[TestSet, pd.DataFrame]:
+    """Predictions of an earlier record that still hold: a new target costs its own images alone.
+
+    They hold where training, readout and inference are the same and so are the test set's images.
+    """
+    folder = run_folder(bench.root, bench.profile, run["run_id"])
+    try:
+        record = read_json(folder / "run.json")
+    except UserError:
+        return {}
+    earlier = run | {"fingerprint": record.get("fingerprint")}
+    whole = read_outcome(bench.root, bench.profile, earlier)["outcome"] == "done"
+    if not whole or record.get("answering") != run["answering"]:
+        return {}
+    tables = pd.read_parquet(folder / "predictions.parquet").groupby(["domain", "part"], sort=False)
+    return {
+        name: table.reset_index(drop=True)
+        for name, table in tables
+        if name in test_sets(run)
+        and (name[1] != "shifted" or record["tested"].get(name[0]) == run["tested"][name[0]])
+    }
 
 
 def trained_model(
@@ -229,8 +283,11 @@ def trained_model(
         model,
         seed=axis_seed("head", method["backbone"], run["seed"]),
     )
+    recipe = RECIPES[method["recipe"]](**settings.get("recipe", {}))
     path = checkpoint_path(bench.root, bench.profile, run["training_fingerprint"])
     result, seconds = read_checkpoint(path), 0.0
+    if not settings["training"]["epochs"]:
+        result = Fit(model.state_dict(), best_epoch=-1, id_val_macro_f1=-1.0)
     if result is None:
         started = time.perf_counter()
         result = fit(
@@ -243,13 +300,9 @@ def trained_model(
             device=bench.device,
             description=f"epochs of {run['run_id']}",
             preprocessing=preprocessing(weights, method["backbone"]),
+            recipe=recipe,
         )
         seconds = time.perf_counter() - started
         write_checkpoint(path, result)
     model.load_state_dict(result.state)
     return model.to(bench.device, memory_format=torch.channels_last), result, seconds
-
-
-def axis_seed(*axis: str | int) -> int:
-    """A 63-bit seed from the names it depends on, and on nothing else."""
-    return int(digest(list(axis)), 16) >> 1

@@ -1,0 +1,233 @@
+"""How a trained network answers images: in one view, in several, or adapted to the test images.
+
+An inference that looks at test images before it answers is *transductive*: it never sees a label,
+but its answer on one image depends on the others, and its rows never share a table with those of
+networks that answer image by image. Each test set is adapted to by itself, from the trained state.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from benchmark.errors import UserError, suggest
+from benchmark.inference.predict import BATCH, autocast, predict, standardise, to_float
+from benchmark.models.weights import Preprocessing
+
+View = Callable[[Tensor], Tensor]
+"""float [N, 3, S, S] → the same shape"""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What every answer of a run has in common."""
+
+    precision: str
+    device: torch.device
+    preprocessing: Preprocessing
+    source_prior: np.ndarray
+    """(classes,) shares of the classes among the source's training images"""
+
+    def predict(self, model: nn.Module, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, C] of uint8 images [N, S, S, 3], in evaluation mode."""
+        return predict(model, pixels, self.precision, self.device, self.preprocessing)
+
+    def batches(self, pixels: np.ndarray, size: int = BATCH) -> Iterator[Tensor]:
+        """Standardised images in batches, on the device; a last single image joins its
+        neighbours, since it has no batch statistics of its own."""
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        for chunk in np.array_split(pixels, max(1, len(pixels) // size)):
+            batch = torch.from_numpy(chunk).permute(0, 3, 1, 2)
+            yield standardise(to_float(batch.to(self.device)), mean, std)
+
+
+class Inference:
+    """One view of each image: the logits of the network as it is."""
+
+    transductive = False
+    batch_statistics = False
+    """Whether it wants a network with running statistics of batches."""
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        """Logits float32 [N, C] of one test set, uint8 [N, S, S, 3]. `model` stays as it was."""
+        return where.predict(model, pixels)
+
+
+VIEWS: dict[str, tuple[View, ...]] = {
+    # The 8 symmetries of the square, each once.
+    "dihedral": tuple(
+        lambda x, turns=turns, flip=flip: torch.rot90(x.flip(3) if flip else x, turns, (2, 3))
+        for flip in (False, True)
+        for turns in range(4)
+    ),
+    # As le2026 released them: the identity twice, and half a turn twice (as both flips too).
+    "as_released": (
+        lambda x: x,
+        lambda x: x,
+        lambda x: x.flip(3),
+        lambda x: x.flip(2),
+        lambda x: x.flip(2, 3),
+        lambda x: torch.rot90(x, 1, (2, 3)),
+        lambda x: torch.rot90(x, 2, (2, 3)),
+        lambda x: torch.rot90(x, 3, (2, 3)),
+    ),
+}
+
+
+class Averaged(nn.Module):
+    """Logarithm of the probabilities of a network, averaged over views of each image."""
+
+    def __init__(self, model: nn.Module, views: tuple[View, ...]) -> None:
+        super().__init__()
+        self.model, self.views = model, views
+
+    def forward(self, batch: Tensor) -> Tensor:
+        logits = torch.stack([self.model(view(batch)).float() for view in self.views])
+        return log_mean_probability(logits)
+
+
+def log_mean_probability(logits: Tensor) -> Tensor:
+    """Logits [K, N, C] of K answers → log of their mean probability [N, C]."""
+    return logits.log_softmax(-1).logsumexp(0) - np.log(len(logits))
+
+
+class TestTimeAugmentation(Inference):
+    """Probabilities averaged over views of each image."""
+
+    def __init__(self, views: str = "dihedral") -> None:
+        if views not in VIEWS:
+            near = suggest(views, VIEWS)
+            raise UserError(f"params.yaml: inferences: views: no '{views}'{near}")
+        self.views = VIEWS[views]
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        return where.predict(Averaged(model, self.views), pixels)
+
+
+class BatchStatistics(Inference):
+    """Running statistics mixed from those of the source and those of the test set.
+
+    With `source_share` 0 it is AdaBN (Li et al. 2016), else the mixture of Schneider et al. 2020.
+    One pass in training mode over the whole test set, batch by batch, with the mean of the batches'
+    means and variances: statistics of a batch of mixed images, hence shuffled.
+
+    Args:
+        source_share: weight of the source's statistics, 0 … 1.
+    """
+
+    transductive = True
+    batch_statistics = True
+
+    def __init__(self, source_share: float = 0.0) -> None:
+        if not 0 <= source_share < 1:
+            raise UserError(f"params.yaml: inferences: source_share {source_share}: use 0 … 1")
+        self.source_share = source_share
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        adapted = copy.deepcopy(model).eval()
+        layers = [m for m in adapted.modules() if isinstance(m, _BatchNorm)]
+        source = [(m.running_mean.clone(), m.running_var.clone()) for m in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # a cumulative mean over batches
+            layer.train()
+        with torch.inference_mode():
+            for batch in where.batches(shuffled(pixels)):
+                with autocast(where.device, where.precision):
+                    adapted(batch)
+        share = self.source_share
+        for layer, (mean, variance) in zip(layers, source, strict=True):
+            layer.running_mean = share * mean + (1 - share) * layer.running_mean
+            layer.running_var = share * variance + (1 - share) * layer.running_var
+        return where.predict(adapted, pixels)
+
+
+class Tent(Inference):
+    """TENT (Wang et al. 2021): affine parameters of batch norms follow the entropy of the answers.
+
+    One pass: each batch is normalised by its own statistics, answered, and then learnt from by one
+    step of Adam. The answers depend on the order of the images (shuffled here, always alike: the
+    files are sorted by class) and on the size of the batch.
+    """
+
+    transductive = True
+    batch_statistics = True
+
+    def __init__(self, learning_rate: float = 1e-3, batch_size: int = 64) -> None:
+        self.learning_rate, self.batch_size = learning_rate, batch_size
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        adapted = copy.deepcopy(model).eval().requires_grad_(False)
+        affine = []
+        for layer in adapted.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.running_mean = layer.running_var = None
+                layer.track_running_stats = False
+                affine += [p.requires_grad_() for p in layer.parameters()]
+        optimiser = torch.optim.Adam(affine, self.learning_rate)
+        answers = []
+        for batch in where.batches(shuffled(pixels), self.batch_size):
+            with autocast(where.device, where.precision):
+                logits = adapted(batch).float()
+            log_probability = logits.log_softmax(1)
+            entropy = -(log_probability.exp() * log_probability).sum(1).mean()
+            optimiser.zero_grad()
+            entropy.backward()
+            optimiser.step()
+            answers.append(logits.detach())
+        logits = torch.cat(answers).cpu().numpy()
+        return logits[np.argsort(order_of(len(pixels)))]
+
+
+class PriorCorrection(Inference):
+    """Answers corrected for the class shares of the test set (Saerens et al. 2002).
+
+    The shares are estimated from the network's own probabilities by expectation maximisation; no
+    label is seen. It needs probabilities that are calibrated, which under shift they are not.
+    """
+
+    transductive = True
+
+    def __init__(self, iterations: int = 100) -> None:
+        self.iterations = iterations
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        logits = where.predict(model, pixels)
+        return logits + log_prior_ratio(logits, where.source_prior, self.iterations)
+
+
+def log_prior_ratio(logits: np.ndarray, source_prior: np.ndarray, iterations: int) -> np.ndarray:
+    """(C,) log of estimated test prior over source prior; -30 at most below (float32 holds it)."""
+    probability = torch.from_numpy(logits).double().softmax(1).numpy()
+    prior = source_prior.astype(np.float64)
+    for _ in range(iterations):
+        weighted = probability * (prior / source_prior)
+        prior = (weighted / weighted.sum(1, keepdims=True)).mean(0)
+    return np.log(np.maximum(prior / source_prior, np.exp(-30))).astype(np.float32)
+
+
+def order_of(number: int) -> np.ndarray:
+    """A fixed random order of images, that a batch holds more than one class."""
+    return np.random.default_rng(0).permutation(number)
+
+
+def shuffled(pixels: np.ndarray) -> np.ndarray:
+    """The images in the fixed random order."""
+    return pixels[order_of(len(pixels))]
+
+
+INFERENCES: dict[str, Callable[..., Inference]] = {
+    "single": Inference,
+    "tta": TestTimeAugmentation,
+    "tta_as_released": lambda: TestTimeAugmentation("as_released"),
+    "adabn": lambda: BatchStatistics(0.0),
+    "bn_mix": BatchStatistics,
+    "tent": Tent,
+    "prior_correction": PriorCorrection,
+}

@@ -1,0 +1,201 @@
+"""Readouts: what answers from a network's frozen features, fitted on the source alone.
+
+A representation is trained once; a linear probe, nearest neighbours and a decoupled classifier
+share its checkpoint. The network is not touched: features in, a module from features to logits out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from benchmark.errors import UserError, suggest
+from benchmark.evaluation.metrics import confusion_matrix, macro_f1
+from benchmark.models.heads import features_and_logits
+from benchmark.training.losses import LOSSES
+
+
+class Source(NamedTuple):
+    """Features float32 [N, D] and labels int64 [N] of the source's training part and id_val."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    id_val_features: np.ndarray
+    id_val_labels: np.ndarray
+
+
+Readout = Callable[[Source, int, int], nn.Module]
+"""(source, classes, seed) → features [N, D] to logits [N, C]"""
+
+
+class Features(nn.Module):
+    """Standardised images → the features [N, D] that enter the network's classifier."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Tensor) -> Tensor:
+        features, _ = features_and_logits(self.model, batch)
+        if features is None:
+            raise UserError(
+                f"{type(self.model).__name__}: does not tell features from logits: "
+                "a readout wants another backbone"
+            )
+        return features
+
+
+def linear_probe(inverse_penalty: float = 1.0) -> Readout:
+    """Multinomial logistic regression on standardised features (scikit-learn, L2).
+
+    Args:
+        inverse_penalty: C of scikit-learn.
+    """
+
+    def fit(source: Source, classes: int, seed: int) -> nn.Module:
+        mean, spread = source.features.mean(0), source.features.std(0)
+        spread = np.where(spread > 1e-12, spread, 1)
+        regression = LogisticRegression(C=inverse_penalty, max_iter=2000)
+        regression.fit((source.features - mean) / spread, source.labels)
+        linear = nn.Linear(source.features.shape[1], classes)
+        weight = regression.coef_ / spread
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(weight))
+            linear.bias.copy_(torch.from_numpy(regression.intercept_ - weight @ mean))
+        return linear
+
+    return fit
+
+
+class NearestNeighbours(nn.Module):
+    """Log share of each class among the most similar training images by cosine, smoothed by one
+    image spread over the classes, so that no class is impossible."""
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = min(neighbours, len(features))
+        self.register_buffer("features", nn.functional.normalize(features))
+        self.register_buffer("votes", nn.functional.one_hot(labels, classes).float())
+
+    def forward(self, features: Tensor) -> Tensor:
+        similarity = nn.functional.normalize(features.float()) @ self.features.T
+        nearest = similarity.topk(self.neighbours, dim=1).indices
+        counts = self.votes[nearest].sum(1)
+        return ((counts + 1 / counts.shape[1]) / (self.neighbours + 1)).log()
+
+
+def nearest_neighbours(neighbours: int = 20) -> Readout:
+    """The vote of the nearest training images."""
+
+    def fit(source: Source, classes: int, seed: int) -> nn.Module:
+        features, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
+        return NearestNeighbours(features, labels, classes, neighbours)
+
+    return fit
+
+
+SAMPLERS = ("class_balanced", "instance")
+
+
+def decoupled(
+    loss: str = "hybrid",
+    sampler: str = "class_balanced",
+    hidden: int = 512,
+    epochs: int = 50,
+    patience: int = 10,
+    learning_rate: float = 1e-3,
+    batch_size: int = 256,
+) -> Readout:
+    """The second stage of le2026: a new classifier on a frozen representation.
+
+    Linear(D → hidden)-BN-ReLU-Linear(hidden → C), Kaiming-normal; AdamW without decay, cosine to
+    zero; the state that is best by macro-F1 on id_val. Training images are seen as they are,
+    where le2026 augments this stage too.
+
+    Args:
+        loss: name of a loss of logits, at its defaults.
+        sampler: class_balanced draws with replacement, p ∝ 1 / images of the class; instance
+            takes each image once an epoch.
+    """
+    if sampler not in SAMPLERS:
+        near = suggest(sampler, SAMPLERS)
+        raise UserError(f"params.yaml: readouts: sampler: no '{sampler}'{near}")
+    if loss not in LOSSES:
+        raise UserError(f"params.yaml: readouts: loss: no '{loss}'{suggest(loss, LOSSES)}")
+
+    def fit(source: Source, classes: int, seed: int) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        features, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
+        counts = torch.bincount(labels, minlength=classes)
+        criterion = LOSSES[loss](counts)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = new_head(features.shape[1], hidden, classes)
+        optimiser = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=0.0)
+        steps = math.ceil(len(labels) / batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
+        best, best_epoch, state = -1.0, -1, {}
+        for epoch in range(epochs):
+            head.train()
+            if sampler == "instance":
+                order = torch.randperm(len(labels), generator=generator)
+            else:
+                weight = 1.0 / counts[labels]
+                order = torch.multinomial(weight, len(labels), True, generator=generator)
+            for chosen in order.tensor_split(steps):
+                value = criterion(head(features[chosen]), labels[chosen])
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+                schedule.step()
+            score = id_val_macro_f1(head, source, classes)
+            if score > best:
+                best, best_epoch = score, epoch
+                state = {key: tensor.clone() for key, tensor in head.state_dict().items()}
+            elif epoch - best_epoch >= patience:
+                break
+        head.load_state_dict(state)
+        return head
+
+    return fit
+
+
+def new_head(features: int, hidden: int, classes: int) -> nn.Sequential:
+    """The classifier of le2026's second stage, Kaiming-normal weights, zero biases."""
+    layers = [nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
+    head = nn.Sequential(*layers, nn.Linear(hidden, classes))
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return head
+
+
+@torch.inference_mode()
+def id_val_macro_f1(head: nn.Module, source: Source, classes: int) -> float:
+    """Macro-F1 of a head on the source's id_val."""
+    head.eval()
+    answers = head(torch.from_numpy(source.id_val_features)).argmax(1).numpy()
+    return macro_f1(confusion_matrix(source.id_val_labels, answers, classes))
+
+
+def head() -> None:
+    """The classifier that was trained with the network: nothing is fitted."""
+
+
+READOUTS: dict[str, Callable[..., Readout | None]] = {
+    "head": head,
+    "linear_probe": linear_probe,
+    "nearest_neighbours": nearest_neighbours,
+    "decoupled": decoupled,
+    "decoupled_sampler": decoupled,
+    "decoupled_loss": decoupled,
+    "decoupled_neither": decoupled,
+}
+"""Four names of one function: sampler × loss, so that each stands as a row of its own."""

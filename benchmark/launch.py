@@ -1,0 +1,265 @@
+"""Fan a profile's missing runs out over processes, GPUs and machines with Ray.
+
+Plans → tasks, one for each training → the folders that `wbc-shift train` writes, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.files import cannot_write, digest, read_json
+from benchmark.plan import plan_path, profile_folder
+from benchmark.progress import say, track
+from benchmark.runs import Run
+
+RETRIES = 3
+"""How often a task is started again whose worker or machine was lost."""
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Little: tasks are names and answers are lines; images and results go through the file system."""
+WAIT_S = 2.0
+"""How long to wait before runs that another process holds are asked for again."""
+
+
+def launch(
+    root: Path,
+    profile: str,
+    experiments: list[str],
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_run: float | None = None,
+) -> None:
+    """Carry out every planned run that is not done, then write the index of each experiment.
+
+    A run uses `WBC_THREADS` processor threads, one if unset: its last bits depend on that number,
+    never on where or beside what it runs. Other processes may work on the same plans.
+
+    Args:
+        address: of a Ray cluster whose machines see `root` under the same path; None: this machine.
+        workers: runs at once on this machine; None: as many as it has processors for.
+        gpus_per_run: share of a GPU that a run takes; None: a whole one where there is one.
+
+    Raises:
+        UserError: Ray is missing or cannot be reached, results cannot be written, the launch was
+            interrupted, or some runs failed, told after all were tried.
+    """
+    ray = import_ray()
+    root = Path(root).resolve()
+    make_locks_folder(root, profile)
+    tasks = missing_tasks(root, profile, experiments)
+    total = sum(map(len, tasks))
+    say(f"{profile}: {total} runs to do, in {len(tasks)} trainings")
+    lost: list[str] = []
+    if tasks:
+        try:
+            submit = connect(ray, root, profile, experiments[0], address, workers, gpus_per_run)
+            done = chain.from_iterable(outcomes(ray, w, submit, lost) for w in waves(tasks))
+            for number, line in enumerate(track(done, "runs", total), start=1):
+                say(f"[{number}/{total}] {line}")
+        except KeyboardInterrupt:
+            raise UserError(
+                "interrupted: finished runs are kept, the same command goes on"
+            ) from None
+        finally:
+            ray.shutdown()
+    tell_failures(root, profile, experiments, lost)
+
+
+def import_ray() -> Any:
+    """Ray, with its report of usage to its makers switched off."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A run that asks for no GPU must see none, today and in the versions that no longer hide them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UserError(
+            "launch needs Ray: pip install 'wbc-shift[cluster]', or run `wbc-shift train`"
+        ) from None
+    return ray
+
+
+def make_locks_folder(root: Path, profile: str) -> None:
+    """Make the folder of locks and see that it can be written, before anything is started."""
+    folder = locks_folder(root, profile)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def locks_folder(root: Path, profile: str) -> Path:
+    """Where each run has its lock, the same that `train` takes."""
+    return profile_folder(root, profile) / "locks"
+
+
+def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list[Run]]:
+    """The planned runs that are not done, each once, those of one training together.
+
+    The second run of a training takes the first one's checkpoint, so they go to one worker in turn.
+    """
+    from benchmark.training.runner import finished
+
+    trainings: dict[str, dict[str, Run]] = {}
+    for experiment in experiments:
+        for run in read_json(plan_path(root, profile, experiment))["runs"]:
+            if not finished(root, profile, run):
+                trainings.setdefault(run["training_fingerprint"], {})[run["run_id"]] = run
+    return [list(runs.values()) for runs in trainings.values()]
+
+
+def waves(tasks: list[list[Run]]) -> list[list[list[Run]]]:
+    """Tasks to be done one after the other: networks, then the ensembles made of their answers."""
+    networks = [runs for runs in tasks if not runs[0]["settings"].get("members")]
+    return [networks, [runs for runs in tasks if runs not in networks]]
+
+
+def connect(
+    ray: Any,
+    root: Path,
+    profile: str,
+    experiment: str,
+    address: str | None,
+    workers: int | None,
+    gpus_per_run: float | None,
+) -> Callable[[list[Run]], Any]:
+    """Start Ray here or join a cluster; returns what submits the runs of one training to it."""
+    environment = {key: value for key, value in os.environ.items() if key.startswith("WBC_")}
+    threads = environment.setdefault("WBC_THREADS", "1")
+    if not threads.isdigit() or int(threads) < 1:
+        raise UserError(f"WBC_THREADS={threads}: give a number of processor threads")
+    threads = int(threads)
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if address is None:
+        workers = workers or max(1, (os.cpu_count() or 1) // threads)
+        ray.init(
+            num_cpus=workers * threads,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    elif workers is not None:
+        raise UserError("--workers is of this machine, a cluster has its own: leave it out")
+    else:
+        try:
+            ray.init(address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--address {address} cannot be reached ({reason})") from None
+    resources = ray.cluster_resources()
+    if gpus_per_run is None:
+        gpus_per_run = min(1.0, resources.get("GPU", 0.0))
+    if gpus_per_run > resources.get("GPU", 0.0):
+        raise UserError("--gpus-per-run: Ray sees no GPU here: leave it out to use processors")
+    if gpus_per_run == 0:
+        environment["WBC_DEVICE"] = "cpu"
+    task = ray.remote(carry_out_together).options(
+        num_cpus=threads, num_gpus=gpus_per_run, max_retries=RETRIES
+    )
+    classes = read_json(plan_path(root, profile, experiment))["classes"]
+    return lambda runs: task.remote(root, profile, classes, runs, environment)
+
+
+def outcomes(
+    ray: Any, tasks: list[list[Run]], submit: Callable[[list[Run]], Any], lost: list[str]
+) -> Iterator[str]:
+    """Submit tasks; a line for each run as its task ends, in whatever order they do.
+
+    Args:
+        lost: takes a line for each task that Ray gave up.
+
+    Raises:
+        UserError: what a worker could not mend: a full disk, missing images.
+    """
+    pending = {submit(runs): runs for runs in tasks}
+    held: list[list[Run]] = []
+    while pending or held:
+        if not pending:
+            time.sleep(WAIT_S)
+            pending, held = {submit(runs): runs for runs in held}, []
+        (ready,), _ = ray.wait(list(pending))
+        runs = pending.pop(ready)
+        try:
+            lines, left = ray.get(ready)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            reason = str(error).splitlines()[0]
+            lost.append(f"{runs[0]['run_id']}: lost {RETRIES + 1} times: {reason}")
+            continue
+        yield from lines
+        if left:
+            held.append(left)
+
+
+def carry_out_together(
+    root: Path, profile: str, classes: list[str], runs: list[Run], environment: dict[str, str]
+) -> tuple[list[str], list[Run]]:
+    """In a worker: carry out the runs of one training, one after the other.
+
+    Returns:
+        A line for each run, and the runs left because another process is at one of them.
+    """
+    from filelock import FileLock, Timeout
+
+    from benchmark.training.runner import carry_out, finished
+
+    os.environ.update(environment)
+    if not locks_folder(root, profile).exists():
+        raise UserError(f"{platform.node()} does not see {root}: share the project's folder")
+    lines = []
+    for index, run in enumerate(runs):
+        lock = FileLock(locks_folder(root, profile) / f"{digest(run['run_id'])}.lock", timeout=0)
+        try:
+            with lock:
+                # A task that Ray started again finds here what its first try has finished.
+                if finished(root, profile, run):
+                    outcome = "done already"
+                else:
+                    outcome = carry_out(bench_of(root, profile, tuple(classes)), run)
+                lines.append(f"{run['run_id']}: {outcome}")
+        except Timeout:
+            return lines, runs[index:]
+    return lines, []
+
+
+@lru_cache(maxsize=1)
+def bench_of(root: Path, profile: str, classes: tuple[str, ...]) -> Any:
+    """The images and the device of a worker process, kept from task to task."""
+    from benchmark.data.arrays import PreparedImages
+    from benchmark.training.device import choose_device, configure
+    from benchmark.training.runner import Bench
+
+    device = choose_device()
+    configure(device)
+    images = PreparedImages(root, profile, list(classes))
+    return Bench(root, profile, list(classes), device, images)
+
+
+def tell_failures(root: Path, profile: str, experiments: list[str], lost: list[str]) -> None:
+    """Write the index of every experiment; raise a `UserError` if a run is not done."""
+    from benchmark.training.records import FAILED, write_index
+
+    planned: dict[str, dict[str, Any]] = {}
+    for experiment in experiments:
+        planned |= {row["run_id"]: row for row in write_index(root, profile, experiment)}
+    failed = [
+        f"{name}: {row['outcome']}: {row['reason']}"
+        for name, row in planned.items()
+        if row["outcome"] in (*FAILED, "missing")
+    ]
+    if failed:
+        raise UserError(
+            f"{profile}: {len(failed)} of {len(planned)} runs failed, the others are kept; "
+            f"first: {(lost or failed)[0]}"
+        )

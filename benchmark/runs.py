@@ -1,0 +1,317 @@
+"""Runs: what each planned run is made of, and the fingerprints that say when it is stale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import (
+    BLOCKS_OF_PARTS,
+    PARAMS,
+    SCRATCH,
+    Experiment,
+    Method,
+    Params,
+    Profile,
+    Training,
+    corruption_of,
+    expand_scenario,
+    grid,
+    scenario_folder,
+    sources_of,
+)
+from benchmark.data.cards import Card, load_cards, share_cells
+from benchmark.data.split import split_digest
+from benchmark.errors import UserError, suggest
+from benchmark.files import digest
+from benchmark.models.weights import Weights
+from benchmark.numerics import PROTOCOL, version
+from benchmark.schema import parse
+
+Run = dict[str, Any]
+RUN_KEYS = ("run_id", "fingerprint", "training_fingerprint", "skip", "method", "track")
+RUN_KEYS += ("scenario", "seed", "settings", "answering", "tested")
+BATCH_STATISTICS = ("bn", "ibn_a", "ibn_b", "ibn_literal")
+"""Normalisations in which some layers are normalised by running statistics of batches."""
+
+
+def expand(
+    root: Path, params: Params, profile_name: str, experiment_name: str, domains: dict[str, Any]
+) -> list[Run]:
+    """The runs of one experiment: scenario × method × seed.
+
+    Args:
+        domains: facts of the prepared domains (their digests enter the fingerprints).
+    """
+    profile = params.profile(profile_name)
+    experiment = profile.experiments[experiment_name]
+    methods = methods_of(params, experiment, f"profiles.{profile_name}.{experiment_name}")
+    for method in methods.values():
+        check_blocks(params, method)
+    skips = {name: skip(params, profile, method) for name, method in methods.items()}
+    runs = []
+    for scenario in experiment.scenarios:
+        source, targets = expand_scenario(scenario, profile.domains)
+        refuse_shared_cells(load_cards(root / "datasets"), scenario, source, targets)
+        data = {
+            "source": source,
+            "source_data": joined(source, lambda domain: domains[domain]["digest"]),
+            "split": joined(source, lambda domain: split_digest(root / "datasets", domain)),
+        }
+        tested = {target: target_digest(target, domains, data["split"]) for target in targets}
+        planned: dict[tuple[str, int], Run] = {}
+        # Members stand before the ensembles that ask for them.
+        ordered = sorted(methods.items(), key=lambda item: bool(item[1].members))
+        for (name, method), seed in product(ordered, range(experiment.seeds)):
+            run = {
+                "run_id": f"{name}/{scenario_folder(scenario)}/seed{seed}",
+                "scenario": {"name": scenario, "source": source, "targets": targets},
+                "seed": seed,
+            }
+            if method.members:
+                run |= ensemble(name, [planned[member, seed] for member in method.members])
+            else:
+                run |= network(params, profile, (name, method), data, tested, seed)
+                run["skip"] = skips[name] or too_few_sources(method, source)
+            planned[name, seed] = run
+            runs.append({key: run[key] for key in RUN_KEYS})
+    return runs
+
+
+def methods_of(params: Params, experiment: Experiment, where: str) -> dict[str, Method]:
+    """The methods of an experiment by name: its grid, then the named ones.
+
+    Raises:
+        UserError: a member of an ensemble is not a network of the same experiment.
+    """
+    methods = {method.canonical_name: method for method in grid(experiment)}
+    methods |= {name: params.methods[name] for name in experiment.methods}
+    networks = [name for name, method in methods.items() if not method.members]
+    for name, method in methods.items():
+        for member in method.members:
+            if member not in networks:
+                raise UserError(
+                    f"{PARAMS}: {where}: {name} wants '{member}', which is no network of this "
+                    f"experiment{suggest(member, networks)}"
+                )
+    return methods
+
+
+def check_blocks(params: Params, method: Method) -> None:
+    """Raise a `UserError` if a block of a method has a parameter or value that does not exist."""
+    import torch
+
+    from benchmark.inference.inferences import INFERENCES
+    from benchmark.inference.readouts import READOUTS
+    from benchmark.models.build import check_parameters
+    from benchmark.training.losses import LOSSES
+    from benchmark.training.recipes import RECIPES
+
+    if method.members:
+        return
+    for kind, registry, name, positional in (
+        ("losses", LOSSES, method.loss, 1),
+        ("recipes", RECIPES, method.recipe, 0),
+        ("readouts", READOUTS, method.readout, 0),
+        ("inferences", INFERENCES, method.inference, 0),
+    ):
+        parameters = getattr(params, kind).get(name, {})
+        check_parameters(kind, registry, name, parameters, positional=positional)
+        # Values are checked where they are used.
+        registry[name](*[torch.ones(2)][:positional], **parameters)
+    loss = LOSSES[method.loss](torch.ones(2), **params.losses[method.loss])
+    RECIPES[method.recipe](**params.recipes.get(method.recipe, {})).check(2, loss)
+
+
+def skip(params: Params, profile: Profile, method: Method) -> str | None:
+    """Why a method makes no sense at a profile's image size, or None."""
+    from benchmark.inference.inferences import INFERENCES
+    from benchmark.models.build import skip_reason
+
+    if method.members:
+        return None
+    needs = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
+    if needs.batch_statistics and method.normalisation not in BATCH_STATISTICS:
+        return f"{method.inference}: {method.normalisation} keeps no statistics of batches"
+    return skip_reason(
+        method.backbone,
+        method.normalisation,
+        params.normalisations[method.normalisation],
+        profile.image_size,
+        weights=initial_weights(params, method),
+        head=method.head,
+        freezing=method.freezing,
+    )
+
+
+def too_few_sources(method: Method, source: str) -> str | None:
+    """Why a recipe that compares domains cannot be trained on this source, or None."""
+    from benchmark.training.recipes import RECIPES
+
+    if getattr(RECIPES[method.recipe], "needs_domains", False) and len(sources_of(source)) < 2:
+        return f"{method.recipe}: compares source domains, and {source} is one"
+    return None
+
+
+def network(
+    params: Params,
+    profile: Profile,
+    named: tuple[str, Method],
+    data: dict[str, Any],
+    tested: dict[str, str],
+    seed: int,
+) -> Run:
+    """Fingerprints, parts and settings of a run of one network.
+
+    What answers is no part of the training's fingerprint: methods that differ in readout or
+    inference alone share one training.
+
+    Args:
+        data: source, digest of its data and of its split.
+        tested: target → digest of its images.
+    """
+    from benchmark.inference.inferences import INFERENCES
+
+    name, method = named
+    inference = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
+    parts, settings = describe(params, profile, method.trained)
+    # The canonical name stands for the parts: a named method shares the grid's training.
+    training = {
+        "protocol": PROTOCOL,
+        "numerics": training_versions(method) | setting_versions(settings["training"]),
+        "method": {"name": method.trained.canonical_name} | parts,
+        **settings,
+        "label_space": profile.label_space,
+        **data,
+        "seed": seed,
+    }
+    answering = {
+        kind: {"name": getattr(method, kind), "version": version(kind, getattr(method, kind))}
+        | {"parameters": getattr(params, BLOCKS_OF_PARTS[kind]).get(getattr(method, kind), {})}
+        for kind, plain in (("readout", "head"), ("inference", "single"))
+        if getattr(method, kind) != plain
+    }
+    prediction = {"numerics": version("inference"), "targets": tested} | answering
+    parts |= {kind: block["name"] for kind, block in answering.items()}
+    settings |= {kind: block["parameters"] for kind, block in answering.items()}
+    return {
+        "fingerprint": digest([training, prediction]),
+        "training_fingerprint": digest(training),
+        # What an answer on one test set follows from: it stands while these stand, whatever
+        # becomes of the other test sets.
+        "answering": digest([training, prediction | {"targets": None}]),
+        "tested": tested,
+        "method": {"name": name} | parts,
+        "track": "transductive" if inference.transductive else "inductive",
+        "settings": settings,
+    }
+
+
+def ensemble(name: str, members: list[Run]) -> Run:
+    """Fingerprints, parts and settings of a run that averages the probabilities of others."""
+    skips = [run["skip"] for run in members if run["skip"]]
+    shown = ("backbone", "normalisation", "loss", "weights")
+    together = {
+        part: " + ".join(dict.fromkeys(run["method"][part] for run in members)) for part in shown
+    }
+    transductive = any(run["track"] == "transductive" for run in members)
+    return {
+        "fingerprint": digest(["ensemble", *(run["fingerprint"] for run in members)]),
+        "training_fingerprint": digest([run["training_fingerprint"] for run in members]),
+        "answering": digest([run["answering"] for run in members]),
+        "tested": members[0]["tested"],
+        "skip": skips[0] if skips else None,
+        "method": {"name": name, "recipe": "ensemble"} | together,
+        "track": "transductive" if transductive else "inductive",
+        "settings": {
+            "members": [{key: run[key] for key in ("run_id", "fingerprint")} for run in members]
+        },
+    }
+
+
+def joined(source: str, fact: Callable[[str], str]) -> str:
+    """A digest of a source: that of its one domain, or one over those of several."""
+    facts = [fact(domain) for domain in sources_of(source)]
+    return facts[0] if len(facts) == 1 else digest(facts)
+
+
+def refuse_shared_cells(
+    cards: dict[str, Card], scenario: str, source: str, targets: list[str]
+) -> None:
+    """Raise a `UserError` if a target holds the cells of the source under another name."""
+    for domain, target in product(sources_of(source), targets):
+        if corruption_of(target) is None and share_cells(cards, domain, target):
+            raise UserError(
+                f"scenario '{scenario}': {domain} and {target} are sets of the same cells: "
+                f"leave one of them out"
+            )
+
+
+def describe(
+    params: Params, profile: Profile, method: Method
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """A method's parts by name, and the settings of each.
+
+    A part as in plain training from scratch, and an option at its default, is left out: a new
+    kind of part makes no finished run stale.
+    """
+    parts = {
+        "backbone": method.backbone,
+        "normalisation": method.normalisation,
+        "loss": method.loss,
+        "recipe": method.recipe,
+        "weights": method.weights,
+    }
+    parts |= method.model_dump(include={"head", "freezing", "stain"}, exclude_defaults=True)
+    training = profile.training.model_dump(mode="json", exclude_defaults=True)
+    if method.augmentation is not None:
+        parts["augmentation"] = method.augmentation
+        block = params.augmentations[method.augmentation]
+        training["augmentation"] = block.model_dump(mode="json", exclude_defaults=True)
+    where = f"{PARAMS}: methods: training of {method.canonical_name}"
+    training = parse(Training, training | method.training, where)
+    settings = {
+        "normalisation": params.normalisations[method.normalisation],
+        "loss": params.losses[method.loss],
+        "training": training.model_dump(mode="json", exclude_defaults=True),
+        "image_size": profile.image_size,
+    }
+    if method.recipe != "erm":
+        settings["recipe"] = params.recipes[method.recipe]
+    if method.weights != SCRATCH:
+        weights = initial_weights(params, method)
+        settings["weights"] = weights.model_dump(mode="json", exclude_defaults=True)
+    return parts, settings
+
+
+def initial_weights(params: Params, method: Method) -> Weights:
+    """The block of `weights` that a method starts from."""
+    return Weights() if method.weights == SCRATCH else params.weights[method.weights]
+
+
+def target_digest(target: str, domains: dict[str, Any], split: str) -> str:
+    """Digest of a test set: of a prepared domain, or of a corruption of the source's id_test."""
+    corruption = corruption_of(target)
+    if corruption is None:
+        return domains[target]["digest"]
+    source, name, severity = corruption
+    versions = version("corruption", name)
+    return digest([domains[source]["digest"], split, name, severity, versions])
+
+
+def training_versions(method: Method) -> dict[str, int]:
+    """Numerics versions of the parts and building blocks that a method's training uses."""
+    parts = {part: version(part) for part in ("data", "model", "augmentation", "training")}
+    blocks = {"normalisation": method.normalisation, "loss": method.loss}
+    others = {"recipe", "head", "freezing", "stain"}
+    blocks |= method.model_dump(include=others, exclude_defaults=True)
+    return parts | {f"{kind}.{name}": version(kind, name) for kind, name in blocks.items()}
+
+
+def setting_versions(training: dict[str, Any]) -> dict[str, int]:
+    """Numerics versions of the named settings of a training that are not the default."""
+    named = ("optimiser", "schedule", "sampler", "averaging")
+    chosen = {f"{key}.{training[key]}": key for key in named if key in training}
+    return {name: version(key, name.partition(".")[2]) for name, key in chosen.items()}

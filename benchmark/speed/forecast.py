@@ -1,0 +1,128 @@
+"""Finished runs and `results/speed/` → the hours that the runs still to do will take at most."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.errors import UserError
+from benchmark.files import read_json
+from benchmark.runs import Run
+from benchmark.speed.table import read_speed
+
+Network = tuple[str, int, str]
+"""Backbone, image size in pixels, precision."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a network costs on this device, and what says so."""
+
+    images_per_s: float
+    overhead_s: float
+    """Loading the images and predicting the test sets, a run."""
+    source: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Hours of the runs whose speed is known, and the networks of those whose speed is not."""
+
+    hours: float
+    runs: int
+    sources: list[str]
+    unknown: dict[str, int]
+
+    def lines(self, device: str) -> list[str]:
+        """What to tell: an upper bound, since training stops early where nothing improves."""
+        lines = []
+        if self.runs:
+            hours = f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.0f} min"
+            lines.append(
+                f"forecast: at most {hours} for {self.runs} runs, one after the other on "
+                f"{device}, from {'; '.join(self.sources)}"
+            )
+        lines += [
+            f"forecast: {count} runs of {name} were never timed on {device}: run `wbc-shift speed`"
+            for name, count in self.unknown.items()
+        ]
+        return lines
+
+
+def forecast(
+    speeds: dict[Network, Speed], runs: list[Run], training_images: Callable[[str], int]
+) -> Forecast:
+    """Add up epochs × images / speed; runs that share a training pay for it once.
+
+    Args:
+        runs: those to do.
+        training_images: source → number of images it is trained on.
+    """
+    seconds, known = 0.0, 0
+    trained: set[str] = set()
+    sources: dict[str, None] = {}
+    unknown: dict[str, int] = defaultdict(int)
+    for run in runs:
+        settings = run["settings"]
+        if "training" not in settings:
+            continue  # an ensemble averages stored answers
+        network = run["method"]["backbone"], settings["image_size"], precision_of(run)
+        if network not in speeds:
+            unknown[f"{network[0]} at {network[1]} px"] += 1
+            continue
+        speed = speeds[network]
+        known += 1
+        sources[speed.source] = None
+        seconds += speed.overhead_s
+        if run["training_fingerprint"] not in trained:
+            trained.add(run["training_fingerprint"])
+            images = training_images(run["scenario"]["source"])
+            seconds += settings["training"]["epochs"] * images / speed.images_per_s
+    return Forecast(seconds / 3600, known, list(sources), dict(unknown))
+
+
+def precision_of(run: Run) -> str:
+    """Precision that a run is trained in."""
+    return run["settings"]["training"]["precision"]
+
+
+def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
+    """Speeds on a device: the median of finished runs, else of `results/speed/`."""
+    speeds = recorded_speeds(root, device)
+    timed: dict[Network, list[dict]] = defaultdict(list)
+    for path in (Path(root) / "results").glob("*/runs/*/*/seed*/run.json"):
+        run = read_json(path)
+        if (
+            run["outcome"] == "done"
+            and run.get("train_images_per_s")
+            and run["environment"]["device"] == device
+        ):
+            network = run["method"]["backbone"], run["settings"]["image_size"], precision_of(run)
+            timed[network].append(run)
+    for network, runs in timed.items():
+        overheads = [run["time"]["load_s"] + run["time"]["evaluate_s"] for run in runs]
+        speeds[network] = Speed(
+            float(np.median([run["train_images_per_s"] for run in runs])),
+            float(np.median(overheads)),
+            f"{len(runs)} finished runs of {network[0]} at {network[1]} px",
+        )
+    return speeds
+
+
+def recorded_speeds(root: Path, device: str) -> dict[Network, Speed]:
+    """Speeds of training on a device that `wbc-shift speed` has recorded."""
+    try:
+        table = read_speed(root)
+    except UserError:
+        return {}
+    table = table[(table["stage"] == "train") & (table["device"] == device)]
+    table = table[table["outcome"] == "done"]
+    medians = table.groupby(["backbone", "image_size", "precision"])["images_per_s"].median()
+    return {
+        network: Speed(float(speed), 0.0, f"results/speed of {network[0]} at {network[1]} px")
+        for network, speed in medians.items()
+    }

@@ -1,0 +1,44 @@
+"""What the runs of an experiment have in common, and what a run's record says of its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmark.data.arrays import PreparedImages
+from benchmark.files import digest
+from benchmark.models.weights import Weights
+from benchmark.runs import Run
+
+
+@dataclass
+class Bench:
+    """What the runs of an experiment have in common: a profile's images and a device."""
+
+    root: Path
+    profile: str
+    classes: list[str]
+    device: torch.device
+    images: PreparedImages
+    stained: dict[tuple[str, str], PreparedImages] = field(default_factory=dict)
+
+    def images_of(self, run: Run) -> PreparedImages:
+        """The images as a run sees them: those of the last stain normalisation are kept."""
+        key = run["scenario"]["source"], run["method"].get("stain", "none")
+        if key[1] == "none":
+            return self.images
+        if key not in self.stained:
+            self.stained = {key: self.images.stained(*key)}
+        return self.stained[key]
+
+
+def initial_weights(run: Run) -> Weights:
+    """The weights that a run starts from."""
+    return Weights.model_validate(run["settings"].get("weights", {}))
+
+
+def axis_seed(*axis: str | int) -> int:
+    """A 63-bit seed from the names it depends on, and on nothing else."""
+    return int(digest(list(axis)), 16) >> 1

@@ -1,0 +1,124 @@
+"""Readouts: fitted on frozen features of the source; the network is not touched."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from benchmark.errors import UserError
+from benchmark.inference.readouts import READOUTS, Features, Source, decoupled
+from benchmark.models import build  # noqa: F401  registers our networks
+from benchmark.models.weights import IMAGENET
+
+SMALL = {"hidden": 16, "epochs": 60, "batch_size": 32}
+PARAMETERS = {name: SMALL for name in READOUTS if name.startswith("decoupled")}
+
+
+@pytest.fixture(scope="module")
+def source():
+    """Three classes as overlapping clouds in 6 dimensions, 8 times as many of the first."""
+    generator = np.random.default_rng(0)
+
+    def cloud(counts):
+        labels = np.repeat(np.arange(3), counts)
+        centres = 2 * np.eye(3, 6)[labels]
+        return (centres + generator.normal(size=centres.shape)).astype(np.float32), labels
+
+    return Source(*cloud([160, 20, 20]), *cloud([30, 30, 30]))
+
+
+def answers(head, features):
+    with torch.inference_mode():
+        return head.eval()(torch.from_numpy(features)).argmax(1).numpy()
+
+
+@pytest.mark.parametrize("name", [name for name in READOUTS if name != "head"])
+def test_a_readout_learns_its_source(name, source):
+    head = READOUTS[name](**PARAMETERS.get(name, {}))(source, 3, 0)
+    recall = [
+        (answers(head, source.id_val_features)[source.id_val_labels == c] == c).mean()
+        for c in range(3)
+    ]
+    assert np.mean(recall) > 0.6
+
+
+def test_the_probe_answers_as_logistic_regression_on_standardised_features(source):
+    scaler = StandardScaler().fit(source.features)
+    regression = LogisticRegression(max_iter=2000).fit(
+        scaler.transform(source.features), source.labels
+    )
+    head = READOUTS["linear_probe"]()(source, 3, 0)
+    with torch.inference_mode():
+        probabilities = head(torch.from_numpy(source.id_val_features)).softmax(1)
+    expected = regression.predict_proba(scaler.transform(source.id_val_features))
+    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
+
+
+def test_a_feature_that_never_varies_is_no_trouble(source):
+    flat = source._replace(
+        features=np.pad(source.features, ((0, 0), (0, 1))),
+        id_val_features=np.pad(source.id_val_features, ((0, 0), (0, 1))),
+    )
+    head = READOUTS["linear_probe"]()(flat, 3, 0)
+    assert torch.isfinite(head.weight).all()
+
+
+def test_neighbours_vote_as_in_scikit_learn(source):
+    head = READOUTS["nearest_neighbours"](neighbours=7)(source, 3, 0)
+    vote = KNeighborsClassifier(7, metric="cosine").fit(source.features, source.labels)
+    with torch.inference_mode():
+        shares = head(torch.from_numpy(source.id_val_features)).exp().numpy()
+    expected = vote.predict_proba(source.id_val_features)
+    np.testing.assert_allclose(shares, (7 * expected + 1 / 3) / 8, atol=1e-6)
+
+
+def test_a_balanced_sampler_serves_the_rare_classes(source):
+    def recall_of_rare(sampler):
+        head = decoupled("ce", sampler=sampler, hidden=16, epochs=30)(source, 3, 0)
+        predicted = answers(head, source.id_val_features)
+        return np.mean([(predicted[source.id_val_labels == c] == c).mean() for c in (1, 2)])
+
+    assert recall_of_rare("class_balanced") > recall_of_rare("instance")
+
+
+def test_the_same_seed_gives_the_same_head(source):
+    fit = READOUTS["decoupled"](**PARAMETERS["decoupled"])
+    first, again, other = (fit(source, 3, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["3.weight"], other["3.weight"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [({"sampler": "clas_balanced"}, "class_balanced"), ({"loss": "hybird"}, "hybrid")],
+)
+def test_a_misspelt_block_names_the_nearest(parameters, told):
+    with pytest.raises(UserError, match=told):
+        decoupled(**parameters)
+
+
+def test_features_are_read_without_touching_the_network():
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = torch.rand(4, 3, 48, 48)
+    with torch.inference_mode():
+        features = Features(model).eval()(batch)
+        torch.testing.assert_close(model.get_classifier()(features), model(batch))
+    assert features.shape == (4, model.num_features)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_histogram_counts_colours():
+    model = timm.create_model("colour_histogram", num_classes=2)
+    pixels = torch.tensor([[0, 0, 0], [0, 0, 0], [255, 255, 255], [255, 0, 40]]) / 255
+    mean, std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
+    batch = ((pixels - mean) / std).T.reshape(1, 3, 2, 2)
+    shares = model.forward_features(batch)[0] ** 2
+    assert {i: round(v, 6) for i, v in enumerate(shares.tolist()) if v} == {
+        0: 0.5,
+        7 * 64 + 7 * 8 + 7: 0.25,
+        7 * 64 + 0 * 8 + 1: 0.25,  # 40 lies in the second of eight bins of 32
+    }
