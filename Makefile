@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help install demo core test lint clean
+.PHONY: help install demo core paper test lint clean
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -24,6 +24,11 @@ demo: install  ## drawn cells: data, training, tables, figures, page, in minutes
 core: install  ## published images, core subsets; WBC_MIRROR=DIR takes them from a folder
 	$(RUN) dvc repro pipelines/core/dvc.yaml
 	@echo "tables, figures and page: results/core/ (open results/core/report.html)"
+
+paper: install  ## the PDF of results/core; needs TeX and latexmk
+	$(RUN) wbc-shift paper -p core
+	@command -v latexmk >/dev/null || { echo "error: latexmk is missing: apt-get install latexmk texlive-latex-recommended texlive-fonts-recommended texlive-science" >&2; exit 1; }
+	latexmk -cd -pdf -interaction=nonstopmode -halt-on-error paper/main.tex
 
 test: install  ## the whole suite; with WBC_MIRROR=DIR also the tests on real images
 	$(RUN) pytest

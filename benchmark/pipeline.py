@@ -25,6 +25,9 @@ from benchmark.progress import say
 FETCHING = ("archives", "complete", "downloads", "fetch", "layouts", "manifest", "medmnist")
 FETCHING += ("receipt", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
+AUDITED = ("label_space", "experiments")
+AUDITING = ("audit", "checks", "findings", "images", "manifest", "pairs")
+"""Keys of a profile, and modules, that the audit's verdict follows from."""
 BLOCKS = ("normalisations", "losses", "recipes", "readouts", "inferences", "augmentations")
 BLOCKS += ("weights", "methods")
 """Keys of `params.yaml` that name the building blocks of methods."""
@@ -74,7 +77,7 @@ def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
 def profile_stages(
     name: str, profile: Profile, cards: dict[str, Card], blocks: list[str]
 ) -> dict[str, Any]:
-    """fetch → prepare → plan → train, once per experiment → evaluate → report.
+    """fetch → prepare, audit → plan → train, once per experiment → evaluate → report.
 
     Args:
         blocks: keys of `params.yaml` that name building blocks.
@@ -113,11 +116,25 @@ def profile_stages(
                 small(f"{results}/data.json"),
             ],
         },
+        "audit": {
+            "cmd": f"wbc-shift audit --profile {name}",
+            "params": [*data_keys, *(f"profiles.{name}.{key}" for key in AUDITED)],
+            "deps": [
+                f"datasets/raw/{name}.json",
+                *splits,
+                *(f"benchmark/audit/{part}.py" for part in AUDITING),
+                "benchmark/data/near_duplicates.py",
+                "benchmark/data/prepare.py",
+                *facts(names, cards),
+            ],
+            "outs": [small(f"{results}/audit.json")],
+        },
         "plan": {
             "cmd": f"wbc-shift plan --profile {name}",
             "params": [*blocks, f"profiles.{name}"],
             "deps": [
                 f"{results}/data.json",
+                f"{results}/audit.json",  # nothing is trained on data that the audit refuses
                 *splits,
                 *(f"benchmark/{part}.py" for part in ("plan", "runs", "numerics")),
             ],
@@ -138,7 +155,7 @@ def profile_stages(
             ],
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
-    tables = ("metrics", "confusion", "intervals", "evidence")
+    tables = ("metrics", "confusion", "intervals", "evidence", "rejection", "curves", "effects")
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
@@ -147,7 +164,13 @@ def profile_stages(
     }
     stages["report"] = {
         "cmd": f"wbc-shift report --profile {name}",
-        "deps": [*indices, *metrics, f"{results}/data.json", "benchmark/report"],
+        "deps": [
+            *indices,
+            *metrics,
+            *(f"{results}/{facts}.json" for facts in ("data", "audit")),
+            *(f"datasets/{name}.yaml" for name in names),
+            "benchmark/report",
+        ],
         "outs": [small(f"{results}/{part}") for part in ("tables", "figures", "report.html")],
     }
     return stages

@@ -25,6 +25,7 @@ def test_commands_and_make_targets_exist() -> None:
     from benchmark.cli import app
 
     known = {command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     assert set(re.findall(r"wbc-shift ([a-z]+)", README)) <= known
     targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)(?:\S+=\S+ +)?make ([a-z]+)", README, re.MULTILINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from benchmark.audit.findings import Finding, Image, Mend, exclude, more
 from benchmark.audit.images import Look
 from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
-from benchmark.config import Profile, corruption_of, expand_scenario
+from benchmark.config import Profile, corruption_of, expand_scenario, sources_of
 from benchmark.data.cards import (
     Card,
     card_of,
@@ -27,15 +28,17 @@ class Scenarios:
 
     def __init__(self, profile: Profile) -> None:
         names = dict.fromkeys(s for e in profile.experiments.values() for s in e.scenarios)
-        self.sides: list[tuple[str, str, list[str]]] = []
+        self.sides: list[tuple[str, list[str], list[str]]] = []
+        """Name, domains trained on, domains tested on."""
         for name in names:
             source, targets = expand_scenario(name, profile.domains)
-            self.sides.append((name, source, [t for t in targets if corruption_of(t) is None]))
+            tested = [target for target in targets if corruption_of(target) is None]
+            self.sides.append((name, sources_of(source), tested))
 
     def joining(self, domain: str, other: str) -> list[str]:
         """The scenarios in which both domains are trained or tested on."""
         return [
-            name for name, source, targets in self.sides if {domain, other} <= {source, *targets}
+            name for name, sources, targets in self.sides if {domain, other} <= {*sources, *targets}
         ]
 
 
@@ -47,8 +50,8 @@ def check_sides(profile: Profile, cards: dict[str, Card], images: pd.DataFrame) 
     """
     found = []
     groups = images[images["group"] != images["path"]].groupby("domain")["group"].agg(set)
-    for name, source, targets in Scenarios(profile).sides:
-        for target in targets:
+    for name, sources, targets in Scenarios(profile).sides:
+        for source, target in product(sources, targets):
             card, other = card_of(cards, source), card_of(cards, target)
             if share_cells(cards, source, target):
                 text = f"{name}: {source} and {target} show the same cells: {card.name} and "

@@ -1,7 +1,7 @@
 """A profile's prepared images → `results/<profile>/domains/`: a card per domain, and distances.
 
-`domains.json`, `distances_<of>.csv` and their figures hold numbers; `cards/` holds montages of
-other publishers' images, which stay on the machine that made them.
+`domains.json`, `distances_<of>.csv` and their figures hold numbers and are for git; `cards/` holds
+montages of other publishers' images, which stay on the machine that made them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,20 @@ from benchmark.data.crop import crop_fraction
 from benchmark.files import atomic, write_json, write_text
 from benchmark.plan import profile_folder
 from benchmark.progress import say
-from benchmark.report.figures import MILLIMETRE, PAGE_WIDTH, STYLE
+from benchmark.report.figures.style import (
+    IN_DOMAIN,
+    INK,
+    MARKS,
+    MILLIMETRE,
+    PAGE_WIDTH,
+    STYLE,
+    page,
+    save,
+)
 
 MONTAGE_COLUMNS = 10
+COMPARED = "lymphocyte"
+"""The cell whose nucleus varies least between people: a scale that every laboratory has."""
 
 
 def write_domain_cards(
@@ -50,6 +61,7 @@ def write_domain_cards(
     classes = load_label_spaces(root / "datasets")[profile.label_space]
     prepared = PreparedImages(root, name, classes)
     folder = profile_folder(root, name) / "domains"
+    write_text(folder / "cards" / ".gitignore", "*\n")
     facts, colours, learnt = {}, {}, {}
     for domain in profile.domains:
         images = prepared.domain(domain)
@@ -65,8 +77,10 @@ def write_domain_cards(
         figure = card_figure(
             card_of(cards, domain).domains[domain].title, images.pixels, labels, facts[domain]
         )
-        save(figure, folder / "cards" / domain)
+        with atomic(folder / "cards" / f"{domain}.png") as path:
+            figure.savefig(path, format="png", metadata={"Software": None})
         say(f"wrote {folder / 'cards' / domain}.png")
+    save(comparison_figure(facts, classes), folder / "domains")
     write_json(folder / "domains.json", {"schema_version": 1, "profile": name, "domains": facts})
     measures = {"colour": (colours, "ΔE (CIELAB)")}
     if features is not None:
@@ -139,15 +153,49 @@ def quartiles(values: np.ndarray) -> list[float]:
     return [float(f"{value:.3g}") for value in np.quantile(values, (0.25, 0.5, 0.75))]
 
 
+def comparison_figure(facts: dict[str, Any], classes: list[str]) -> Figure:
+    """Classes, colour and scale of all domains side by side, without an image."""
+    names = list(facts)
+    with matplotlib.style.context(STYLE):
+        figure = page(22 + 6 * len(names))
+        share, *colour, size = figure.subplots(1, 5, sharey=True, width_ratios=[2, 1, 1, 1, 1])
+        left = np.zeros(len(names))
+        for place, name in enumerate(classes):
+            counts = [facts[domain]["classes"][name] / facts[domain]["images"] for domain in names]
+            ink = MARKS[place % len(MARKS)][1]
+            share.barh(names, counts, left=left, color=ink, label=name, height=0.7)
+            left += counts
+        share.set_title("Share of classes")
+        share.set_xlim(0, 1)
+        figure.legend(loc="outside lower left", ncols=len(classes))
+        for axes, column in zip(colour, COLOURS[:3], strict=True):
+            moments = [facts[domain]["colour"][column] for domain in names]
+            means, spreads = ([m[key] for m in moments] for key in ("mean", "sd"))
+            axes.errorbar(means, names, xerr=spreads, fmt="o", color=INK, markersize=3)
+            axes.set_title(f"CIELAB {column.split()[0]}")
+            axes.set_xlabel("mean ± SD")
+        sizes = [facts[domain]["nucleus diameter, quartiles"].get(COMPARED) for domain in names]
+        for domain, found in zip(names, sizes, strict=True):
+            if found is not None:
+                low, middle, high = found["of the crop's side"]
+                spread = [[middle - low], [high - middle]]
+                size.errorbar(middle, domain, xerr=spread, fmt="o", color=INK, markersize=3)
+        size.set_xlim(0, 1)
+        size.set_title("Nucleus")
+        size.set_xlabel(f"{COMPARED}s, crop = 1")
+        share.invert_yaxis()
+        for axes in (*colour, size):
+            axes.grid(axis="y")
+    return figure
+
+
 def card_figure(title: str, pixels: np.ndarray, labels: np.ndarray, facts: dict) -> Figure:
     """Montage by class; class counts, colours and sizes below, 180 mm wide."""
     present = [name for name, number in facts["classes"].items() if number]
     montage = np.concatenate([strip(pixels[labels == name]) for name in present])
     height = PAGE_WIDTH * 0.82 * len(present) / MONTAGE_COLUMNS + 52
     with matplotlib.style.context(STYLE):
-        figure = Figure(
-            figsize=(PAGE_WIDTH * MILLIMETRE, height * MILLIMETRE), layout="constrained"
-        )
+        figure = page(height)
         top, bottom = figure.subfigures(2, 1, height_ratios=[height - 48, 48])
         axes = top.subplots()
         axes.imshow(montage, interpolation="lanczos")
@@ -176,7 +224,7 @@ def strip(pixels: np.ndarray) -> np.ndarray:
 def draw_counts(axes, present: list[str], facts: dict) -> None:
     """Images per class."""
     numbers = [facts["classes"][name] for name in present]
-    bars = axes.barh(present, numbers, color="#0072B2")
+    bars = axes.barh(present, numbers, color=IN_DOMAIN)
     axes.bar_label(bars, padding=2)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * max(numbers))
@@ -207,7 +255,7 @@ def draw_sizes(axes, present: list[str], facts: dict) -> None:
     unit = next(u for u in units if all(nuclei[name][u] is not None for name in shown))
     low, middle, high = np.array([nuclei[name][unit] for name in shown]).T
     axes.errorbar(
-        middle, shown, xerr=[middle - low, high - middle], fmt="o", color="#333333", markersize=3
+        middle, shown, xerr=[middle - low, high - middle], fmt="o", color=INK, markersize=3
     )
     axes.invert_yaxis()
     axes.set_xlim(0, None)
@@ -227,10 +275,3 @@ def distance_figure(table: pd.DataFrame, of: str, unit: str) -> Figure:
         axes.tick_params(axis="x", rotation=35)
         axes.tick_params(axis="y", rotation=0)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and PDF; nothing in the files tells when."""
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        with atomic(path.with_name(f"{path.name}.{suffix}")) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)

@@ -8,14 +8,11 @@ import torch
 from torch import nn
 
 from benchmark.audit.domain_facts import Features
-from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.inference.label_images import read_run, trained
 from benchmark.inference.predict import predict
-from benchmark.models.build import build_model, create, load_initial
+from benchmark.models.build import create, load_initial
 from benchmark.models.heads import replace_classifier
 from benchmark.models.weights import Weights
-from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
-from benchmark.training.records import run_folder
 
 
 def features_of_weights(backbone: str, file: Path, image_size: int) -> Features:
@@ -35,28 +32,14 @@ def features_of_run(root: Path, profile: str, run_id: str, classes: int) -> Feat
     Raises:
         UserError: no such run, or its checkpoint is not here.
     """
-    record = read_json(run_folder(root, profile, run_id) / "run.json")
-    path = checkpoint_path(root, profile, record["training_fingerprint"])
-    trained = read_checkpoint(path)
-    if trained is None:
-        raise UserError(f"{path} is not here: train {run_id} again, checkpoints are not in git")
-    method, settings = record["method"], record["settings"]
-    model = build_model(
-        method["backbone"],
-        method["normalisation"],
-        settings["normalisation"],
-        classes,
-        settings["image_size"],
-        0,
-        head=method.get("head", "linear"),
-    )
-    model.load_state_dict(trained.state)
-    return frozen(model)
+    record = read_run(root, profile, run_id)
+    return frozen(trained(root, profile, record, classes))
 
 
 def frozen(model: nn.Module) -> Features:
     """A network without its classifier, as a function of uint8 images."""
     replace_classifier(model, lambda features: nn.Identity())
+    model.cpu()
     return lambda pixels: predict(model, pixels, "fp32", torch.device("cpu")).reshape(
         len(pixels), -1
     )

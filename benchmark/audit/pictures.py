@@ -25,9 +25,9 @@ def small_picture(file: Path, side: int, view: int = 0) -> Image.Image | None:
             image.draft("RGB", (side, side))
             small = to_rgb(image)[0]
             small.thumbnail((side, side), Image.Resampling.LANCZOS)
+            pixels = np.asarray(small).transpose(2, 0, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    pixels = np.asarray(small).transpose(2, 0, 1)
     return Image.fromarray(np.ascontiguousarray(turned(pixels, view).transpose(1, 2, 0)))
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from benchmark.data.crop import Crop
 from benchmark.data.label_spaces import Labels
 from benchmark.data.layouts import Layout
 from benchmark.data.phantom import Acquisition
 from benchmark.schema import Strict
+
+
+def below(path: str) -> str:
+    """A path that stays in the folder it is joined to, with `/`; else a `ValueError`."""
+    if "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"'{path}' leads out of its folder")
+    return path
+
+
+Below = Annotated[str, AfterValidator(below)]
+"""A path below some folder: no `..`, not absolute."""
 
 
 class Licence(Strict):
@@ -32,16 +44,16 @@ class Citation(Strict):
 class Archive(Strict):
     """A published archive (or plain file) that holds images of the set."""
 
-    file: str
+    file: Below
     """Its name, as a user would save it."""
     urls: list[str] = Field(default_factory=list)
     """Addresses, tried in order; `drive:ID` is a file on Google Drive. None: by hand only."""
     sha256: str | None = None
     md5: str | None = None
     bytes: int | None = None
-    take: str = ""
+    take: Below = ""
     """Folder inside the archive whose content is wanted; empty: all of it."""
-    folder: str = ""
+    folder: Below = ""
     """Where below the card's folder that content belongs."""
 
 
@@ -81,11 +93,11 @@ class Card(Strict):
     """URL prefixes, tried in order: prefix + path in the manifest = one image."""
     archives: list[Archive] = Field(default_factory=list)
     """Archives to take images from where no address gives them one by one."""
-    folder: str
+    folder: Below
     """Folder below a mirror's root, and below `datasets/raw/`, that holds the manifest's paths."""
     by_hand: str
     """What to download by hand where no address answers, and what of it goes into the folder."""
-    manifest: str
+    manifest: Below
     """Path of the manifest CSV below `datasets/`."""
     layout: Layout | None = None
     """How labels and groups are read from the published folder; null: only from the manifest."""

@@ -7,6 +7,7 @@ and no resampling of groups can part them. Both are reviewed in git; the audit f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -59,7 +60,17 @@ def without_known_cases(datasets: Path, dataset: str, table: pd.DataFrame) -> pd
             if path not in known:
                 near = suggest(path, known) if len(known) < 1000 else ": correct or remove the row"
                 raise UserError(f"{Path(datasets) / file}: {dataset} has no image {path}{near}")
-    group = dict(zip(table["path"], table["group"], strict=True))
+    groups = dict(zip(table["path"], table["group"], strict=True))
+    joined = join_groups(groups, zip(pairs["path"], pairs["other"], strict=True))
+    table = table.assign(group=table["path"].map(joined))
+    return table[~table["path"].isin(exclusions["path"])]
+
+
+def join_groups(groups: dict[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Path → group, where the groups of the two images of each pair have become one.
+
+    The joined group bears the first of the names, in their alphabetical order.
+    """
     joined: dict[str, str] = {}
 
     def representative(name: str) -> str:
@@ -67,9 +78,8 @@ def without_known_cases(datasets: Path, dataset: str, table: pd.DataFrame) -> pd
             name = joined[name]
         return name
 
-    for path, other in zip(pairs["path"], pairs["other"], strict=True):
-        first, second = sorted((representative(group[path]), representative(group[other])))
+    for path, other in pairs:
+        first, second = sorted((representative(groups[path]), representative(groups[other])))
         if first != second:
             joined[second] = first
-    table = table.assign(group=table["group"].map(representative))
-    return table[~table["path"].isin(exclusions["path"])]
+    return {path: representative(group) for path, group in groups.items()}

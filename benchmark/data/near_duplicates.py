@@ -48,18 +48,20 @@ WARPS = [(1, 0), (0.87, 0), (0.93, 0), (1.08, 0), (1.15, 0), (1, -8), (1, -4), (
 """Zooms and rotations in degrees, tried in the best view of doubtful pairs; first, neither."""
 
 
-def near_duplicates(miniatures: np.ndarray) -> pd.DataFrame:
+def near_duplicates(miniatures: np.ndarray, since: int = 0) -> pd.DataFrame:
     """Pairs of images that show one cell.
 
     Args:
         miniatures: uint8 [N, 64, 64], grey, none of them blank.
+        since: only pairs that hold an image from this row on.
 
     Returns:
         One row per pair, the most similar first: first < second (rows of `miniatures`), view (how
         the second is turned to match), similarity (at most 1), margin (above the next best view),
         warp (0, or how the second was also zoomed or rotated: a row of WARPS).
     """
-    pairs = correlate(miniatures, nominate(miniatures))
+    pairs = nominate(miniatures)
+    pairs = correlate(miniatures, pairs[pairs[:, 1] >= since])
     pairs = pairs[same_cell(pairs)]
     pairs = pairs[surroundings(miniatures, pairs) >= SURROUNDINGS]
     return pairs.sort_values(

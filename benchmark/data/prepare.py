@@ -94,7 +94,7 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         was.append("laid on white")
-    return image.convert("RGB"), ", ".join(was) or None
+    return image if image.mode == "RGB" else image.convert("RGB"), ", ".join(was) or None
 
 
 def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:

@@ -1,7 +1,9 @@
 """Columns: answers of runs in; values of every table column out, by seed and by resample.
 
-The columns of a scenario are its test sets and the summaries of its targets. All runs of a scenario
-meet the same resamples, so everything that is compared later is paired.
+The columns of a scenario are its test sets and the summaries of its targets: over all of them and,
+where they are corruptions, over those of one severity (`severity 3`) or of one kind (`jpeg`). All
+runs of a scenario meet the same resamples, so everything that is compared later is paired; so do
+the corruptions of a test set, which are the same images.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.config import corruption_of
 from benchmark.evaluation import metrics
 from benchmark.evaluation.bootstrap import RESAMPLES, Images, Statistic, draw
 from benchmark.evaluation.experiments import Scenario
@@ -72,8 +75,14 @@ class Resampled(NamedTuple):
 
 
 def column_names(scenario: Scenario) -> list[str]:
-    """`in_domain`, the targets, and their summaries."""
-    return ["in_domain", *scenario.targets, *(SUMMARIES if scenario.targets else ())]
+    """`in_domain`, the targets, their summaries, and the means of groups of corruptions."""
+    summaries = SUMMARIES if scenario.targets else ()
+    return ["in_domain", *scenario.targets, *summaries, *scenario.target_groups]
+
+
+def ranked_columns(scenario: Scenario) -> list[str]:
+    """The columns in which methods are compared: single corruptions are too many to be tested."""
+    return [name for name in column_names(scenario) if corruption_of(name) is None]
 
 
 def summarise(by_test_set: list[np.ndarray], scenario: Scenario) -> Columns:
@@ -87,37 +96,44 @@ def summarise(by_test_set: list[np.ndarray], scenario: Scenario) -> Columns:
         targets = np.stack(by_test_set[1:])
         mean = targets.mean(axis=0)
         columns += [mean, targets.min(axis=0), by_test_set[0] - mean]
+        columns += [targets[places].mean(axis=0) for places in scenario.target_groups.values()]
     return dict(zip(column_names(scenario), columns, strict=True))
 
 
 def resample(
     scenario: Scenario, classes: tuple[str, ...], answers: dict[str, dict[TestSet, Answers]]
 ) -> Resampled:
-    """Resample the test sets of a scenario for the runs in `answers` (by run id)."""
+    """Resample the test sets of a scenario for the runs in `answers` (by run id).
+
+    F1 by class is of test sets alone, and not of single corruptions.
+    """
     images, points, draws = {}, {}, {}
+    names = column_names(scenario)[: len(scenario.test_sets)]
     jobs: list[tuple[bool, dict[str, Statistic]]] = [(False, HEADLINE | {"f1": metrics.f1})]
-    if all(answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()):
+    # Corruptions are of one test set, whose basophils are as many in each.
+    if not scenario.target_groups and all(
+        answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()
+    ):
         jobs.append((True, REDUCED_HEADLINE))
     for reduced, statistics in jobs:
-        for name in statistics:
-            for key in metric_keys(name, classes):
-                points[key], draws[key] = [], []
-        for test_set in scenario.test_sets:
+        for column, test_set in zip(names, scenario.test_sets, strict=True):
             found = [answer[test_set] for answer in answers.values()]
             shown = images_of(found, test_set, classes, reduced)
             images[test_set, reduced] = shown
-            for name, (observed, drawn) in values(shown, statistics).items():
+            wanted = statistics
+            if corruption_of(column):
+                wanted = {name: s for name, s in statistics.items() if name != "f1"}
+            for name, (observed, drawn) in values(shown, wanted).items():
                 for place, key in enumerate(metric_keys(name, classes)):
                     own = (..., place) if key[1] else ...
-                    points[key].append(observed[own])
-                    draws[key].append(drawn[own])
-    return Resampled(
-        scenario,
-        {run_id: place for place, run_id in enumerate(answers)},
-        images,
-        {key: summarise(value, scenario) for key, value in points.items()},
-        {key: summarise(value, scenario) for key, value in draws.items()},
-    )
+                    points.setdefault(key, {})[column] = observed[own]
+                    draws.setdefault(key, {})[column] = drawn[own]
+    for by_metric in (points, draws):
+        for key, columns in by_metric.items():
+            if not key[1]:
+                by_metric[key] = summarise([columns[name] for name in names], scenario)
+    places = {run_id: place for place, run_id in enumerate(answers)}
+    return Resampled(scenario, places, images, points, draws)
 
 
 def metric_keys(name: str, classes: tuple[str, ...]) -> list[Metric]:
@@ -136,7 +152,8 @@ def images_of(
     else:
         kept = np.ones(len(first.labels), bool)
         predicted = np.stack([answer.predicted for answer in answers])
-    name, groups = "/".join(test_set), first.groups
+    corrupted = corruption_of(test_set[0])
+    name, groups = "/".join((corrupted[0], "id_test") if corrupted else test_set), first.groups
     return Images(name, first.labels[kept], groups[kept], predicted, len(classes))
 
 

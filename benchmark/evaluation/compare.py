@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.columns import SUMMARIES, Resampled, column_names, resample
+from benchmark.evaluation.columns import SUMMARIES, Resampled, ranked_columns, resample
 from benchmark.evaluation.evidence import (
     UNRANKED,
     Comparison,
@@ -83,7 +83,7 @@ def scenario_lines(
     pair = (first, second)
     rows = shared_rows(resampled, members, first, second)
     p_images = permutation_tests(resampled, {pair: rows})[pair][METRIC]
-    names = column_names(scenario)
+    names = ranked_columns(scenario)
     comparisons = {
         name: compare(
             column_of(resampled, members, (METRIC, ""), name),
@@ -94,17 +94,19 @@ def scenario_lines(
         )
         for name in names
     }
-    test_sets = names[: len(scenario.test_sets)]
+    places = {"in_domain": scenario.test_sets[0]}
+    places |= {name: (name, "shifted") for name in scenario.targets if name in names}
+    test_sets = list(places)
     adjusted = dict(zip(test_sets, holm([comparisons[n].p for n in test_sets]), strict=True))
     seeds = "one seed" if len(rows) == 1 else f"{len(rows)} seeds"
     yield f"{scenario.name}: {first} minus {second}, macro-F1 in points, {seeds} each"
-    for name, test_set in zip(test_sets, scenario.test_sets, strict=True):
+    for name, test_set in places.items():
         n = len(resampled.images[test_set, False].labels)
-        place = f"{test_set[0]} ({'in-domain, ' if name == 'in_domain' else ''}n = {n})"
-        yield f"  {place}: {sentence(comparisons[name], adjusted[name], first)}"
-    for name in names[len(test_sets) :]:
+        where = f"{test_set[0]} ({'in-domain, ' if name == 'in_domain' else ''}n = {n})"
+        yield f"  {where}: {sentence(comparisons[name], adjusted[name], first)}"
+    for name in filter(lambda name: name not in places, names):
         comparison = comparisons[name]
-        yield f"  {SUMMARIES[name]}: {sentence(comparison, comparison.p, first, name)}"
+        yield f"  {SUMMARIES.get(name, name)}: {sentence(comparison, comparison.p, first, name)}"
 
 
 def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> str:

@@ -6,6 +6,7 @@ Every file is a pure function of the records and predictions: the same input giv
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from benchmark.errors import UserError
 from benchmark.evaluation import metrics
 from benchmark.evaluation.columns import resample
+from benchmark.evaluation.effects import EFFECTS_SCHEMA, effect_rows
 from benchmark.evaluation.evidence import CELLS_SCHEMA, COLUMNS_SCHEMA, Members, block_evidence
 from benchmark.evaluation.experiments import (
     Experiment,
@@ -24,6 +26,7 @@ from benchmark.evaluation.experiments import (
     load_experiments,
     predictions_digest,
 )
+from benchmark.evaluation.parallel import in_processes, processors
 from benchmark.evaluation.predictions import (
     DROPPED,
     REDUCED,
@@ -31,6 +34,12 @@ from benchmark.evaluation.predictions import (
     Answers,
     TestSet,
     read_answers,
+)
+from benchmark.evaluation.selective import (
+    CURVES_SCHEMA,
+    REJECTION_SCHEMA,
+    curve_rows,
+    rejection_rows,
 )
 from benchmark.files import atomic
 from benchmark.progress import say, track
@@ -61,8 +70,11 @@ def evaluate(results: Path) -> None:
 
     Writes `metrics.parquet` (long: one row per run, domain, part, class and metric; `class_name`
     is "" for a metric over all classes; `n` counts the images behind the value),
-    `confusion.parquet` (one row per cell), `intervals.parquet` (one row per cell of a table) and
-    `evidence.parquet` (one row per column of a table). The majority rows have no seed and no track.
+    `confusion.parquet` (one row per cell), `rejection.parquet` (one row per rejector and
+    threshold), `curves.parquet` (points of reliability and risk-coverage curves),
+    `intervals.parquet` (one row per cell of a table), `evidence.parquet` (one row per column of a
+    table) and `effects.parquet` (one row per exchanged part and column). The majority rows have no
+    seed and no track.
 
     Raises:
         UserError: predictions are missing, changed, unreadable or incomplete, or two runs of a
@@ -72,60 +84,81 @@ def evaluate(results: Path) -> None:
     experiments = load_experiments(results)
     runs = done_runs(experiments)
     answers = read_all(results, runs)
+    jobs = [partial(run_rows, *runs[run_id], own) for run_id, own in answers.items()]
+    by_run = in_processes(jobs, "scores")
+    metric_rows, confusion_rows, rejected, curves = (
+        [row for rows in by_run for row in rows[place]] for place in range(4)
+    )
     constants: dict[tuple[str, TestSet], tuple[Run, np.ndarray, tuple[str, ...]]] = {}
-    metric_rows: list[dict] = []
-    confusion_rows: list[dict] = []
     for run_id, (run, classes) in runs.items():
         for test_set, answer in answers[run_id].items():
-            confusion = metrics.confusion_matrix(answer.labels, answer.predicted, len(classes))
             key = (run.scenario.name, test_set)
-            constants.setdefault(key, (run, metrics.support(confusion), classes))
-            metric_rows += score_rows(describe(run), test_set, confusion, classes)
-            metric_rows += answer_rows(describe(run), test_set, answer, classes)
-            confusion_rows += count_rows(run_id, test_set, confusion, classes)
+            if key not in constants:
+                counts = np.bincount(answer.labels, minlength=len(classes))
+                constants[key] = run, counts, classes
     for (_, test_set), (run, counts, classes) in constants.items():
         constant = metrics.constant_confusion(counts)
         metric_rows += score_rows(describe_majority(run), test_set, constant, classes)
         reduced = reduced_confusion(constant, classes)
         metric_rows += reduced_rows(describe_majority(run), test_set, reduced)
-    cells, columns = evidence(experiments, runs, answers)
+    cells, columns, effects = evidence(experiments, runs, answers)
     key = {b"predictions": predictions_digest(experiments).encode()}
     for name, rows, schema in (
         ("metrics", metric_rows, METRICS_SCHEMA),
         ("confusion", confusion_rows, CONFUSION_SCHEMA),
+        ("rejection", rejected, REJECTION_SCHEMA),
+        ("curves", curves, CURVES_SCHEMA),
         ("intervals", cells, CELLS_SCHEMA),
         ("evidence", columns, COLUMNS_SCHEMA),
+        ("effects", effects, EFFECTS_SCHEMA),
     ):
         write_sorted(results / f"{name}.parquet", rows, schema.with_metadata(key))
     say(f"evaluate: {len(runs)} runs, {len(metric_rows)} values in {results / 'metrics.parquet'}")
+
+
+def run_rows(
+    run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answers]
+) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
+    """Rows of `metrics`, `confusion`, `rejection` and `curves.parquet` for one run."""
+    scored, counted = [], []
+    for test_set, answer in answers.items():
+        confusion = metrics.confusion_matrix(answer.labels, answer.predicted, len(classes))
+        scored += score_rows(describe(run), test_set, confusion, classes)
+        scored += answer_rows(describe(run), test_set, answer, classes)
+        counted += count_rows(run.run_id, test_set, confusion, classes)
+    return scored, counted, rejection_rows(run, answers), curve_rows(run, answers)
 
 
 def evidence(
     experiments: list[Experiment],
     runs: dict[str, tuple[Run, tuple[str, ...]]],
     answers: dict[str, dict[TestSet, Answers]],
-) -> tuple[list[dict], list[dict]]:
-    """Rows of `intervals.parquet` and `evidence.parquet`: each scenario is resampled once."""
-    scenarios: dict[tuple[Scenario, tuple[str, ...]], list[str]] = {}
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """Rows of `intervals`, `evidence` and `effects.parquet`: each scenario is resampled once."""
+    scenarios: dict[tuple[Scenario, tuple[str, ...]], dict[str, dict[TestSet, Answers]]] = {}
     for run_id, (run, classes) in runs.items():
-        scenarios.setdefault((run.scenario, classes), []).append(run_id)
-    cells, columns = [], []
-    for (scenario, classes), ids in track(scenarios.items(), "intervals", total=len(scenarios)):
-        resampled = resample(scenario, classes, {run_id: answers[run_id] for run_id in ids})
-        for experiment in experiments:
-            for (own, kind), planned in experiment.blocks().items():
-                if (own, experiment.classes) != (scenario, classes):
-                    continue
+        scenarios.setdefault((run.scenario, classes), {})[run_id] = answers[run_id]
+    with ThreadPoolExecutor(processors()) as pool:
+        drawn = pool.map(lambda item: resample(*item[0], item[1]), scenarios.items())
+        resampled = dict(zip(scenarios, drawn, strict=True))
+    blocks, exchanges = [], []
+    for experiment in experiments:
+        for (scenario, kind), planned in experiment.blocks().items():
+            if found := resampled.get((scenario, experiment.classes)):
                 members: Members = {}
                 for run in planned:
-                    found = [(run.seed, run.run_id)] if run.done else []
-                    members.setdefault(run.method.name, []).extend(found)
-                where = {"experiment": experiment.experiment, "scenario": own.name, "track": kind}
-                for rows, more in zip(
-                    (cells, columns), block_evidence(resampled, members, where), strict=True
-                ):
-                    rows += more
-    return cells, columns
+                    own = [(run.seed, run.run_id)] if run.done else []
+                    members.setdefault(run.method.name, []).extend(own)
+                name = experiment.experiment
+                where = {"experiment": name, "scenario": scenario.name, "track": kind}
+                blocks.append(partial(block_evidence, found, members, where))
+        for scenario in dict.fromkeys(run.scenario for run in experiment.runs):
+            if found := resampled.get((scenario, experiment.classes)):
+                planned = [run for run in experiment.runs if run.scenario == scenario]
+                exchanges.append(partial(effect_rows, found, planned, experiment.experiment))
+    rows = in_processes([*blocks, *exchanges], "intervals")
+    cells, columns = ([row for both in rows[: len(blocks)] for row in both[k]] for k in (0, 1))
+    return cells, columns, [row for own in rows[len(blocks) :] for row in own]
 
 
 def read_all(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats
+from scipy import special
 
 from benchmark.evaluation.columns import (
     HEADLINE,
@@ -19,6 +19,7 @@ from benchmark.evaluation.columns import (
     Resampled,
     Series,
     column_names,
+    ranked_columns,
 )
 from benchmark.evaluation.intervals import (
     Interval,
@@ -137,7 +138,7 @@ def compare(
         p_images,
         np.nan if np.isnan(variance) else draws_p(draws),
         detectable_difference(images.mean(axis=0).std()),
-        detectable_difference((high - low) / 2 / stats.norm.ppf(0.975)),
+        detectable_difference((high - low) / 2 / special.ndtri(0.975)),
     )
 
 
@@ -169,7 +170,11 @@ def block_evidence(runs: Resampled, members: Members, where: dict) -> tuple[list
         for metric in metrics
         for name in names
     }
-    best = {key: best_method(column, key[1]) for key, column in columns.items()}
+    ranked = ranked_columns(runs.scenario)
+    best = {
+        key: best_method(column, key[1]) if key[1] in ranked else None
+        for key, column in columns.items()
+    }
     pairs: Pairs = {}
     for leader in dict.fromkeys(filter(None, best.values())):
         for method in members:
@@ -191,7 +196,7 @@ def block_evidence(runs: Resampled, members: Members, where: dict) -> tuple[list
         summary.append(key | column_summary(runs, columns, metric, name, comparisons))
     for metric in runs.points:
         if metric[1]:
-            for name in names[: len(runs.scenario.test_sets)]:
+            for name in runs.points[metric]:
                 key = where | {"metric": metric[0], "class_name": metric[1], "column": name}
                 column = column_of(runs, members, metric, name)
                 cells += column_cells(key, column, None, {}, name)
@@ -210,9 +215,10 @@ def column_cells(
     """One row per method; per-class cells have neither rank nor comparison."""
     bounds = (-1.0, 1.0) if name == UNRANKED else (0.0, 1.0)
     means = np.array([own.mean for own in column.series.values()])
-    # Smoothing moves draws off the edge; ranks are of what was seen, so draws are centred on it.
-    centred = column.draws + (means - column.draws.mean(axis=1))[:, None]
-    ranks = rank_stability(means, centred, descending=name != UNRANKED)
+    if not key["class_name"]:
+        # Smoothing moves draws off the edge; ranks are of what was seen: draws are centred on it.
+        centred = column.draws + (means - column.draws.mean(axis=1))[:, None]
+        ranks = rank_stability(means, centred, descending=name != UNRANKED)
     adjusted = dict(zip(comparisons, holm([c.p for c in comparisons.values()]), strict=True))
     rows = []
     for place, (method, own) in enumerate(column.series.items()):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.config import scenario_folder
+from benchmark.config import corruption_of, scenario_folder, sources_of
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
 
@@ -21,13 +21,21 @@ class Record(BaseModel):
 
 
 class Method(Record):
-    """Backbone + normalisation + loss + recipe, under one name."""
+    """The parts of a method, under one name; an ensemble has members and no part of its own."""
 
     name: str
-    backbone: str
-    normalisation: str
-    loss: str
-    recipe: str
+    backbone: str = ""
+    normalisation: str = ""
+    loss: str = ""
+    recipe: str = ""
+    augmentation: str = ""
+    """"" is the profile's own"""
+    weights: str = "scratch"
+    stain: str = "none"
+    head: str = "linear"
+    freezing: str = "none"
+    readout: str = "head"
+    inference: str = "single"
 
 
 class Scenario(Record):
@@ -43,9 +51,25 @@ class Scenario(Record):
         return scenario_folder(self.name)
 
     @property
+    def short_source(self) -> str:
+        """What was trained on, with room for a title: `raabin`, or `6 domains → jtsc`."""
+        count = len(sources_of(self.source))
+        return self.source if count == 1 else f"{count} domains → {', '.join(self.targets)}"
+
+    @property
     def test_sets(self) -> tuple[tuple[str, str], ...]:
         """(domain, part) of every test set, the in-domain one first."""
         return ((self.source, "id_test"), *((target, "shifted") for target in self.targets))
+
+    @property
+    def target_groups(self) -> dict[str, list[int]]:
+        """Places of the targets that are averaged together: corruptions by severity and by kind."""
+        groups: dict[str, list[int]] = {}
+        for part, prefix in ((2, "severity "), (1, "")):
+            for place, target in enumerate(self.targets):
+                if found := corruption_of(target):
+                    groups.setdefault(f"{prefix}{found[part]}", []).append(place)
+        return groups
 
 
 class Run(Record):

@@ -142,7 +142,8 @@ def precision(confusion: np.ndarray) -> np.ndarray:
 
 def recall(confusion: np.ndarray) -> np.ndarray:
     """(..., classes) true positives / images of the class; NaN if absent."""
-    return _ratio(_hits(confusion), support(confusion), support(confusion))
+    counts = support(confusion)
+    return _ratio(_hits(confusion), counts, counts)
 
 
 def specificity(confusion: np.ndarray) -> np.ndarray:
@@ -154,8 +155,8 @@ def specificity(confusion: np.ndarray) -> np.ndarray:
 
 def f1(confusion: np.ndarray) -> np.ndarray:
     """(..., classes) 2 TP / (2 TP + FP + FN); NaN if absent."""
-    either = support(confusion) + confusion.sum(axis=-2)
-    return _ratio(2 * _hits(confusion), either, support(confusion))
+    counts = support(confusion)
+    return _ratio(2 * _hits(confusion), counts + confusion.sum(axis=-2), counts)
 
 
 def constant_confusion(counts: np.ndarray) -> np.ndarray:

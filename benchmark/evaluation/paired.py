@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 POWER = 0.8
@@ -60,7 +60,7 @@ def detectable_difference(error: float) -> float:
 
     (z_0.975 + z_0.8) · standard error of the paired difference.
     """
-    return float((stats.norm.ppf(1 - SIGNIFICANCE / 2) + stats.norm.ppf(POWER)) * error)
+    return float((special.ndtri(1 - SIGNIFICANCE / 2) + special.ndtri(POWER)) * error)
 
 
 class Ranks(NamedTuple):

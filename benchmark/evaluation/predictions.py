@@ -40,6 +40,8 @@ class Answers(NamedTuple):
     predicted: np.ndarray
     reduced: np.ndarray | None
     """answers without the dropped class; None in a label space that has no reduced form"""
+    logits: np.ndarray
+    """(images, classes) as stored, in half precision"""
     stated: dict[str, float]
     """metrics of the stated probabilities: calibration, and rejection by maximum probability"""
 
@@ -110,6 +112,7 @@ def answer(table: pa.Table, logits: np.ndarray, classes: tuple[str, ...]) -> Ans
         np.unique(groups, return_inverse=True)[1],
         predicted,
         without_dropped(logits, classes),
+        logits,
         stated,
     )
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from benchmark.config import corruption_of, sources_of
 from benchmark.evaluation.experiments import Experiment, Scenario, gaps
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 
@@ -40,7 +41,7 @@ def support_notes(scenario: Scenario, counts: np.ndarray, classes: tuple[str, ..
     notes = []
     rare, absent = [], []
     for (domain, _), row in zip(scenario.test_sets, counts, strict=True):
-        if row.any():
+        if row.any() and corruption_of(domain) is None:
             few = [
                 f"{name} {n}"
                 for name, n in zip(classes, row, strict=True)
@@ -56,10 +57,13 @@ def support_notes(scenario: Scenario, counts: np.ndarray, classes: tuple[str, ..
         )
     if absent:
         notes.append(f"Absent classes are left out of averages over classes: {', '.join(absent)}")
-    domains = {domain for domain, _ in scenario.test_sets}
+    domains = {part for domain, _ in scenario.test_sets for part in sources_of(domain)}
     notes += [
         text for (domain, name), text in CONFOUNDED.items() if domain in domains and name in classes
     ]
+    if severities := [name for name in scenario.target_groups if name.startswith("severity ")]:
+        kinds = len(scenario.target_groups) - len(severities)
+        notes.append(f"A severity is the mean over {kinds} corruptions of the in-domain test set")
     return notes
 
 

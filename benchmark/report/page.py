@@ -1,20 +1,29 @@
-"""Page: tables and figures in, one self-contained `report.html` out (no network, no script)."""
+"""Page: tables, figures and records in, one self-contained `report.html` out (no network)."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.files import read_json, write_text
-from benchmark.report import per_class
+from benchmark.report import facts, per_class
+from benchmark.report.confident_errors import confident_errors
 from benchmark.report.formats import cell_text, column_support, column_title, number
+from benchmark.report.leaderboard import as_json, findings, leaderboard
 from benchmark.report.per_class import ClassBlock
-from benchmark.report.tables import METRICS, SUMMARIES, Table
+from benchmark.report.sheets.sheet import Sheet
+from benchmark.report.tables import METRICS, Table
+
+PICTURE_BYTES = 2_400_000
+"""Figures are embedded up to this many bytes of PNG, so that the page stays below 5 MB; the first
+of every experiment come before the second of any, and what is left over is linked."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,25 @@ class Section:
     tables: list[Table]
     class_blocks: list[ClassBlock]
     pictures: list[Picture]
+    sheets: list[Sheet] = field(default_factory=list)
 
 
-def write_page(results: Path, sections: list[Section]) -> None:
-    """Write `report.html` beside the tables and figures that it repeats."""
+@dataclass(frozen=True)
+class Overview:
+    """What the page shows of all experiments together."""
+
+    pictures: list[Picture]
+    sheets: list[Sheet]
+
+
+def write_page(results: Path, sections: list[Section], overview: Overview | None = None) -> None:
+    """Write `report.html` beside the tables and figures that it repeats.
+
+    It is a function of the tables, the figures, `data.json`, `audit.json`, the runs' records and
+    predictions, and the cards of the sets: the same input gives the same bytes.
+    """
+    results = Path(results)
+    overview = overview or Overview([], [])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -46,61 +70,73 @@ def write_page(results: Path, sections: list[Section]) -> None:
     )
     environment.filters |= {
         "cell": cell_text,
+        "number": number,
         "column_title": column_title,
         "column_support": column_support,
-        "address": lambda picture: image(results / "figures" / f"{picture.name}.png"),
     }
+    experiments = [section.experiment for section in sections]
+    runs = {run.run_id: run for experiment in experiments for run in experiment.runs}
+    boards = leaderboard([(s.experiment, table) for s in sections for table in s.tables])
     data = results / "data.json"
-    runs = {run.run_id: run for section in sections for run in section.experiment.runs}
+    cards = facts.data_cards(results)
     text = environment.get_template("page.html.jinja").render(
-        profile=sections[0].experiment.profile,
+        profile=experiments[0].profile,
         sections=sections,
-        findings=[line for section in sections for line in findings(section)],
+        board=as_json(boards, experiments),
+        findings=findings(boards),
+        overview=overview,
+        addresses=addresses(results, [overview, *sections]),
+        captions={"": pairs(overview)} | {s.experiment.experiment: pairs(s) for s in sections},
         found=sum(run.done for run in runs.values()),
         planned=len(runs),
-        gaps=gaps([section.experiment for section in sections]),
+        outcomes={e.experiment: facts.outcomes(e) for e in experiments},
+        gaps=gaps(experiments),
+        mistakes=confident_errors(results, experiments),
         data=read_json(data) if data.is_file() else None,
+        cards=cards,
+        bibliography=facts.bibliography([used.card.citation.bibtex for used in cards]),
+        audit=facts.audit_summary(results),
+        environment=facts.environment(facts.run_records(results, experiments)),
         metric_names=METRICS,
         summaries=SUMMARIES,
         majority=MAJORITY,
         class_caption=per_class.caption,
         class_notes=per_class.notes,
     )
-    write_text(results / "report.html", text)
+    write_text(results / "report.html", tidy(text))
 
 
-def image(path: Path) -> str:
-    """A PNG file as the address of an `img`, so that the page is one file."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def pairs(part: Section | Overview) -> list[list[str]]:
+    """(name, text) of each figure, for JSON."""
+    return [[picture.name, picture.text] for picture in part.pictures]
 
 
-def findings(section: Section) -> list[str]:
-    """One sentence per scenario: how far the headline metric falls, over all methods found."""
-    sentences = []
-    for block in section.tables[0].blocks:
-        places = {column.key: place for place, column in enumerate(block.columns)}
-        rows = [row for row in block.rows if row.found]
-        constant = [row for row in block.rows if row.method == MAJORITY]
-        if not rows or not block.scenario.targets:
-            continue
-        spans = [span([row.cells[places[key]].mean for row in rows]) for key in
-                 ("in_domain", "mean_target")]  # fmt: skip
-        methods = f"{len(rows)} methods" if len(rows) > 1 else "one method"
-        transductive = "" if block.track == "inductive" else f" ({block.track})"
-        sentence = (
-            f"{section.experiment.title}: trained on {block.scenario.source}{transductive}, "
-            f"{methods} reach {spans[0]} % macro-F1 in-domain and {spans[1]} % on average over "
-            f"{len(block.scenario.targets)} other domains"
-        )
-        if constant:
-            sentence += (
-                f" (majority constant: {cell_text(constant[0].cells[places['mean_target']])} %)"
-            )
-        sentences.append(sentence + ".")
-    return sentences
+def addresses(results: Path, parts: list[Section | Overview]) -> dict[str, str]:
+    """Figure name → the address of its PNG: the picture itself, or "" beyond `PICTURE_BYTES`."""
+    ranked = sorted(
+        (place, row, picture.name)
+        for row, part in enumerate(parts)
+        for place, picture in enumerate(part.pictures)
+    )
+    found: dict[str, str] = {}
+    spent = 0
+    for *_, name in ranked:
+        if name not in found:
+            content = (results / "figures" / f"{name}.png").read_bytes()
+            spent += len(content)
+            fits = spent <= PICTURE_BYTES
+            found[name] = image(content) if fits else ""
+    return found
 
 
-def span(means: list[float]) -> str:
-    """`41.0–63.2`, or one number where both ends print alike."""
-    low, high = number(min(means)), number(max(means))
-    return low if low == high else f"{low}–{high}"
+def image(png: bytes) -> str:
+    """A PNG as the address of an `img`, so that the page is one file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def tidy(page: str) -> str:
+    """Indentation and blank lines of the template left out, text in `pre` left as it is."""
+    parts = re.split(r"(<pre.*?</pre>)", page, flags=re.DOTALL)
+    return "".join(
+        part if part.startswith("<pre") else re.sub(r"\n\s+", "\n", part) for part in parts
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmark.config import corruption_of
 from benchmark.evaluation.columns import column_names
 from benchmark.evaluation.evaluate import MAJORITY, majority_id
 from benchmark.evaluation.experiments import Experiment
@@ -58,13 +59,15 @@ class ClassBlock:
 
 
 def class_blocks(experiment: Experiment, scores: Scores) -> list[ClassBlock]:
-    """Every test set of every scenario and track, in plan order."""
+    """Every test set of every scenario and track, in plan order; no single corruption."""
     blocks = []
     for (scenario, track), runs in experiment.blocks().items():
         counts = class_counts(scores, scenario, experiment.classes)
         where = (experiment.experiment, scenario.name, track)
         columns = column_names(scenario)[: len(scenario.test_sets)]
         for place, (test_set, column) in enumerate(zip(scenario.test_sets, columns, strict=True)):
+            if corruption_of(column):
+                continue
             rows = []
             for method, planned in by_method(runs).items():
                 cells = tuple(

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.table import Table as TerminalTable
 
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment, gaps, load_experiments
 from benchmark.files import write_text
-from benchmark.progress import console, say, track
-from benchmark.report import figures, per_class
+from benchmark.progress import console, say
+from benchmark.report import per_class
+from benchmark.report.facts import run_records
+from benchmark.report.figures.confusion import load_confusions
+from benchmark.report.figures.curves import load_curves
+from benchmark.report.figures.training import Records
 from benchmark.report.formats import cell_text, headline, to_csv, to_latex, to_markdown
-from benchmark.report.page import Picture, Section, write_page
-from benchmark.report.tables import METRICS, Scores, Table, build_table, load_scores
+from benchmark.report.page import Overview, Section, write_page
+from benchmark.report.pictures import OVERVIEW, Material, draw_all
+from benchmark.report.sheets.claims import claims_sheet
+from benchmark.report.sheets.corruptions import corruption_sheet
+from benchmark.report.sheets.measures import Evidence, load_evidence
+from benchmark.report.sheets.rejection import rejection_sheet
+from benchmark.report.sheets.runs import runs_sheet
+from benchmark.report.sheets.sheet import Sheet, write_sheet
+from benchmark.report.sheets.throughput import throughput_sheet
+from benchmark.report.tables import METRICS, Table, build_table, load_scores
 
 
 def report(results: Path, strict: bool = False) -> None:
     """Write a results folder's `tables/`, `figures/` and `report.html`, and print the headline.
 
-    A pure function of `experiments/*.json`, `metrics.parquet`, `confusion.parquet` and, if there
+    A pure function of `experiments/*.json`, the runs' records, what `evaluate` wrote and, if there
     is one, `data.json`: the same input gives the same bytes.
 
     Args:
@@ -36,11 +48,17 @@ def report(results: Path, strict: bool = False) -> None:
     if strict:
         refuse_gaps(experiments)
     scores = load_scores(results, experiments)
-    sections = [
-        write_experiment(results, experiment, scores)
-        for experiment in track(experiments, "report", total=len(experiments))
-    ]
-    write_page(results, sections)
+    evidence = load_evidence(results, experiments, scores)
+    records = {record["run_id"]: record for record in run_records(results, experiments)}
+    sections = [write_experiment(results / "tables", e, evidence) for e in experiments]
+    material = Material(
+        experiments, scores, load_confusions(results, experiments),
+        load_curves(results, experiments), records,
+    )  # fmt: skip
+    drawn = draw_all(results / "figures", material)
+    sections = [replace(s, pictures=drawn[s.experiment.experiment]) for s in sections]
+    overview = Overview(drawn[OVERVIEW], write_overview(results / "tables", evidence, records))
+    write_page(results, sections, overview)
     for section in sections:
         print_headline(section.experiment, section.tables[0])
     say(f"report: {results / 'report.html'}, {results / 'tables'}, {results / 'figures'}")
@@ -57,10 +75,11 @@ def refuse_gaps(experiments: list[Experiment], most: int = 3) -> None:
         )
 
 
-def write_experiment(results: Path, experiment: Experiment, scores: Scores) -> Section:
-    """Write one experiment's tables and figures; return them for the page."""
-    folder = results / "tables"
+def write_experiment(folder: Path, experiment: Experiment, evidence: Evidence) -> Section:
+    """Write one experiment's tables; return them for the page, still without pictures."""
+    scores = evidence.scores
     tables = [build_table(experiment, scores, metric) for metric in METRICS]
+    tables = [table for table in tables if table.blocks]
     for table in tables:
         for suffix, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
             write_text(folder / f"{table.name}.{suffix}", text(table))
@@ -68,34 +87,25 @@ def write_experiment(results: Path, experiment: Experiment, scores: Scores) -> S
     name = f"{experiment.experiment}_per_class"
     write_text(folder / f"{name}.csv", per_class.to_csv(blocks))
     write_text(folder / f"{name}.md", per_class.to_markdown(experiment, blocks))
-    return Section(experiment, tables, blocks, write_figures(results, experiment, scores))
+    sheets = [
+        corruption_sheet(experiment, scores),
+        rejection_sheet(experiment, evidence.rejection, whole=False),
+        rejection_sheet(experiment, evidence.rejection),
+    ]
+    for sheet in filter(None, sheets):
+        write_sheet(folder, sheet)
+    # The page has the summary; line by line the rejectors are hundreds of rows.
+    return Section(experiment, tables, blocks, [], list(filter(None, sheets[:2])))
 
 
-def write_figures(results: Path, experiment: Experiment, scores: Scores) -> list[Picture]:
-    """Draw an experiment's figures as PDF and PNG, and return them for the page."""
-    pictures = []
-
-    def show(name: str, figure: Figure, text: str) -> None:
-        figures.save(figure, results / "figures" / name)
-        pictures.append(Picture(name, text))
-
-    show(
-        f"shift_{experiment.experiment}",
-        figures.shift_figure(experiment, scores),
-        "In-domain against shifted macro-F1 of every method. Outlines are means over seeds, dots "
-        "are single seeds, grey ticks the majority constant of the same test set.",
-    )
-    confusions = figures.load_confusions(results, experiment)
-    for (scenario, kind), runs in experiment.blocks().items():
-        suffix = "" if kind == "inductive" else f"_{kind}"
-        show(
-            f"confusion_{experiment.experiment}_{scenario.file_name}{suffix}",
-            figures.confusion_figure(experiment, scenario, runs, confusions),
-            f"Confusion matrices by domain, trained on {scenario.source}, of "
-            f"{', '.join(figures.shown_methods(runs))}: per cent of each true class, summed over "
-            "seeds.",
-        )
-    return pictures
+def write_overview(folder: Path, evidence: Evidence, records: Records) -> list[Sheet]:
+    """Write the tables about all experiments; return them for the page."""
+    experiments = evidence.experiments
+    sheets = [claims_sheet(evidence), runs_sheet(experiments)]
+    sheets.append(throughput_sheet(experiments, records))
+    for sheet in sheets:
+        write_sheet(folder, sheet)
+    return sheets
 
 
 def print_headline(experiment: Experiment, table: Table) -> None:

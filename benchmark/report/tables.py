@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmark.config import corruption_of
 from benchmark.errors import UserError
-from benchmark.evaluation.columns import SUMMARIES, column_names, summarise
+from benchmark.evaluation.columns import SUMMARIES, summarise
 from benchmark.evaluation.evaluate import MAJORITY, majority_id
 from benchmark.evaluation.experiments import (
     Experiment,
@@ -224,19 +225,21 @@ def cell(scores: Scores, where: tuple[str, str, str], method: str, *key: str) ->
     return Cell(*numbers, row["seeds"], row["best"], row["as_good"], row["freedom"] > 0)
 
 
-def constant_cells(scores: Scores, scenario: Scenario, metric: str) -> tuple[Cell, ...]:
+def constant_cells(
+    scores: Scores, scenario: Scenario, metric: str, columns: list[Column]
+) -> tuple[Cell, ...]:
     """The majority row: its answer differs by test set, so it has no shift drop."""
     found = values(scores, [majority_id(scenario.name)], scenario.test_sets, metric)[0]
-    columns = summarise(list(100 * found), scenario) | {"shift_drop": math.nan}
-    return tuple(Cell(float(columns[name])) for name in column_names(scenario))
+    by_name = summarise(list(100 * found), scenario) | {"shift_drop": math.nan}
+    return tuple(Cell(float(by_name[column.key])) for column in columns)
 
 
-def build_block(
-    scores: Scores, experiment: Experiment, scenario: Scenario, track: str, metric: str
-) -> Block:
-    """The rows of one scenario and track for one metric."""
-    classes = classes_of(experiment, metric)
-    counts = class_counts(scores, scenario, classes)
+def shown_columns(scenario: Scenario, counts: np.ndarray) -> list[Column]:
+    """Test sets and summaries; corruptions are columns by severity, being too many one by one.
+
+    Args:
+        counts: (test sets, classes) test images.
+    """
     columns = [
         Column(
             "in_domain" if part == "id_test" else domain,
@@ -245,18 +248,33 @@ def build_block(
             flagged=bool(((row > 0) & (row < MINIMUM_SUPPORT)).any()),
         )
         for (domain, part), row in zip(scenario.test_sets, counts, strict=True)
+        if corruption_of(domain) is None
     ]
-    summaries = column_names(scenario)[len(columns) :]
-    columns += [Column(name, SUMMARIES[name]) for name in summaries]
+    home = columns[0]
+    columns += [
+        Column(name, name, n=home.n, flagged=home.flagged)
+        for name in scenario.target_groups
+        if name.startswith("severity ")
+    ]
+    return columns + [Column(*pair) for pair in SUMMARIES.items() if scenario.targets]
+
+
+def build_block(
+    scores: Scores, experiment: Experiment, scenario: Scenario, track: str, metric: str
+) -> Block:
+    """The rows of one scenario and track for one metric."""
+    classes = classes_of(experiment, metric)
+    counts = class_counts(scores, scenario, classes)
+    columns = shown_columns(scenario, counts)
     where = (experiment.experiment, scenario.name, track)
     rows = []
     for method, planned in by_method(experiment.blocks()[scenario, track]).items():
         cells = tuple(cell(scores, where, method, metric, "", column.key) for column in columns)
         rows.append(Row(method, len(done_ids(planned)), len(planned), cells))
     if counts.any():
-        rows.append(Row(MAJORITY, 0, 0, constant_cells(scores, scenario, metric)))
+        rows.append(Row(MAJORITY, 0, 0, constant_cells(scores, scenario, metric, columns)))
     notes = support_notes(scenario, counts, classes)
-    found = {name: scores.columns.get((*where, metric, name)) for name in column_names(scenario)}
+    found = {column.key: scores.columns.get((*where, metric, column.key)) for column in columns}
     notes += evidence_notes({name: row for name, row in found.items() if row}, scenario)
     notes += images_only_note([row.method for row in rows if row.found and not row.across_seeds])
     return Block(scenario, track, tuple(columns), tuple(rows), tuple(notes))
@@ -281,6 +299,8 @@ def build_table(experiment: Experiment, scores: Scores, metric: str) -> Table:
     blocks = tuple(
         build_block(scores, experiment, scenario, track, metric)
         for scenario, track in experiment.blocks()
+        # Corruptions are of one test set, whose rare class is as rare in each.
+        if not (scenario.target_groups and metric.endswith(f"_{REDUCED}"))
     )
     return Table(
         f"{experiment.experiment}_{metric}", metric, caption, blocks, tuple(gap_notes(experiment))

@@ -183,7 +183,8 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
     model, result, trained_s = trained_model(bench, run, images)
     trained = time.perf_counter()
     weights = initial_weights(run)
-    standing = standing_predictions(bench, run)
+    earlier = earlier_record(bench, run)
+    standing = standing_predictions(bench, run, earlier) if earlier else {}
     asked = [name for name in test_sets(run) if name not in standing]
     parts = [images_of(images, *name) for name in asked]
     logits = answers(bench, run, model, images, parts)
@@ -200,7 +201,8 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
         **({} if weights.from_scratch else {"weights": loaded(weights, run)}),
         "train_images_per_s": result.images_per_s,
         "time": {
-            "train_s": round(trained_s, 3),
+            # A record made anew keeps what its training took; one that shares a training has none.
+            "train_s": round(trained_s, 3) or (earlier or {}).get("time", {}).get("train_s", 0.0),
             "load_s": round(trained - started - trained_s, 3),
             "evaluate_s": round(time.perf_counter() - trained, 3),
         },
@@ -230,20 +232,25 @@ def images_of(images: PreparedImages, domain: str, part: str) -> Images:
     return images.corrupted(*corruption) if corruption else images.domain(domain)
 
 
-def standing_predictions(bench: Bench, run: Run) -> dict[TestSet, pd.DataFrame]:
-    """Predictions of an earlier record that still hold: a new target costs its own images alone.
-
-    They hold where training, readout and inference are the same and so are the test set's images.
-    """
-    folder = run_folder(bench.root, bench.profile, run["run_id"])
+def earlier_record(bench: Bench, run: Run) -> dict[str, Any] | None:
+    """The whole record of the same training, readout and inference, whatever it was tested on."""
     try:
-        record = read_json(folder / "run.json")
+        record = read_json(run_folder(bench.root, bench.profile, run["run_id"]) / "run.json")
     except UserError:
-        return {}
+        return None
     earlier = run | {"fingerprint": record.get("fingerprint")}
     whole = read_outcome(bench.root, bench.profile, earlier)["outcome"] == "done"
-    if not whole or record.get("answering") != run["answering"]:
-        return {}
+    return record if whole and record.get("answering") == run["answering"] else None
+
+
+def standing_predictions(
+    bench: Bench, run: Run, record: dict[str, Any]
+) -> dict[TestSet, pd.DataFrame]:
+    """Predictions of an earlier record that still hold: those of test sets that are the same.
+
+    A new target costs its own images alone.
+    """
+    folder = run_folder(bench.root, bench.profile, run["run_id"])
     tables = pd.read_parquet(folder / "predictions.parquet").groupby(["domain", "part"], sort=False)
     return {
         name: table.reset_index(drop=True)

@@ -1,0 +1,46 @@
+"""Parallel: jobs without arguments in, their results in the same order out, on all processors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from benchmark.progress import track
+
+_jobs: Sequence[Callable[[], Any]] = ()
+
+
+def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[Any]:
+    """Run jobs in forked processes, which see what is in memory without a copy.
+
+    Results travel by pickle and should be small. Where there is one processor or no fork, jobs run
+    here, one after the other. Jobs must not use pyarrow or torch, whose threads do not survive a
+    fork.
+    """
+    global _jobs
+    processes = min(len(jobs), processors())
+    if processes < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        return [job() for job in track(jobs, description, total=len(jobs))]
+    _jobs = jobs
+    try:
+        with warnings.catch_warnings():
+            # Python warns of any fork beside threads; the rule above is what makes it safe.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+                results = pool.map(_run, range(len(jobs)))
+                return list(track(results, description, total=len(jobs)))
+    finally:
+        _jobs = ()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(place: int) -> Any:
+    return _jobs[place]()

@@ -1,0 +1,181 @@
+"""Selective: a run's answers in; what rejecting the doubtful ones gains, and its curves, out.
+
+Thresholds are fitted on the source's `calibration` part to an accuracy of 99 % of the accepted,
+with and without a guarantee, and then meet test sets that they have not seen. Single corruptions of
+a test set are left out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit
+
+from benchmark.config import corruption_of
+from benchmark.evaluation import conformal, rejection
+from benchmark.evaluation.calibration import fit_temperature, probabilities, reliability
+from benchmark.evaluation.experiments import Method, Run
+from benchmark.evaluation.predictions import Answers, TestSet
+
+ACCURACY = 0.99
+"""Accuracy of the accepted images that thresholds are fitted to (he2023)."""
+MATCHED = {"coverage_99": 0.99, "coverage_90": 0.9}
+"""Column → accuracy of the accepted at which rejectors are compared."""
+POINTS = 40
+"""Points of a stored risk-coverage curve."""
+CENTROIDS = ("ccl", "focal_ccl")
+"""Losses whose logits are logit(D) of a closeness D to each class centroid."""
+FITS = {"plain": rejection.threshold_at, "guaranteed": rejection.guaranteed_threshold}
+"""How a threshold is fitted → function of confidence, hits and accuracy."""
+
+REJECTION_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "domain", "part", "rejector", "fit")),
+        *((name, pa.float64()) for name in ("threshold", "rejected", "accuracy", "right")),
+        *((name, pa.float64()) for name in ("aurc", "excess_aurc", *MATCHED)),
+        *((name, pa.int64()) for name in ("n", "calibration_n", "marginal_classes")),
+    ]
+)
+"""`rejection.parquet`: `rejected`, `accuracy` and `right` are Rr, Ra and R at the threshold; the
+other scores do not depend on it. `coverage_99` is the largest share of this test set whose accepted
+images are 99 % right: it compares rejectors, and no threshold known beforehand reaches it.
+`marginal_classes` counts the classes that conformal prediction had to judge by all images."""
+
+CURVES_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "domain", "part", "curve")),
+        ("place", pa.int64()),
+        *((name, pa.float64()) for name in ("x", "y")),
+        ("n", pa.int64()),
+    ]
+)
+"""`curves.parquet`: `reliability` is mean confidence, accuracy and number of images by bin;
+`risk_coverage` is coverage, risk and images answered, of the first rejector."""
+
+
+class Judged(NamedTuple):
+    """A rejector's view of one test set."""
+
+    confidence: np.ndarray
+    """(images,)"""
+    correct: np.ndarray
+    """(images,) booleans"""
+
+
+def closeness(method: Method) -> bool:
+    """Whether a method's logits are those of a closeness to centroids."""
+    plain = (method.readout, method.inference) == ("head", "single")
+    return method.loss in CENTROIDS and plain
+
+
+def judged(answer: Answers, method: Method, temperature: float | None) -> dict[str, Judged]:
+    """Every rejector that works on confidences, the method's own first.
+
+    Args:
+        temperature: fitted on the calibration part; None without one.
+    """
+    correct = answer.predicted == answer.labels
+    if closeness(method):
+        near = expit(answer.logits.astype(np.float64))
+        found = {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
+    else:
+        found = {name: f(answer.logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
+        if temperature is not None:
+            scaled = answer.logits / temperature
+            found["scaled_msp"] = rejection.maximum_probability(scaled)
+    return {name: Judged(confidence, correct) for name, confidence in found.items()}
+
+
+def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answers]:
+    """The test sets of a run's scenario without single corruptions."""
+    return {
+        test_set: answers[test_set]
+        for test_set in run.scenario.test_sets
+        if corruption_of(test_set[0]) is None
+    }
+
+
+def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
+    """Rows of `rejection.parquet`. Without a calibration part there is no threshold."""
+    held = answers.get((run.scenario.source, "calibration"))
+    soft = held is not None and not closeness(run.method)
+    temperature = fit_temperature(held.logits, held.labels) if soft else None
+    fitted = judged(held, run.method, temperature) if held is not None else {}
+    thresholds = {
+        name: {fit: f(*view, ACCURACY) for fit, f in FITS.items()} for name, view in fitted.items()
+    }
+    rows = []
+    for (domain, part), answer in scored_sets(run, answers).items():
+        where = {"run_id": run.run_id, "domain": domain, "part": part, "n": len(answer.labels)}
+        where |= {"calibration_n": 0 if held is None else len(held.labels)}
+        for name, view in judged(answer, run.method, temperature).items():
+            scores = curve_scores(view)
+            for fit, threshold in thresholds.get(name, {"none": np.nan}).items():
+                gained = rejection.reject(*view, threshold)
+                if np.isnan(threshold):
+                    gained = rejection.Rejection(*[np.nan] * 3)
+                row = where | {"rejector": name, "fit": fit, "threshold": threshold}
+                rows.append(row | gained._asdict() | scores)
+        if held is not None:
+            rows.append(where | conformal_row(run.method, held, answer))
+    return rows
+
+
+def conformal_row(method: Method, held: Answers, answer: Answers) -> dict:
+    """The row of conformal prediction: accepted is what has exactly one plausible class."""
+    to_probability = expit if closeness(method) else probabilities
+    scores, tested = (
+        conformal.improbability(to_probability(a.logits.astype(np.float64))) for a in (held, answer)
+    )
+    calibration = conformal.calibrate(scores, held.labels)
+    own = conformal.leave_one_out_p_values(calibration, scores, held.labels)
+    epsilon = conformal.epsilon_at(own, held.labels, ACCURACY)
+    p = conformal.p_values(calibration, tested)
+    second, first = np.partition(p, -2, axis=1)[:, -2:].T
+    correct = p.argmax(axis=1) == answer.labels
+    accepted = (second <= epsilon) & (epsilon < first)
+    right = correct & accepted
+    row = {"rejector": "conformal", "fit": "plain", "threshold": epsilon}
+    row |= {"rejected": float(1 - accepted.mean()), "right": float(right.mean())}
+    row["accuracy"] = float(right.sum() / accepted.sum()) if accepted.any() else np.nan
+    row["marginal_classes"] = int(calibration.marginal.sum())
+    return row | curve_scores(Judged(-second, correct))
+
+
+def curve_scores(view: Judged) -> dict[str, float]:
+    """AURC, E-AURC and the coverage at each accuracy of `MATCHED`."""
+    coverage, risk = rejection.risk_coverage(*view)
+    ordered = np.sort(view.correct.astype(int))
+    scores = {"aurc": float(risk.mean())}
+    scores["excess_aurc"] = scores["aurc"] - rejection.aurc(ordered, ordered)
+    for name, accuracy in MATCHED.items():
+        reached = np.flatnonzero(risk <= 1 - accuracy + 1e-9)
+        scores[name] = float(coverage[reached[-1]]) if len(reached) else 0.0
+    return scores
+
+
+def curve_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
+    """Rows of `curves.parquet`."""
+    rows = []
+    for (domain, part), answer in scored_sets(run, answers).items():
+        where = {"run_id": run.run_id, "domain": domain, "part": part}
+        view = next(iter(judged(answer, run.method, None).values()))
+        coverage, risk = rejection.risk_coverage(*view)
+        steps = np.unique(np.ceil(np.arange(1, POINTS + 1) * len(risk) / POINTS).astype(int)) - 1
+        count, confidence, accuracy = reliability(answer.logits, answer.labels)
+        full = np.flatnonzero(count)
+        for curve, columns in (
+            ("risk_coverage", (coverage[steps], risk[steps], steps + 1)),
+            ("reliability", (confidence[full], accuracy[full], count[full])),
+        ):
+            points = zip(*(column.tolist() for column in columns), strict=True)
+            rows += [
+                where
+                | {"curve": curve, "place": place, "n": n}
+                # Five decimals: what lies beyond only makes the file large.
+                | {"x": round(x, 5), "y": round(y, 5)}
+                for place, (x, y, n) in enumerate(points)
+            ]
+    return rows

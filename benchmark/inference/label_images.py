@@ -1,0 +1,299 @@
+"""Unlabelled images and a finished run → a label, a confidence and a flag for each of them.
+
+The run's checkpoint answers; its temperature is fitted on the source's id_val and its threshold of
+rejection on the source's calibration part, both held out from training. So the flag carries the
+guarantee of `guaranteed_threshold` for images like the source's, and for no other laboratory's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmark.audit.own_images import look_at_own
+from benchmark.audit.pictures import address, small_picture
+from benchmark.data.arrays import PreparedImages
+from benchmark.data.layouts import image_paths, refuse_links_outwards
+from benchmark.data.prepare import decode_all
+from benchmark.errors import UserError, suggest
+from benchmark.evaluation.calibration import fit_temperature, probabilities
+from benchmark.evaluation.metrics import predicted_classes
+from benchmark.evaluation.rejection import guaranteed_threshold
+from benchmark.files import read_json, write_text
+from benchmark.inference.inferences import VIEWS, Averaged
+from benchmark.inference.predict import predict
+from benchmark.models.build import build_model
+from benchmark.models.loading import preprocessing
+from benchmark.plan import profile_folder
+from benchmark.progress import track
+from benchmark.training.bench import initial_weights
+from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
+from benchmark.training.device import choose_device, configure
+from benchmark.training.loss import join
+from benchmark.training.losses import LOSSES
+from benchmark.training.records import run_folder
+
+ERROR = 0.05
+"""Probability that the guarantee of the threshold does not hold."""
+CHUNK = 1024
+"""Images decoded at a time."""
+PICTURE_SIDE = 96
+MOST_PICTURES = 3000
+"""Images that the sheet shows: all are in the CSV."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What a run's held-out source images say of its confidences.
+
+    Attributes:
+        source: the domain that they are from.
+        temperature: divides the logits before they become probabilities.
+        threshold: the confidence from which on an answer is accepted; inf if none is good enough.
+        accuracy: what the accepted are guaranteed to reach, on the source.
+    """
+
+    source: str
+    temperature: float
+    threshold: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        what = f"{self.accuracy:.1%} accuracy of what is accepted, at {1 - ERROR:.0%} certainty"
+        if np.isinf(self.threshold):
+            return (
+                f"{what}, cannot be guaranteed: too few calibration images of {self.source}, or "
+                "too many errors among them; all are rejected: ask for less"
+            )
+        return (
+            f"{what}: accepted from confidence {self.threshold:.4f}. This holds for images like "
+            f"those of {self.source} ONLY, and for images drawn independently. On another "
+            "laboratory's images nothing is guaranteed, and confident answers are often wrong"
+        )
+
+
+def label_images(
+    root: Path,
+    profile: str,
+    run_id: str,
+    classes: list[str],
+    folder: Path,
+    crop: float = 1.0,
+    tta: bool = False,
+    accuracy: float = 0.95,
+) -> tuple[pd.DataFrame, Gauge]:
+    """Label every image below a folder.
+
+    Args:
+        crop: side of the centred square that shows one cell, as a fraction of the shorter side.
+        tta: average the probabilities of the 8 flips and quarter turns.
+        accuracy: that accepted answers shall have, on the source.
+
+    Returns:
+        image, label, confidence, flag (accept, reject, or unreadable), flag_holds_for, reason, and
+        a probability per class, the least sure first; what the flags rest on.
+
+    Raises:
+        UserError: no image; no such run; its checkpoint is not here, or it cannot answer alone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
+    refuse_links_outwards(folder)
+    paths = image_paths(folder)
+    if not paths:
+        raise UserError(f"{folder}: no image in it: png, jpg, bmp, tif, gif and webp are read")
+    network = Network.of_run(root, profile, run_id, classes, tta)
+    gauge = network.gauge(accuracy)
+    looks = look_at_own([folder / path for path in paths], root / "datasets" / "cache" / "audit")
+    faults = np.array([seen.fault or "" for seen in looks])
+    sound = np.flatnonzero(faults == "")
+    stated = np.full((len(paths), len(classes)), np.nan)
+    for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
+        rows = sound[start : start + CHUNK]
+        files = [folder / paths[row] for row in rows]
+        pixels = decode_all(files, crop, network.record["settings"]["image_size"], folder.name)
+        stated[rows] = probabilities(network.logits(pixels), gauge.temperature)
+    labels, flags = np.full((2, len(paths)), "", dtype=object)
+    labels[sound] = np.array(classes, dtype=object)[predicted_classes(stated[sound])]
+    confidence = stated.max(axis=1)
+    flags[:] = "unreadable"
+    flags[sound] = np.where(confidence[sound] >= gauge.threshold, "accept", "reject")
+    table = pd.DataFrame(
+        {
+            "image": paths,
+            "label": labels,
+            "confidence": confidence,
+            "flag": flags,
+            "flag_holds_for": f"{gauge.source} only",
+            "reason": faults,
+            **{f"p_{name}": stated[:, place] for place, name in enumerate(classes)},
+        }
+    )
+    table = table.sort_values(["confidence", "image"], ignore_index=True)
+    return table, gauge
+
+
+@dataclass(frozen=True)
+class Network:
+    """A run's trained network, its settings, and how its images are to be treated."""
+
+    root: Path
+    profile: str
+    classes: list[str]
+    record: dict[str, Any]
+    model: torch.nn.Module
+    tta: bool
+
+    @classmethod
+    def of_run(
+        cls, root: Path, profile: str, run_id: str, classes: list[str], tta: bool = False
+    ) -> Network:
+        """The network of a finished run at its best epoch.
+
+        Raises:
+            UserError: no such run; its checkpoint is not here; more than a checkpoint answers.
+        """
+        record = read_run(root, profile, run_id)
+        model = trained(root, profile, record, len(classes))
+        return cls(root, profile, classes, record, model, tta)
+
+    @cached_property
+    def images(self) -> PreparedImages:
+        """The profile's prepared images as the run sees them, which must be here."""
+        images = PreparedImages(self.root, self.profile, self.classes)
+        stain = self.record["method"].get("stain", "none")
+        return images if stain == "none" else images.stained(self.source, stain)
+
+    @property
+    def source(self) -> str:
+        """What the run was trained on."""
+        return self.record["scenario"]["source"]
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, C] of uint8 images [N, S, S, 3] as decoded."""
+        if self.record["method"].get("stain", "none") != "none":
+            pixels, _ = self.images.stain(pixels)
+        return self.answer(pixels)
+
+    def answer(self, pixels: np.ndarray) -> np.ndarray:
+        """The same of images whose stain is as the run wants it."""
+        method, settings = self.record["method"], self.record["settings"]
+        averaged = self.tta or method.get("inference") == "tta"
+        model = Averaged(self.model, VIEWS["dihedral"]) if averaged else self.model
+        wanted = preprocessing(initial_weights(self.record), method["backbone"])
+        device = next(self.model.parameters()).device
+        return predict(model, pixels, settings["training"]["precision"], device, wanted)
+
+    def held_out(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and labels of a held-out part of the source, answered as new images will be.
+
+        Raises:
+            UserError: several views are asked for, and the images are not prepared.
+        """
+        if self.tta and self.record["method"].get("inference") != "tta":
+            chosen = self.images.part(self.source, part)
+            return self.answer(chosen.pixels), chosen.labels
+        folder = run_folder(self.root, self.profile, self.record["run_id"])
+        table = pd.read_parquet(folder / "predictions.parquet").query("part == @part")
+        logits = table[[f"logit_{name}" for name in self.classes]]
+        return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
+
+    def gauge(self, accuracy: float) -> Gauge:
+        """Temperature and threshold; T = 1 and no threshold where a part has no images."""
+        logits, labels = self.held_out("id_val")
+        temperature = fit_temperature(logits, labels) if len(labels) else 1.0
+        # Another part than the temperature's: the guarantee wants images nothing was fitted to.
+        logits, labels = self.held_out("calibration")
+        threshold = float("inf")
+        if len(labels):
+            confidence = probabilities(logits, temperature).max(axis=1)
+            correct = predicted_classes(logits) == labels
+            threshold = guaranteed_threshold(confidence, correct, accuracy, ERROR)
+        return Gauge(self.source, temperature, threshold, accuracy)
+
+
+def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
+    """The record of a finished run."""
+    folder = run_folder(root, profile, run_id)
+    if not (folder / "run.json").is_file():
+        runs = profile_folder(root, profile) / "runs"
+        known = [p.parent.relative_to(runs).as_posix() for p in runs.glob("*/*/*/run.json")]
+        near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
+        raise UserError(f"{profile}: no run '{run_id}'{near}")
+    record = read_json(folder / "run.json")
+    if record["outcome"] != "done":
+        raise UserError(f"{run_id} is not done ({record['outcome']}): choose another run")
+    return record
+
+
+def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> torch.nn.Module:
+    """The network of a run at its best epoch, on the device that is there."""
+    method, settings, run_id = record["method"], record["settings"], record["run_id"]
+    readout, inference = method.get("readout", "head"), method.get("inference", "single")
+    if "members" in settings or readout != "head" or inference not in ("single", "tta"):
+        raise UserError(
+            f"{run_id} answers with more than its network (an ensemble, a readout, or what adapts "
+            "to the test images): choose a run whose network answers by itself"
+        )
+    path = checkpoint_path(root, profile, record["training_fingerprint"])
+    state = read_checkpoint(path)
+    if state is None:
+        raise UserError(
+            f"{path} is not on this machine (checkpoints are not in git): copy it from where the "
+            f"run was trained, or delete {run_folder(root, profile, run_id)} and train it again: "
+            f"wbc-shift train -p {profile}"
+        )
+    device = choose_device()
+    configure(device)
+    model = build_model(
+        method["backbone"],
+        method["normalisation"],
+        settings["normalisation"],
+        classes,
+        settings["image_size"],
+        0,
+        weights=initial_weights(record),
+        head=method.get("head", "linear"),
+    )
+    # A loss may bring the head that the state is of.
+    join(LOSSES[method["loss"]](torch.ones(classes), **settings["loss"]), model, seed=0)
+    model.load_state_dict(state.state)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:
+    """Write the CSV, and a sheet of the images beside it, which is one file; return the sheet."""
+    write_text(out, table.round(5).to_csv(index=False, lineterminator="\n"))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    answered = table[table["flag"] != "unreadable"]
+    shown = answered[:MOST_PICTURES]
+    thumbnails = [
+        address(small_picture(folder / path, PICTURE_SIDE))
+        for path in track(shown["image"], "drawing the sheet", len(shown))
+    ]
+    sheet = out.with_suffix(".html")
+    text = environment.get_template("label_images.html.jinja").render(
+        folder=folder.name,
+        run_id=run_id,
+        gauge=gauge,
+        counts=pd.crosstab(answered["label"], answered["flag"]),
+        images=list(zip(shown.to_dict("records"), thumbnails, strict=True)),
+        hidden=len(answered) - len(shown),
+        unreadable=table[table["flag"] == "unreadable"].to_dict("records"),
+    )
+    write_text(sheet, text)
+    return sheet

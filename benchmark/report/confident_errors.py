@@ -1,0 +1,125 @@
+"""Confident errors: predictions of all runs in; per test set the images that they get wrong, out.
+
+The runs of a test set vote with their mean probability. Names alone are shown: pictures of others
+are not ours to publish.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmark.config import corruption_of
+from benchmark.errors import UserError
+from benchmark.evaluation.experiments import Experiment, Run, done_runs
+
+MOST_SHOWN = 8
+"""errors listed of each test set"""
+
+
+class Mistake(NamedTuple):
+    """An image that the runs together get wrong."""
+
+    image: str
+    true: str
+    predicted: str
+    confidence: float
+    """mean probability of the predicted class, in per cent"""
+    runs_wrong: int
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The most confident errors on one test set."""
+
+    domain: str
+    part: str
+    source: str
+    """the domain trained on"""
+    runs: int
+    images: int
+    wrong: int
+    """images whose mean probability favours a wrong class"""
+    shown: tuple[Mistake, ...]
+
+    @property
+    def title(self) -> str:
+        where = f"{self.domain} (in-domain)" if self.part == "id_test" else self.domain
+        return f"{where}, trained on {self.source}"
+
+
+def confident_errors(results: Path, experiments: list[Experiment]) -> list[Mistakes]:
+    """Every test set of every scenario of the inductive track, corrupted copies aside.
+
+    Raises:
+        UserError: a done run has no predictions.
+    """
+    done = done_runs(experiments)
+    planned = dict.fromkeys(run.run_id for experiment in experiments for run in experiment.runs)
+    scenarios: dict[tuple, list[Run]] = {}
+    for run, classes in (done[run_id] for run_id in planned if run_id in done):
+        if run.track == "inductive":
+            scenarios.setdefault((run.scenario, classes), []).append(run)
+    found = []
+    for (scenario, classes), runs in scenarios.items():
+        votes = [votes_of(results, run, classes) for run in runs]
+        for test_set in scenario.test_sets:
+            rows = [vote[test_set] for vote in votes if test_set in vote]
+            if rows and corruption_of(test_set[0]) is None:
+                found.append(mistakes(test_set, scenario.source, classes, rows))
+    return found
+
+
+class Votes(NamedTuple):
+    """A run's probabilities on one test set, images in the order of their names."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    """(images, classes)"""
+
+
+def votes_of(results: Path, run: Run, classes: tuple[str, ...]) -> dict[tuple[str, str], Votes]:
+    """Softmax of a run's logits by (domain, part)."""
+    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
+    if not path.is_file():
+        raise UserError(f"run {run.run_id}: {path} is missing: `wbc-shift train` makes it again")
+    names = ["domain", "part", "image", "label", *(f"logit_{name}" for name in classes)]
+    table = pq.read_table(path, columns=names, partitioning=None).to_pandas()
+    votes = {}
+    for key, rows in table.sort_values("image", kind="stable").groupby(["domain", "part"]):
+        logits = rows[names[4:]].to_numpy(np.float64)
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = raised / raised.sum(axis=1, keepdims=True)
+        votes[key] = Votes(rows["image"].to_numpy(str), rows["label"].to_numpy(int), probabilities)
+    return votes
+
+
+def mistakes(
+    test_set: tuple[str, str], source: str, classes: tuple[str, ...], votes: list[Votes]
+) -> Mistakes:
+    """The errors of the mean probability, the most confident first."""
+    first = votes[0]
+    mean = np.mean([vote.probabilities for vote in votes], axis=0)
+    predicted = mean.argmax(axis=1)
+    answers = np.array([vote.probabilities.argmax(axis=1) for vote in votes])
+    runs_wrong = (answers != first.labels).sum(axis=0)
+    # As printed, so that the order is the same wherever it is computed.
+    confidence = np.round(100 * mean.max(axis=1), 1)
+    wrong = np.flatnonzero(predicted != first.labels)
+    order = sorted(wrong, key=lambda row: (-confidence[row], first.images[row]))
+    shown = tuple(
+        Mistake(
+            str(first.images[row]),
+            classes[first.labels[row]],
+            classes[predicted[row]],
+            float(confidence[row]),
+            int(runs_wrong[row]),
+        )
+        for row in order[:MOST_SHOWN]
+    )
+    return Mistakes(*test_set, source, len(votes), len(first.labels), len(wrong), shown)

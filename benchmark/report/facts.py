@@ -1,0 +1,133 @@
+"""Facts: what a results folder says about data, audit, machines and runs, for page and paper."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.data.cards import Card, load_cards
+from benchmark.evaluation.experiments import Experiment, done_runs
+from benchmark.files import read_json
+
+OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """A card that the results used, and the domains taken from it."""
+
+    card: Card
+    domains: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """How many finds of which kind, and the texts of those that are not known cases."""
+
+    verdict: str
+    images: int
+    counts: tuple[tuple[str, int, int, int], ...]
+    """(check, failures, warnings, known cases)"""
+    kept_together: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the runs were made."""
+
+    facts: tuple[tuple[str, str], ...]
+    """(what, its values with the number of runs where they differ)"""
+    hours: float
+    """training and prediction as recorded; a training that several runs share counts once"""
+
+
+def data_cards(results: Path) -> list[DataCard]:
+    """The cards of the sets that `data.json` names; none where no `datasets/` lies beside."""
+    data, datasets = Path(results) / "data.json", Path(results).parent.parent / "datasets"
+    if not data.is_file() or not any(datasets.glob("*.yaml")):
+        return []
+    used: dict[str, list[str]] = {}
+    for domain, facts in read_json(data)["domains"].items():
+        used.setdefault(facts["dataset"], []).append(domain)
+    cards = load_cards(datasets)
+    return [DataCard(cards[name], tuple(d)) for name, d in used.items() if name in cards]
+
+
+def audit_summary(results: Path) -> AuditSummary | None:
+    """`audit.json` in numbers; None where the audit has not run."""
+    path = Path(results) / "audit.json"
+    if not path.is_file():
+        return None
+    audit = read_json(path)
+    kinds = [Counter(f["check"] for f in audit[k]) for k in ("failures", "warnings", "known")]
+    return AuditSummary(
+        audit["verdict"],
+        sum(facts["images"] for facts in audit["domains"].values()),
+        tuple((check, *(kind[check] for kind in kinds)) for check in sorted(set().union(*kinds))),
+        audit["pairs_kept_together_by_their_group"],
+        tuple(finding["text"] for finding in [*audit["failures"], *audit["warnings"]]),
+    )
+
+
+def run_records(results: Path, experiments: list[Experiment]) -> list[dict[str, Any]]:
+    """`run.json` of every done run that has one, by run id."""
+    paths = [Path(results) / "runs" / run_id / "run.json" for run_id in done_runs(experiments)]
+    return [read_json(path) for path in paths if path.is_file()]
+
+
+def environment(records: list[dict[str, Any]]) -> Environment:
+    """Machines and versions behind the runs."""
+    places = [record.get("environment", {}) for record in records]
+    names = {
+        "device": "Device",
+        "threads": "Threads",
+        "platform": "System",
+        **{name: name for name in ("python", "torch", "timm", "numpy", "pandas", "pillow")},
+        "git_commit": "Commit",
+    }
+    facts = []
+    for key, title in names.items():
+        counts = Counter(str(place[key]) for place in places if place.get(key) is not None)
+        if key == "git_commit":
+            counts = Counter({commit[:10]: n for commit, n in counts.items()})
+        values = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        if values:
+            facts.append((title, listed(values)))
+    changed = sum(bool(place.get("git_dirty")) for place in places)
+    if changed:
+        facts.append(("Made with uncommitted changes", f"{changed} of {len(records)} runs"))
+    seconds = sum(
+        record.get("time", {}).get(part, 0)
+        for record in records
+        for part in ("train_s", "load_s", "evaluate_s")
+    )
+    return Environment(tuple(facts), seconds / 3600)
+
+
+def listed(values: list[tuple[str, int]], most: int = 6) -> str:
+    """One value alone, or several with how many runs each is of."""
+    if len(values) == 1:
+        return values[0][0]
+    shown = ", ".join(
+        f"{value} ({count} run{'s' if count > 1 else ''})" for value, count in values[:most]
+    )
+    return shown + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
+def outcomes(experiment: Experiment) -> dict[str, int]:
+    """How many planned runs came to which end, in the order of `OUTCOMES`."""
+    counts = Counter(run.outcome for run in experiment.runs)
+    return {outcome: counts[outcome] for outcome in OUTCOMES}
+
+
+def bibliography(texts: list[str]) -> str:
+    """BibTeX entries, each key once; the first of a key stays, and what is no entry goes."""
+    entries: dict[str, str] = {}
+    for entry in (entry for text in texts for entry in re.split(r"\n(?=@)", text.strip())):
+        if key := re.match(r"@\w+\{([^,]+),", entry):
+            entries.setdefault(key[1], entry.strip())
+    return "\n\n".join(entries.values())

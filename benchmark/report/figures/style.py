@@ -1,0 +1,91 @@
+"""Style: what all figures share: sizes in mm, colours and marks, and how a figure is written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from benchmark.evaluation.experiments import Run, Scenario
+from benchmark.files import atomic
+from benchmark.report.tables import Scores, by_method, done_ids, values
+
+STYLE = Path(__file__).parents[1] / "journal.mplstyle"
+MILLIMETRE = 1 / 25.4
+"""inches"""
+PAGE_WIDTH = 180.0
+"""mm, both columns of a page"""
+COLUMN_WIDTH = 85.0
+"""mm, one column"""
+
+# Okabe-Ito: told apart by readers with any common colour blindness; the shapes differ as well.
+IN_DOMAIN = "#0072B2"
+SHIFTED = "#D55E00"
+MARKS = [
+    ("o", "#0072B2"),
+    ("s", "#D55E00"),
+    ("^", "#009E73"),
+    ("D", "#CC79A7"),
+    ("v", "#E69F00"),
+    ("<", "#56B4E9"),
+    (">", "#000000"),
+    ("p", "#7F6A00"),
+]
+"""(shape, colour) of methods or domains, in order; a ninth has the first again."""
+CONSTANT = "#8A8A8A"
+FAINT = "#BBBBBB"
+INK = "#333333"
+
+
+def mark_of(name: str, names: Sequence[str]) -> tuple[str, str]:
+    """Shape and colour of a name by its place among the names."""
+    return MARKS[list(names).index(name) % len(MARKS)]
+
+
+def shown_methods(
+    scenario: Scenario, runs: list[Run], scores: Scores, most: int = len(MARKS)
+) -> tuple[list[str], str]:
+    """The methods that a figure of lines has room for, in plan order, and a note on the others.
+
+    All that were run, or those with the highest mean of targets.
+    """
+    found = {name: done_ids(own) for name, own in by_method(runs).items() if done_ids(own)}
+    test_sets = scenario.test_sets[1:] or scenario.test_sets
+    means = {
+        name: np.nan_to_num(values(scores, ids, test_sets, "macro_f1").mean())
+        for name, ids in found.items()
+    }
+    chosen = sorted(means, key=means.get, reverse=True)[:most]
+    note = f" ({most} of {len(found)} methods: highest mean of targets)"
+    return [name for name in found if name in chosen], note if len(found) > most else ""
+
+
+def page(height: float, width: float = PAGE_WIDTH, automatic: bool = True) -> Figure:
+    """An empty figure of this size in mm, whose parts find their places unless told not to."""
+    size = (width * MILLIMETRE, height * MILLIMETRE)
+    return Figure(figsize=size, layout="constrained" if automatic else None)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write a figure as PDF and as PNG (200 dpi, 256 colours).
+
+    Neither date nor version goes into a file, so that equal input gives equal bytes.
+    """
+    buffer = io.BytesIO()
+    with matplotlib.style.context(STYLE):
+        nothing = {"CreationDate": None, "Producer": None, "Creator": None}
+        with atomic(stem.with_name(f"{stem.name}.pdf")) as path:
+            figure.savefig(path, format="pdf", metadata=nothing)
+        figure.set_layout_engine("none")  # what was found for the PDF holds, and is the slow part
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture = Image.open(buffer)
+    with atomic(stem.with_name(f"{stem.name}.png")) as path:
+        # A palette makes it a third of the size, which every clone then carries.
+        picture.convert("RGB").quantize(256).save(
+            path, format="png", optimize=True, dpi=picture.info["dpi"]
+        )

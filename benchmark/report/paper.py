@@ -1,0 +1,284 @@
+"""Paper: a results folder, settings and cards in; what `paper/main.tex` reads, `generated/`, out.
+
+Every number of the paper is written here: `numbers.tex` holds macros, the other files sentences,
+tables and figures. `main.tex` has prose alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.evaluation.bootstrap import RESAMPLES
+from benchmark.evaluation.experiments import Experiment, gaps, load_experiments
+from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+from benchmark.evaluation.paired import SIGNIFICANCE
+from benchmark.files import atomic, read_json, read_yaml, write_text
+from benchmark.report import facts
+from benchmark.report.formats import cell_text, number
+from benchmark.report.leaderboard import Finding, findings, leaderboard
+from benchmark.report.paper_text import (
+    appendix,
+    data_table,
+    figure,
+    joined,
+    label,
+    macros,
+    tex,
+)
+from benchmark.report.tables import METRICS, Block, Table, build_table, load_scores
+
+HEADLINE = next(iter(METRICS))
+MOST_ROWS = 70
+"""lines of a table that a page has room for"""
+
+
+def write_paper(root: Path, profile: str) -> Path:
+    """Write `paper/generated/` from `results/<profile>`.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: the report has not been written, or it is not of these predictions.
+    """
+    results, folder = root / "results" / profile, root / "paper" / "generated"
+    page = results / "report.html"
+    if not page.is_file():
+        raise UserError(f"{page} is missing: run `wbc-shift report -p {profile}`")
+    experiments = load_experiments(results)
+    scores = load_scores(results, experiments)
+    tables = [(e, build_table(e, scores, HEADLINE)) for e in experiments]
+    found = findings(leaderboard(tables))
+    captions = figure_captions(page)
+    data = read_json(results / "data.json")
+    cards = facts.data_cards(results)
+    environment = facts.environment(facts.run_records(results, experiments))
+    settings = read_yaml(root / "params.yaml")
+    audit = facts.audit_summary(results)
+    values = numbers(profile, experiments, found, data, environment, settings, audit)
+    write_text(folder / "numbers.tex", macros(values))
+    write_text(folder / "findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
+    written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}
+    claims = {name: path for name, path in written.items() if "claim" in name}
+    for name, path in written.items():
+        write_text(folder / "tables" / f"{name}.tex", path.read_text(encoding="utf-8"))
+    drawn = {path.stem: path for path in sorted((results / "figures").glob("*.pdf"))}
+    for path in drawn.values():
+        with atomic(folder / "figures" / path.name) as temporary:
+            temporary.write_bytes(path.read_bytes())
+    together = [pair for pair in captions.pop("", []) if pair[0] in drawn]
+    results_parts = [together_text(together), results_text(tables, captions, written, drawn)]
+    write_text(folder / "results.tex", "\n".join(results_parts))
+    write_text(folder / "claims.tex", claims_text(claims))
+    shown = {table.name for _, table in tables} | set(claims)
+    later = dict(pair for own in captions.values() for pair in own[1:])
+    rest = {name: path for name, path in written.items() if name not in shown}
+    write_text(folder / "more.tex", more_text(rest, later, drawn))
+    write_text(folder / "data.tex", data_table(data, cards, experiments[0].classes))
+    write_text(folder / "gaps.tex", gaps_text(experiments))
+    write_text(folder / "methods.tex", appendix(settings, profile, experiments))
+    systems = (root / "paper" / "systems.bib").read_text(encoding="utf-8")
+    entries = facts.bibliography([*(used.card.citation.bibtex for used in cards), systems])
+    write_text(folder / "references.bib", entries + "\n")
+    return folder
+
+
+def figure_captions(page: Path) -> dict[str, list[tuple[str, str]]]:
+    """Experiment → (figure, what it shows), as the page says it and in its order."""
+    text = page.read_text(encoding="utf-8")
+    held = re.search(r'id="figure-data">(.*?)</script>', text, re.DOTALL)
+    if held is None:
+        raise UserError(f"{page} is of an older version: run `wbc-shift report` again")
+    return {name: [tuple(pair) for pair in own] for name, own in json.loads(held[1]).items()}
+
+
+def numbers(
+    profile: str,
+    experiments: list[Experiment],
+    found: list[Finding],
+    data: dict[str, Any],
+    environment: facts.Environment,
+    settings: dict[str, Any],
+    audit: facts.AuditSummary | None,
+) -> dict[str, str]:
+    """Macro name → its plain text; LaTeX letters are escaped later."""
+    runs = {run.run_id: run for experiment in experiments for run in experiment.runs}
+    done = [run for run in runs.values() if run.done]
+    split = settings["split"]["fractions"]
+    values = {
+        "Profile": profile,
+        "ImageSize": data["image_size"],
+        "LabelSpace": data["label_space"],
+        "Classes": joined(experiments[0].classes),
+        "Domains": counted(len(data["domains"]), "domain"),
+        "Sets": counted(len({own["dataset"] for own in data["domains"].values()}), "image set"),
+        "Images": counted(sum(own["images"] for own in data["domains"].values()), "image"),
+        "Experiments": counted(len(experiments), "experiment"),
+        "Scenarios": counted(len({run.scenario.name for run in runs.values()}), "scenario"),
+        "Methods": counted(len({run.method.name for run in runs.values()}), "method"),
+        "RunsPlanned": len(runs),
+        "RunsFound": len(done),
+        "Seeds": seeds_of(experiments),
+        "Hours": number(environment.hours),
+        "Resamples": RESAMPLES,
+        "Significance": f"{100 * SIGNIFICANCE:g} %",
+        "Confidence": "95 %",
+        "MinimumSupport": MINIMUM_SUPPORT,
+        "Headline": METRICS[HEADLINE],
+        "SplitSeed": settings["split"]["seed"],
+        **{f"Split{''.join(map(str.title, p.split('_')))}": percent(split[p]) for p in split},
+        "AuditVerdict": audit.verdict if audit else "was not run",
+        "AuditImages": audit.images if audit else 0,
+        "AuditKnown": sum(known for *_, known in audit.counts) if audit else 0,
+        "AuditWarnings": sum(warnings for _, _, warnings, _ in audit.counts) if audit else 0,
+        "AuditFailures": sum(failures for _, failures, _, _ in audit.counts) if audit else 0,
+    }
+    for name in ("Device", "torch", "timm"):
+        values[name.title()] = dict(environment.facts).get(name, "unknown")
+    return {name: str(value) for name, value in values.items()} | lead(found)
+
+
+def lead(found: list[Finding]) -> dict[str, str]:
+    """The macros of the abstract: the first finding, whose targets are other domains."""
+    first = next((f for f in found if not f.corrupted), None)
+    cells = {} if first is None else {
+        "LeadInDomain": first.home_in_domain,
+        "LeadTargets": first.home_mean_target,
+        "LeadBestTargets": first.abroad_mean_target,
+        "LeadMajority": first.constant,
+    }  # fmt: skip
+    names = ("LeadInDomain", "LeadTargets", "LeadBestTargets", "LeadMajority")
+    texts = {
+        name: f"{cell_text(cells[name])} %".replace("°", "") if cells.get(name) else "(no run)"
+        for name in names
+    }
+    words = {
+        "LeadSource": first.source if first else "(no run)",
+        "LeadOthers": first.others if first else "(no run)",
+        "LeadMethod": first.home if first else "(no run)",
+        "LeadBestMethod": first.abroad if first else "(no run)",
+    }
+    return texts | words
+
+
+def seeds_of(experiments: list[Experiment]) -> str:
+    """How many seeds the planned runs have: one number, or from the fewest to the most."""
+    seeds: dict[tuple, set[int]] = {}
+    for experiment in experiments:
+        for run in experiment.runs:
+            seeds.setdefault((run.scenario.name, run.method.name), set()).add(run.seed)
+    counts = sorted({len(own) for own in seeds.values()})
+    return counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def together_text(pictures: list[tuple[str, str]]) -> str:
+    """The figures about all experiments, and where they are."""
+    if not pictures:
+        return ""
+    places = joined([f"Figure~\\ref{{fig:{label(name)}}}" for name, _ in pictures])
+    shown = "shows" if len(pictures) == 1 else "show"
+    text = f"{places} {shown} all experiments together.\n\n"
+    return text + "\n".join(figure(*picture) for picture in pictures)
+
+
+def results_text(
+    tables: list[tuple[Experiment, Table]],
+    captions: dict[str, list[tuple[str, str]]],
+    written: dict[str, Path],
+    drawn: dict[str, Path],
+) -> str:
+    """A subsection per experiment: what its table says, the table, and its first figure."""
+    parts = []
+    for experiment, table in tables:
+        parts.append(f"\\subsection{{{tex(experiment.title)}}}")
+        shown = [pair for pair in captions.get(experiment.experiment, [])[:1] if pair[0] in drawn]
+        places = [f"Table~\\ref{{tab:{label(table.name)}}}"]
+        places += [f"Figure~\\ref{{fig:{label(name)}}}" for name, _ in shown]
+        parts.append(
+            tex(f"Found {experiment.found} of {len(experiment.runs)} planned runs; ")
+            + "see "
+            + " and ".join(places)
+            + "."
+        )
+        parts += [tex(sentence(block)) for block in table.blocks if sentence(block)]
+        if table.name in written:
+            parts.append(f"\\input{{generated/tables/{table.name}}}")
+        parts += [figure(name, text) for name, text in shown]
+    return "\n\n".join(parts) + "\n"
+
+
+def sentence(block: Block) -> str:
+    """What a block's mean of targets (or in-domain column, without targets) says."""
+    places = {column.key: place for place, column in enumerate(block.columns)}
+    key = "mean_target" if "mean_target" in places else "in_domain"
+    rows = [row for row in block.rows if row.found and not math.isnan(row.cells[places[key]].mean)]
+    if not rows:
+        return ""
+    over = "on the mean of targets" if key == "mean_target" else "in-domain"
+    best = max(rows, key=lambda row: row.cells[places[key]].mean)
+    text = f"{block.title}: {over}, {best.method} has the highest {METRICS[HEADLINE]}, "
+    text += f"{cell_text(best.cells[places[key]])} %"
+    if len(rows) == 1:
+        return text + "."
+    rivals = [row.method for row in rows if row.cells[places[key]].as_good]
+    others = len(rows) - 1
+    if not rivals:
+        text += f"; each of the {others} others is shown to be worse" if others > 1 else (
+            "; the other method is shown to be worse"
+        )  # fmt: skip
+    elif len(rivals) == others:
+        text += f"; none of the other {others} is shown to be worse"
+    else:
+        text += f"; of the other {others}, {len(rivals)} are not shown to be worse"
+        text += f" ({', '.join(rivals)})" if len(rivals) <= 4 else ""
+    constant = [row for row in block.rows if not row.planned]
+    if constant and not math.isnan(constant[0].cells[places[key]].mean):
+        value = constant[0].cells[places[key]].mean
+        below = sum(row.cells[places[key]].mean < value for row in rows)
+        text += f". The majority constant has {number(value)} %; {below} of {len(rows)} methods "
+        text += "lie below it"
+    return text.replace("°", "") + "."
+
+
+def claims_text(claims: dict[str, Path]) -> str:
+    """The tables of claims, or that there is none."""
+    if not claims:
+        return "No table of claims was generated from these results.\n"
+    places = joined([f"Table~\\ref{{tab:{label(name)}}}" for name in claims])
+    text = f"{places} sets what was published beside what was measured or computed here.\n\n"
+    return text + "".join(f"\\input{{generated/tables/{name}}}\n" for name in claims)
+
+
+def more_text(tables: dict[str, Path], captions: dict[str, str], drawn: dict[str, Path]) -> str:
+    """All tables and figures that the body does not show; what is longer than a page is named."""
+    rows = {name: path.read_text("utf-8").count(" \\\\\n") for name, path in tables.items()}
+    long = [f"{name}.csv" for name in tables if rows[name] > MOST_ROWS]
+    parts = [tex(f"Longer than a page, and so only in tables/: {joined(long)}.\n")] if long else []
+    parts += [f"\\input{{generated/tables/{name}}}\n" for name in tables if rows[name] <= MOST_ROWS]
+    parts += [figure(name, text) for name, text in captions.items() if name in drawn]
+    return "\n".join(parts) + "\n"
+
+
+def gaps_text(experiments: list[Experiment]) -> str:
+    """The planned runs without a result, each with its reason."""
+    lines = gaps(experiments)
+    if not lines:
+        return "Every planned run is done.\n"
+    items = "".join(f"\\item {tex(line)}\n" for line in lines)
+    return (
+        "These planned runs have no result and stand in no mean:\n\\begin{itemize}\n"
+        + f"{items}\\end{{itemize}}\n"
+    )

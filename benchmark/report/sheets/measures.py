@@ -1,0 +1,176 @@
+"""Measures: what the runs of a results folder say about a published claim, as texts.
+
+Each is a function of `Evidence` that yields (where, value) pairs, none where nothing was run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from benchmark.evaluation import metrics, rejection
+from benchmark.evaluation.evaluate import majority_id
+from benchmark.evaluation.experiments import Experiment
+from benchmark.report.formats import interval_text, number
+from benchmark.report.sheets.rejection import load_rejection
+from benchmark.report.sheets.sheet import percent
+from benchmark.report.tables import Cell, Scores, cell, read_evaluated, values
+
+
+class Evidence(NamedTuple):
+    """What claims are checked against."""
+
+    experiments: list[Experiment]
+    scores: Scores
+    effects: pd.DataFrame
+    rejection: pd.DataFrame
+
+
+Measured = Iterator[tuple[str, str]]
+"""(where, value) pairs; none where nothing was run"""
+
+
+def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) -> Evidence:
+    """What `evaluate` wrote."""
+    effects = pd.DataFrame(read_evaluated(Path(results) / "effects.parquet", experiments))
+    return Evidence(experiments, scores, effects, load_rejection(results, experiments))
+
+
+def constant_against_models(evidence: Evidence) -> Measured:
+    """Accuracy of the constant on BCCD beside that of the best method, by scenario."""
+    for experiment in evidence.experiments:
+        for scenario, track in experiment.blocks():
+            if "bccd" not in scenario.targets or track != "inductive":
+                continue
+            where = (experiment.experiment, scenario.name, track)
+            names = {key[3] for key in evidence.scores.cells if key[:3] == where}
+            cells = {
+                name: cell(evidence.scores, where, name, "accuracy", "", "bccd") for name in names
+            }
+            cells = {name: c for name, c in cells.items() if not math.isnan(c.mean)}
+            ids = [majority_id(scenario.name)]
+            constant = 100 * values(evidence.scores, ids, (("bccd", "shifted"),), "accuracy")[0, 0]
+            if cells and not math.isnan(constant):
+                best = max(sorted(cells), key=lambda name: cells[name].mean)
+                below = sum(c.mean < constant for c in cells.values())
+                yield (
+                    f"{experiment.experiment}: {scenario.name}, accuracy on bccd",
+                    f"constant {number(constant)}; it beats {below} of {len(cells)} methods; best "
+                    f"{best} {text(cells[best])}",
+                )
+
+
+def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]:
+    """Difference in macro-F1 between two choices of one part, on the source and the targets."""
+
+    def measure(evidence: Evidence) -> Measured:
+        own = evidence.effects
+        own = own[(own["part"] == part) & (own["choice"] == choice) & (own["plain"] == plain)]
+        keys = ["scenario", "method", "reference"]
+        for (scenario, method, ref), rows in own.groupby(keys, sort=False):
+            found = rows.drop_duplicates("column").set_index("column")
+            away = "corruptions" if scenario.endswith("->corruptions") else "targets"
+            parts = [
+                f"{label} {signed(found.loc[column])}"
+                for column, label in (("in_domain", "in-domain"), ("mean_target", away))
+                if column in found.index
+            ]
+            yield f"{scenario}: {method} − {ref}", ", ".join(parts)
+
+    return measure
+
+
+def augmentation_against_normalisation(evidence: Evidence) -> Measured:
+    """Spread of the mean of targets over augmentations and over normalisations, same backbone."""
+    for experiment in evidence.experiments:
+        for (scenario, track), runs in experiment.blocks().items():
+            where = (experiment.experiment, scenario.name, track)
+            table: dict[tuple[str, str], float] = {}
+            for run in runs:
+                found = cell(evidence.scores, where, run.method.name, "macro_f1", "", "mean_target")
+                if not math.isnan(found.mean):
+                    table[run.method.normalisation, run.method.augmentation] = found.mean
+            grid = pd.Series(table, dtype=float).unstack() if table else pd.DataFrame()
+            if min(grid.shape) < 2 or grid.isna().any().any():
+                continue
+            over = {
+                "augmentations": grid.mean(axis=0),
+                "normalisations": grid.mean(axis=1),
+            }
+            shown = []
+            for name, means in over.items():
+                ascending = ", ".join(kind or "plain" for kind in means.sort_values().index)
+                spread = number(means.max() - means.min())
+                shown.append(f"{spread} points over {name} ({ascending})")
+            place = f"{experiment.experiment}: {scenario.name}, range of means, mean of targets"
+            yield place, "; ".join(shown)
+
+
+def useless_ld(_: Evidence) -> Measured:
+    """Ld of an answer that is never right, on the class counts of BCCD (207, 33, 20, 88, 3)."""
+    counts = np.array([207, 33, 20, 88, 3])
+    confusion = np.roll(np.diag(counts), 1, axis=1)
+    shown = number(100 * float(metrics.ld(confusion)))
+    yield (
+        "computed: every image answered wrongly, counts 207, 33, 20, 88 and 3",
+        f"Ld {shown}, accuracy {number(100 * float(metrics.accuracy(confusion)))}",
+    )
+
+
+def far_from_centroids(evidence: Evidence) -> Measured:
+    """The published confidence of a cell that no centroid is near, and its ranking in our runs."""
+    far = np.full((1, 5), 1e-6)
+    published, closest = (
+        float(rejection.CCL_CONFIDENCES[name](far)[0]) for name in ("published", "max")
+    )
+    yield (
+        "computed: D = 0.000001 for all of 5 classes",
+        f"published {published:.4f}, max D {closest:.4f} (1 is most reliable)",
+    )
+    table = evidence.rejection
+    own = table[table["rejector"].isin(["ccl_published", "ccl_max"]) & (table["part"] == "shifted")]
+    methods = [run_id.split("/")[0] for run_id in own["run_id"]]
+    for method, rows in own.groupby(methods):
+        means = rows.groupby("rejector")["aurc"].mean()
+        shown = (f"{name.removeprefix('ccl_')} {percent(v)}" for name, v in means.items())
+        yield f"{method}: AURC on targets (× 100, lower is better)", ", ".join(shown)
+
+
+def constant_ld(evidence: Evidence) -> Measured:
+    """How many methods the majority constant passes by Ld, over all test sets."""
+    found = evidence.scores.values
+    constants = {
+        (key[0].split("/", 1)[1], *key[1:3]): value
+        for key, (value, _) in found.items()
+        if key[0].startswith("majority/") and key[4] == "ld"
+    }
+    runs = {run.run_id: run for e in evidence.experiments for run in e.runs if run.done}
+    below, total = 0, 0
+    for key, (value, _) in found.items():
+        if key[0] in runs and key[4] == "ld" and not math.isnan(value):
+            total += 1
+            below += value < constants[(runs[key[0]].scenario.name, *key[1:3])[0:3]]
+    if total:
+        yield (
+            "all runs and test sets",
+            f"the majority constant has a higher Ld in {below} of {total}",
+        )
+
+
+def text(shown: Cell) -> str:
+    """`45.3 [43.1, 47.0]`."""
+    return f"{number(shown.mean)}{interval_text(shown)}"
+
+
+def signed(row: pd.Series) -> str:
+    """`+3.2 [−1.0, 7.4]`, in points."""
+    mean = 100 * row["mean"]
+    plus = "+" if number(mean)[0] not in "−0" or mean >= 0.05 else ""
+    if math.isnan(row["low"]):
+        return f"{plus}{number(mean)}"
+    return f"{plus}{number(mean)} [{number(100 * row['low'])}, {number(100 * row['high'])}]"

@@ -1,0 +1,91 @@
+"""Sheet: a plain table of texts, written as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.files import write_text
+from benchmark.report.formats import NOTHING, escape_latex, escape_markdown, markdown_rows, number
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows of texts under a header; the first `text_columns` are words and the rest numbers."""
+
+    name: str
+    """its file in `tables/`, without suffix"""
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    text_columns: int = 1
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent with one decimal, `–` for none."""
+    return NOTHING if value is None or math.isnan(value) else number(100 * value)
+
+
+def write_sheet(folder: Path, sheet: Sheet) -> None:
+    """Write a sheet in the three forms."""
+    for suffix, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+        write_text(folder / f"{sheet.name}.{suffix}", text(sheet))
+
+
+def to_csv(sheet: Sheet) -> str:
+    """Header and rows; a dash becomes an empty field, a true minus the machine's."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(sheet.header)
+    for row in sheet.rows:
+        writer.writerow(["" if text == NOTHING else text.replace("−", "-") for text in row])
+    return buffer.getvalue()
+
+
+def to_markdown(sheet: Sheet) -> str:
+    """Caption, table and notes."""
+    header = [escape_markdown(text) for text in sheet.header]
+    rows = [[escape_markdown(text).replace("|", "\\|") for text in row] for row in sheet.rows]
+    parts = [sheet.caption, markdown_rows(header, rows, sheet.text_columns)]
+    parts += [f"{escape_markdown(note)}." for note in sheet.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(sheet: Sheet) -> str:
+    """A `table*` for booktabs; columns of long texts wrap, others keep their width."""
+    rows = [[escape_latex(text) for text in row] for row in sheet.rows]
+    widths = [
+        max(map(len, column), default=0) for column in zip(sheet.header, *sheet.rows, strict=True)
+    ]
+    long = [width > 34 for width in widths]
+    share = 0.62 / max(sum(long), 1)
+    kinds = [
+        f"p{{{share:.2f}\\linewidth}}" if wide else "l" if place < sheet.text_columns else "r"
+        for place, wide in enumerate(long)
+    ]
+    lines = [
+        "% Written by `wbc-shift report`. Needs \\usepackage{booktabs,graphicx}",
+        "\\begin{table*}",
+        "\\centering",
+        "\\caption{" + escape_latex(sheet.caption) + "}",
+        "\\label{tab:" + re.sub(r"[^a-z0-9]+", "-", sheet.name.lower()) + "}",
+        "\\vspace{4pt}\\scriptsize\\setlength{\\tabcolsep}{3pt}",
+        "\\sbox0{%",
+        "\\begin{tabular}{@{}" + "".join(kinds) + "@{}}",
+        "\\toprule",
+        " & ".join(map(escape_latex, sheet.header)) + " \\\\",
+        "\\midrule",
+        *(" & ".join(row) + " \\\\" for row in rows),
+        "\\bottomrule",
+        "\\end{tabular}}",
+        "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi",
+    ]
+    if sheet.notes:
+        text = " ".join(f"{escape_latex(note)}." for note in sheet.notes)
+        lines.append(f"\n\\vspace{{3pt}}\\parbox{{\\linewidth}}{{\\scriptsize {text}}}")
+    return "\n".join([*lines, "\\end{table*}"]) + "\n"

@@ -1,0 +1,170 @@
+"""Launch: workers and machines may be lost, two launches may meet, and no bit of a run changes."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import edit
+
+from benchmark import cli
+from benchmark.files import digest, read_json
+from benchmark.launch import carry_out_together, locks_folder, missing_tasks, waves
+from benchmark.plan import plan_path
+from benchmark.training import runner
+
+COMMAND = [sys.executable, "-m", "benchmark"]
+SETTINGS = os.environ | {"WBC_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture
+def grid(prepared: Path) -> Path:
+    """A toy project with four planned runs: two losses, two seeds, one epoch."""
+    edit(Path("params.yaml"), "      seeds: 1", "      seeds: 2")
+    edit(Path("params.yaml"), "      epochs: 2", "      epochs: 1")
+    cli.plan("tiny")
+    return prepared
+
+
+def planned(root: Path) -> list[dict]:
+    return read_json(plan_path(root, "tiny", "first"))["runs"]
+
+
+def predictions(root: Path) -> dict[str, bytes]:
+    """Bytes of every run's predictions."""
+    runs = root / "results" / "tiny" / "runs"
+    return {str(p.parent.relative_to(runs)): p.read_bytes() for p in runs.rglob("*.parquet")}
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> object:
+    """What `condition` says once it is true; None if the launch ends before."""
+    while process.poll() is None:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    return None
+
+
+def at_work(root: Path) -> dict[int, int]:
+    """Processes that hold the lock of a run now, and their parents (Ray's node processes)."""
+    held = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            opened = [os.readlink(link) for link in (folder / "fd").iterdir()]
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if any(f.startswith(str(locks_folder(root, "tiny"))) for f in opened):
+            held[int(folder.name)] = parent
+    return held
+
+
+def records_written(root: Path, process: subprocess.Popen) -> Iterator[tuple[str, int]]:
+    """Every run and the time of its record, again and again until the launch ends."""
+    while True:
+        ended = process.poll() is not None
+        for path in (root / "results" / "tiny" / "runs").glob("*/*/seed*/run.json"):
+            try:
+                yield str(path.parent), path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+        if ended:
+            return
+        time.sleep(0.02)
+
+
+def test_runs_of_one_training_go_together_and_finished_ones_nowhere(grid: Path) -> None:
+    runs = planned(grid)
+    plan = plan_path(grid, "tiny", "first")
+    text = plan.read_text().replace(
+        runs[1]["training_fingerprint"], runs[0]["training_fingerprint"]
+    )
+    plan.write_text(text)
+    tasks = missing_tasks(grid, "tiny", ["first", "first"])
+    assert [len(task) for task in tasks] == [2, 1, 1]
+    assert [run["run_id"] for run in tasks[0]] == [runs[0]["run_id"], runs[1]["run_id"]]
+
+
+def test_ensembles_wait_for_their_members() -> None:
+    network, ensemble = {"settings": {}}, {"settings": {"members": [{"run_id": "a"}]}}
+    assert waves([[ensemble], [network]]) == [[[network]], [[ensemble]]]
+
+
+def test_a_run_that_another_process_holds_is_left_with_those_after_it(grid: Path) -> None:
+    from filelock import FileLock
+
+    runs = planned(grid)[:2]
+    locks_folder(grid, "tiny").mkdir()
+    with FileLock(locks_folder(grid, "tiny") / f"{digest(runs[0]['run_id'])}.lock"):
+        lines, left = carry_out_together(grid, "tiny", ["neutrophil"], runs, {})
+    assert lines == []
+    assert left == runs
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_starts(
+    grid: Path, wbc_shift
+) -> None:
+    pytest.importorskip("ray")
+    locks_folder(grid, "tiny").parent.mkdir(exist_ok=True)
+    locks_folder(grid, "tiny").write_text(
+        "a file in the folder's place: not writable, even by root"
+    )
+    outcome = wbc_shift("launch", "-p", "tiny")
+    assert outcome.status == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert "results/tiny/locks" in outcome.err
+
+
+def test_without_ray_the_extra_is_named(grid: Path, wbc_shift, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    outcome = wbc_shift("launch", "-p", "tiny")
+    assert outcome.status == 1
+    assert "pip install 'wbc-shift[cluster]'" in outcome.err
+
+
+def test_a_killed_worker_and_a_lost_machine_cost_no_run_and_change_no_bit(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    # Ray's two nodes speak through this machine's own address, which need not be 127.0.0.1.
+    monkeypatch.setattr(socket.socket, "connect", _socket.socket.connect)
+    here = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=here | {"include_dashboard": False})
+    try:
+        second = cluster.add_node(**here)
+        raylet = second.all_processes["raylet"][0].process.pid
+        launch = [*COMMAND, "launch", "-p", "tiny", "--address", cluster.address]
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(launch, env=SETTINGS, stdout=log, stderr=log)
+            try:
+                os.kill(wait_for(lambda: list(at_work(grid)), process)[0], signal.SIGKILL)
+                assert wait_for(lambda: raylet in at_work(grid).values(), process)
+                cluster.remove_node(second, allow_graceful=False)
+                seen = set(records_written(grid, process))
+            finally:
+                process.kill()
+                process.wait()
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0, (tmp_path / "log").read_text()
+    assert len(seen) == len({run for run, _ in seen}) == 4
+    index = read_json(grid / "results" / "tiny" / "experiments" / "first.json")
+    assert [run["outcome"] for run in index["runs"]] == ["done"] * 4
+
+    launched = predictions(grid)
+    (grid / "results" / "tiny" / "runs").rename(tmp_path / "launched")
+    (grid / "results" / "tiny" / "checkpoints").rename(tmp_path / "checkpoints")
+    monkeypatch.setenv("WBC_THREADS", "1")
+    runner.train_experiment(grid, "tiny", "first")
+    assert launched == predictions(grid)
+    assert len(launched) == 4

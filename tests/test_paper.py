@@ -1,0 +1,198 @@
+"""The paper: its prose types no number, and what is generated says what the tables say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import REPOSITORY
+from PIL import Image
+from test_page import write_gaps
+
+from benchmark.evaluation.experiments import Scenario, load_experiments
+from benchmark.report.formats import to_latex
+from benchmark.report.paper import (
+    MOST_ROWS,
+    claims_text,
+    more_text,
+    seeds_of,
+    sentence,
+    write_paper,
+)
+from benchmark.report.paper_text import description, flat, inline, macros, tex
+from benchmark.report.tables import Block, Cell, Column, Row, build_table, load_scores
+
+MAIN = (REPOSITORY / "paper" / "main.tex").read_text(encoding="utf-8")
+BODY = re.sub(r"(?<!\\)%.*", "", MAIN.partition("\\begin{document}")[2])
+SETTINGS = """\
+split: {seed: 0, fractions: {train: 0.6, id_val: 0.1, calibration: 0.1, id_test: 0.2}}
+losses: {ce: {}, focal: {gamma: 2.0, note: "γ ≥ 0 → ½ × µ² ≈ α − β"}}
+methods: {named: {backbone: resnet18, loss: focal}}
+profiles:
+  toy:
+    image_size: 48
+    training: {epochs: 3, augmentation: {dihedral: true}}
+    experiments:
+      norms:
+        {title: Norms, scenarios: ["raabin->*"], losses: [ce], methods: [named], seeds: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """The paper of a results folder with gaps; its tables and figures as report writes them."""
+    root = tmp_path_factory.mktemp("project")
+    results = write_gaps(root / "results" / "toy")
+    experiments = load_experiments(results)
+    scores = load_scores(results, experiments)
+    (results / "tables").mkdir()
+    for experiment in experiments:
+        table = build_table(experiment, scores, "macro_f1")
+        (results / "tables" / f"{table.name}.tex").write_text(to_latex(table))
+    for path in (results / "figures").glob("*.png"):
+        Image.open(path).save(path.with_suffix(".pdf"))
+    (root / "params.yaml").write_text(SETTINGS)
+    (root / "datasets").symlink_to(REPOSITORY / "datasets")
+    shutil.copytree(
+        REPOSITORY / "paper",
+        root / "paper",
+        ignore=shutil.ignore_patterns("generated", "main.?[!e]*"),
+    )
+    return write_paper(root, "toy")
+
+
+def defined(generated):
+    text = (generated / "numbers.tex").read_text(encoding="utf-8")
+    return dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\\xspace\}", text))
+
+
+def test_the_prose_types_no_number():
+    keys = r"\\(?:cite[a-z]*|ref|label|input|bibliography|bibliographystyle)\{[^}]*\}"
+    assert re.findall(r"[^\n]*\d[^\n]*", re.sub(keys, "", BODY)) == []
+    words = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:runs?|seeds?|networks?)\b"
+    assert re.findall(words, BODY, re.IGNORECASE) == []
+
+
+def test_every_macro_and_file_that_the_prose_names_is_generated(generated):
+    assert set(re.findall(r"\\([A-Z]\w*)", BODY)) <= set(defined(generated))
+    for name in re.findall(r"\\input\{(generated/\w+)\}", MAIN):
+        assert (generated.parent / f"{name}.tex").is_file()
+
+
+def test_every_citation_is_in_the_bibliography(generated):
+    texts = [BODY, *(path.read_text(encoding="utf-8") for path in generated.glob("*.tex"))]
+    cited = {
+        key.strip()
+        for text in texts
+        for keys in re.findall(r"\\cite[a-z]*\{([^}]*)\}", text)
+        for key in keys.split(",")
+    }
+    entries = re.findall(r"^@\w+\{([^,]+),", (generated / "references.bib").read_text(), re.M)
+    assert {"tsutsui2023benchmarking", "kouzehkanan2022raabin"} <= cited <= set(entries)
+    assert len(entries) == len(set(entries))
+
+
+def test_the_macros_count_what_is_there(generated):
+    found = defined(generated)
+    assert (found["RunsFound"], found["RunsPlanned"]) == ("3", "5")
+    assert found["Methods"] == "3 methods"
+    assert found["Scenarios"] == "1 scenario"
+    assert found["Seeds"] == "1 to 2 seeds"
+    assert found["Images"] == "15 images"
+    assert found["SplitIdTest"] == "20\\,\\%"
+    gaps = (generated / "gaps.tex").read_text()
+    assert "seed1 (missing)" in gaps
+    assert "$<$NaN$>$" in gaps
+
+
+def test_a_number_of_the_text_is_the_number_of_the_table(generated):
+    lead = defined(generated)
+    line = next(
+        line
+        for line in (generated / "tables" / "norms_macro_f1.tex").read_text().splitlines()
+        if line.startswith(lead["LeadMethod"].replace("\\allowbreak{}", ""))
+    )
+    mean = lead["LeadInDomain"].split()[0]
+    assert mean in line
+    assert f"{mean} [" in (generated / "findings.tex").read_text()
+
+
+def test_claims_are_shown_where_there_are_any_and_their_absence_is_said(generated):
+    assert (generated / "claims.tex").read_text().startswith("No table of claims")
+    text = claims_text({"claims": generated / "claims.tex"})
+    assert "Table~\\ref{tab:claims}" in text
+    assert "\\input{generated/tables/claims}" in text
+
+
+def test_a_table_longer_than_a_page_is_named_and_not_printed(tmp_path):
+    for name, rows in (("short_one", 9), ("long_one", MOST_ROWS + 1)):
+        (tmp_path / f"{name}.tex").write_text("a & b \\\\\n" * rows)
+    text = more_text({path.stem: path for path in sorted(tmp_path.glob("*"))}, {}, {})
+    assert "long\\_\\allowbreak{}one.csv." in text
+    assert re.findall(r"\\input\{(.*)\}", text) == ["generated/tables/short_one"]
+
+
+def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):
+    text = (generated / "methods.tex").read_text()
+    assert "\\item[focal] gamma 2" in text
+    assert "found 3 of 5 planned" in text
+    assert "training.augmentation.dihedral" in text
+
+
+def block(*rows):
+    scenario = Scenario(name="a->*", source="a", targets=("b",))
+    columns = (Column("in_domain", "a"), Column("mean_target", "mean of targets"))
+    return Block(scenario, "inductive", columns, rows, ())
+
+
+def row(method, mean, **marks):
+    return Row(method, 1, 1, (Cell(90.0), Cell(mean, **marks)))
+
+
+def test_a_sentence_says_which_methods_are_not_shown_to_be_worse():
+    best, good, bad = row("x", 50.0, best=True), row("y", 49.0, as_good=True), row("z", 9.0)
+    constant = Row("majority", 0, 0, (Cell(20.0), Cell(10.0)))
+    start = "Trained on a (a->*): on the mean of targets, x has the highest macro-F1, 50.0 %"
+    assert sentence(block(best)) == f"{start}."
+    assert sentence(block(best, good)) == f"{start}; none of the other 1 is shown to be worse."
+    assert sentence(block(best, bad)) == f"{start}; the other method is shown to be worse."
+    assert sentence(block(best, good, bad, constant)) == (
+        f"{start}; of the other 2, 1 are not shown to be worse (y). "
+        "The majority constant has 10.0 %; 1 of 3 methods lie below it."
+    )
+    assert sentence(block(Row("x", 0, 2, (Cell(float("nan")),) * 2))) == ""
+
+
+def test_letters_that_latex_would_choke_on_are_escaped():
+    assert tex("a_b & 5 % #") == "a\\_\\allowbreak{}b \\& 5\\,\\% \\#"
+    with pytest.raises(ValueError, match="Lead1"):
+        macros({"Lead1": "x"})
+
+
+def test_settings_are_told_in_words():
+    assert flat({"a": {"b": 1e-3, "c": [1, 2]}, "d": None}) == {
+        "a.b": "0.001",
+        "a.c": "1, 2",
+        "d": "as the profile",
+    }
+    assert inline({}) == "no parameter"
+    assert inline({"renorm": False, "gamma": 2.0}) == "renorm no, gamma 2"
+    assert "\\item[a] b" in description({"a": "b"})
+
+
+def test_seeds_are_counted_per_method(generated):
+    experiments = load_experiments(generated.parents[1] / "results" / "toy")
+    norms = [experiment for experiment in experiments if experiment.experiment == "norms"]
+    only = norms[0].model_copy(update={"runs": norms[0].runs[:4]})
+    assert seeds_of([only]) == "2 seeds"
+
+
+@pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
+def test_the_pdf_builds_without_a_reference_that_leads_nowhere(generated):
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    built = subprocess.run(command, cwd=generated.parent, capture_output=True, timeout=240)
+    log = (generated.parent / "main.log").read_text(encoding="utf-8", errors="replace")
+    assert built.returncode == 0, log[-3000:]
+    assert not re.findall(r"(?:Citation|Reference) .* undefined|multiply defined", log)

@@ -1,0 +1,183 @@
+"""Labels for images of unknown class: what is answered, and what is not promised."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CLASSES, draw_disc
+from PIL import Image
+from scipy.stats import beta
+
+from benchmark.data.arrays import PreparedImages
+from benchmark.data.prepare import decode
+from benchmark.evaluation.calibration import probabilities
+from benchmark.inference.label_images import Network, label_images
+
+RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
+PREDICT = ("predict", "new", "--run", RUN, "-p", "tiny")
+
+
+@pytest.fixture(scope="module")
+def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project with its runs done."""
+    from benchmark import cli
+
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(prepared_template, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.train("tiny", None)
+    return folder
+
+
+@pytest.fixture
+def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, the current folder, with a folder `new` of ten unlabelled images."""
+    folder = tmp_path / "project"
+    shutil.copytree(trained_template, folder)
+    monkeypatch.chdir(folder)
+    generator = np.random.default_rng(7)
+    Path("new/more").mkdir(parents=True)
+    for number in range(10):
+        image = Image.fromarray(draw_disc(number % 5, 1.0, generator))
+        image.save(f"new/{'more/' if number % 2 else ''}{number}.png")
+    return folder
+
+
+def test_the_answer_is_that_of_the_run_on_its_own_images(trained: Path) -> None:
+    run = Path("results/tiny/runs") / RUN
+    stored = pd.read_parquet(run / "predictions.parquet").query("part == 'id_test'")
+    stored = stored.set_index("image")
+    theirs = Path("datasets/raw/toy")
+    for path in stored.index:
+        place = Path("known") / path.replace("/", "_")
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(theirs / path, place)
+    table, gauge = label_images(Path(), "tiny", RUN, CLASSES, Path("known"), crop=0.9)
+    table = table.set_index("image").loc[[path.replace("/", "_") for path in stored.index]]
+    logits = stored[[f"logit_{name}" for name in CLASSES]].to_numpy(float)
+    expected = probabilities(logits, gauge.temperature)
+    stated = table[[f"p_{name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(stated, expected, atol=2e-3)  # logits are stored in float16
+    assert table["label"].tolist() == [CLASSES[k] for k in expected.argmax(1)]
+
+
+def test_images_get_a_row_each_and_a_sheet_shows_them(trained: Path, wbc_shift) -> None:
+    outcome = wbc_shift(*PREDICT, "--out", "out/labels.csv")
+    assert outcome.status == 0, outcome.err
+    table = pd.read_csv("out/labels.csv")
+    assert sorted(table["image"]) == sorted(
+        p.relative_to("new").as_posix() for p in Path("new").rglob("*.png")
+    )
+    assert table["confidence"].is_monotonic_increasing
+    np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-4)
+    assert set(table["flag_holds_for"]) == {"toy-a only"}
+    sheet = Path("out/labels.html").read_text()
+    assert sheet.count("data:image/jpeg;base64") == 10
+    assert "http" not in sheet
+    assert "The flags rest on toy-a alone" in sheet
+    assert "too few calibration images of toy-a" in outcome.out
+
+
+def test_what_cannot_be_read_gets_a_row_with_the_reason(trained: Path, wbc_shift) -> None:
+    whole = Path("new/0.png").read_bytes()
+    Path("new/cut.png").write_bytes(whole[: len(whole) // 2])
+    Path("new/page.jpg").write_text("<html>")
+    Image.new("RGB", (1, 1)).save("new/dot.png")
+    Image.new("L", (60, 60), 255).save("new/blank ä.png")
+    Image.open("new/2.png").convert("CMYK").save("new/cmyk.tif")
+    assert wbc_shift(*PREDICT).status == 0
+    table = pd.read_csv("predictions.csv").set_index("image")
+    broken = table[table["flag"] == "unreadable"]
+    assert set(broken.index) == {"cut.png", "page.jpg", "dot.png", "blank ä.png"}
+    assert broken["reason"].notna().all()
+    assert broken[["label", "confidence"]].isna().all(axis=None)
+    assert table.loc["cmyk.tif", "label"] in CLASSES
+    assert "page.jpg: is not an image" in Path("predictions.html").read_text()
+
+
+def test_flags_keep_what_the_calibration_part_guarantees(trained: Path) -> None:
+    run = Path("results/tiny/runs") / RUN
+    file = run / "predictions.parquet"
+    table = pd.read_parquet(file)
+    # 100 calibration images, all of them right, the first 60 surer than the others.
+    rows = table.iloc[[0] * 100].assign(part="calibration", label=0)
+    logits = [f"logit_{name}" for name in CLASSES]
+    rows[logits] = 0.0
+    rows[logits[0]] = [8.0] * 60 + [4.0] * 40
+    table = pd.concat([table[table["part"] != "calibration"], rows])
+    table.to_parquet(file)
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES)
+    # Clopper-Pearson: n right of n prove an accuracy of 0.05^(1/n), 0.951 for 60, 0.970 for 100.
+    assert beta.ppf(0.05, 100, 1) == pytest.approx(0.970, abs=1e-3)
+    low, high = (network.gauge(accuracy).threshold for accuracy in (0.97, 0.98))
+    temperature = network.gauge(0.97).temperature
+    surest = probabilities(np.array([[4.0, 0, 0, 0, 0]]), temperature).max()
+    assert low == pytest.approx(surest)
+    assert high == np.inf
+    assert "images like those of toy-a ONLY" in str(network.gauge(0.97))
+    flags = label_images(Path(), "tiny", RUN, CLASSES, Path("new"), accuracy=0.98)[0]["flag"]
+    assert set(flags) == {"reject"}
+    answered = label_images(Path(), "tiny", RUN, CLASSES, Path("new"), accuracy=0.97)[0]
+    assert ((answered["flag"] == "accept") == (answered["confidence"] >= low)).all()
+
+
+def test_eight_views_give_one_answer_to_a_turned_image(trained: Path) -> None:
+    pixels = decode(Path("new/2.png"), 1.0, 48)
+    turned = np.stack([np.rot90(pixels), pixels[:, ::-1], pixels])
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES, tta=True)
+    answers = network.logits(turned)
+    np.testing.assert_allclose(answers[0], answers[2], atol=1e-4)
+    np.testing.assert_allclose(answers[1], answers[2], atol=1e-4)
+    plain = Network.of_run(Path(), "tiny", RUN, CLASSES)
+    views = [np.rot90(v, k) for v in (pixels, pixels[:, ::-1]) for k in range(4)]
+    mean = probabilities(plain.logits(np.stack(views))).mean(axis=0)
+    np.testing.assert_allclose(np.exp(answers[2]), mean, atol=1e-4)
+
+
+def test_thresholds_of_eight_views_are_those_of_eight_views(trained: Path, wbc_shift) -> None:
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES, tta=True)
+    logits, labels = network.held_out("calibration")
+    images = PreparedImages(Path(), "tiny", CLASSES).part("toy-a", "calibration")
+    np.testing.assert_array_equal(logits, network.answer(images.pixels))
+    np.testing.assert_array_equal(labels, images.labels)
+    assert wbc_shift(*PREDICT, "--tta").status == 0
+    shutil.rmtree("datasets/cache/tiny")
+    outcome = wbc_shift(*PREDICT, "--tta")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "run `wbc-shift prepare" in outcome.err
+    assert wbc_shift(*PREDICT).status == 0, "one view needs the checkpoint alone"
+
+
+def test_a_missing_checkpoint_says_how_to_get_it(trained: Path, wbc_shift) -> None:
+    shutil.rmtree("results/tiny/checkpoints")
+    outcome = wbc_shift(*PREDICT)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "checkpoints are not in git" in outcome.err
+    assert "wbc-shift train -p tiny" in outcome.err
+    assert not Path("predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--run", "resnet10t-bn-cc/toy-a_to_others/seed0"), "did you mean 'resnet10t-bn-ce/"),
+        (("--out", "labels.xlsx"), "name a .csv file"),
+        (("--profile", "tony"), "did you mean 'tiny'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(trained: Path, wbc_shift, arguments, said) -> None:
+    outcome = wbc_shift(*PREDICT, *arguments)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert said in outcome.err
+
+
+def test_a_folder_without_images_is_one_line(trained: Path, wbc_shift) -> None:
+    shutil.rmtree("new")
+    assert "new is no folder" in wbc_shift(*PREDICT).err
+    Path("new").mkdir()
+    assert "no image in it" in wbc_shift(*PREDICT).err

@@ -1,0 +1,200 @@
+"""Sheets and figures: claims, corruptions, ranks and speeds say what was run and what was not."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_evaluate import predictions, run_record, write_experiment, write_run
+
+from benchmark.evaluation.effects import one_part_pairs
+from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.experiments import Method, load_experiments
+from benchmark.report.figures.overview import Speed, front, heat_maps
+from benchmark.report.figures.ranks import cliques, nemenyi, ranking
+from benchmark.report.report import report
+from benchmark.report.sheets.sheet import Sheet, to_csv, to_latex, to_markdown
+from benchmark.report.tables import load_scores
+
+CORRUPTIONS = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
+HOME = [12, 20, 11, 10, 10]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Three methods of two seeds on two targets, and two of them on corruptions."""
+    folder = tmp_path_factory.mktemp("results")
+    shifted, corrupted = [], []
+    for place, name in enumerate(("resnet18-bn-ce", "resnet18-gn-ce", "resnet18-in-ce")):
+        for seed in (0, 1):
+            record = run_record(name, seed, None)
+            table = predictions(10 * place + seed, shifted_skill=0.5 + 2 * place)
+            shifted.append(finished(folder, record, table))
+            if place < 2:
+                record = run_record(name, seed, None, targets=CORRUPTIONS)
+                record["run_id"] = record["run_id"].replace("others", "corruptions")
+                record["scenario"]["name"] = "raabin->corruptions"
+                counts = {("raabin", "id_test"): HOME}
+                counts |= {(target, "shifted"): HOME for target in CORRUPTIONS}
+                table = predictions(place + seed, shifted_skill=3 + place, counts=counts)
+                corrupted.append(finished(folder, record, table))
+    write_experiment(folder, shifted)
+    write_experiment(folder, corrupted, "corruptions", "Corruptions")
+    evaluate(folder)
+    report(folder)
+    return folder
+
+
+def finished(folder, record, table):
+    """Write a run's predictions and record."""
+    record["predictions_sha256"] = write_run(folder, record["run_id"], table)
+    facts = {"device": "Toy", "device_type": "cpu", "threads": 1}
+    history = [{"train_loss": 1.0 / (e + 1), "id_val_macro_f1": 0.2 * e} for e in range(3)]
+    own = record | {"environment": facts, "history": history, "train_images_per_s": 20.0}
+    own |= {"time": {"train_s": 60.0, "evaluate_s": 5.0}}
+    (folder / "runs" / record["run_id"] / "run.json").write_text(json.dumps(own))
+    return record
+
+
+def sheet(results, name):
+    with (results / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_corruption_has_a_line_and_each_severity_a_column(results):
+    rows = sheet(results, "corruptions_corruptions")
+    assert [(row["method"], row["corruption"]) for row in rows] == [
+        (method, kind)
+        for method in ("resnet18-bn-ce", "resnet18-gn-ce")
+        for kind in ("jpeg", "contrast")
+    ]
+    scores = pd.read_parquet(results / "metrics.parquet").query("metric == 'macro_f1'")
+    own = scores.query("method == 'resnet18-bn-ce' and domain == 'raabin:contrast:2'")
+    assert float(rows[1]["severity 2"]) == pytest.approx(100 * own["value"].mean(), abs=0.051)
+
+
+def test_the_tables_of_many_corruptions_have_a_column_a_severity(results):
+    rows = sheet(results, "corruptions_macro_f1")
+    columns = [key for key in rows[0] if key.endswith("_low")]
+    assert columns == [
+        f"{name}_low"
+        for name in ("in_domain", "severity 1", "severity 2", "mean_target", "worst_target")
+    ] + ["shift_drop_low"]
+    text = (results / "tables" / "corruptions_macro_f1.md").read_text()
+    assert "A severity is the mean over 2 corruptions" in text
+    assert "raabin:jpeg" not in text
+    assert not (results / "tables" / "corruptions_macro_f1_wbc4.csv").exists()
+
+
+def test_a_claim_without_runs_is_a_row_that_says_so(results):
+    rows = sheet(results, "claims")
+    measured = {row["claim"]: row["measured here"] for row in rows}
+    assert measured["Macenko normalisation helps"] == "not run"
+    assert measured["Ld measures learning under imbalance"] == "Ld 100.0, accuracy 0.0"
+    far = [row for row in rows if row["where"].startswith("computed: D")]
+    assert far[0]["measured here"].startswith("published 1.0000, max D 0.0000")
+
+
+def test_the_effect_of_a_part_is_the_difference_of_means_over_seeds(results):
+    scores = pd.read_parquet(results / "metrics.parquet").query("metric == 'macro_f1'")
+    means = scores.query("scenario == 'raabin->*' and part == 'shifted'").groupby("method")
+    expected = means["value"].mean()["resnet18-gn-ce"] - means["value"].mean()["resnet18-bn-ce"]
+    effects = pd.read_parquet(results / "effects.parquet").query("scenario == 'raabin->*'")
+    own = effects.query("choice == 'gn' and column == 'mean_target'").iloc[0]
+    assert own["mean"] == pytest.approx(expected, abs=1e-6)
+    assert own["low"] < own["mean"] < own["high"]
+    claims = {row["where"]: row["measured here"] for row in sheet(results, "claims")}
+    measured = claims["raabin->*: resnet18-gn-ce - resnet18-bn-ce"]
+    assert f"targets +{100 * expected:.1f} [" in measured
+
+
+def test_pairs_differ_in_one_part_alone():
+    def method(normalisation, loss="ce", **parts):
+        return Method(name="", backbone="r", normalisation=normalisation, loss=loss, **parts)
+
+    methods = {
+        "bn": method("bn"),
+        "gn": method("gn"),
+        "bn strong": method("bn", augmentation="strong"),
+        "gn focal": method("gn", "focal"),
+        "both": Method(name=""),
+    }
+    assert one_part_pairs(methods) == [
+        ("normalisation", "gn", "bn"),
+        ("augmentation", "bn strong", "bn"),
+        ("loss", "gn focal", "gn"),
+    ]
+
+
+def test_every_gap_is_named(tmp_path):
+    runs = [run_record("resnet18-bn-ce", seed, None, outcome="oom") for seed in (0, 1)]
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    report(tmp_path)
+    text = (tmp_path / "tables" / "runs.md").read_text()
+    assert all(f"resnet18-bn-ce/raabin\\_to\\_others/seed{seed} (oom)" in text for seed in (0, 1))
+    assert sheet(tmp_path, "runs")[0]["oom"] == "2"
+
+
+def test_speeds_come_from_the_records(results):
+    rows = {row["method"]: row for row in sheet(results, "throughput")}
+    assert rows["resnet18-in-ce"]["images/s (training)"] == "20.0"
+    assert (rows["resnet18-bn-ce"]["runs"], rows["resnet18-in-ce"]["runs"]) == ("4", "2")
+
+
+def test_the_front_holds_what_no_other_beats_in_both():
+    points = {"a": Speed(10, 50), "b": Speed(20, 40), "c": Speed(15, 39), "d": Speed(20, 30)}
+    assert front(points) == ["b", "a"]
+
+
+def test_nemenyis_critical_difference_is_demsars():
+    # Demšar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569.
+    assert nemenyi(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=5e-4)
+
+
+def test_bars_join_what_lies_within_the_critical_difference():
+    assert cliques(np.array([1.0, 1.5, 2.2, 4.0]), 1.0) == [(0, 1), (1, 2)]
+    assert cliques(np.array([1.0, 2.5, 4.0]), 1.0) == []
+
+
+def test_ranks_are_means_over_targets_and_seeds(results):
+    experiments = load_experiments(results)
+    scores = load_scores(results, experiments)
+    norms = next(e for e in experiments if e.experiment == "norms")
+    ranked = ranking(norms, "inductive", scores)
+    table = pd.read_parquet(results / "metrics.parquet")
+    table = table.query("metric == 'macro_f1' and part == 'shifted' and scenario == 'raabin->*'")
+    table = table.query("method != 'majority'")
+    wide = table.pivot_table(index=["domain", "seed"], columns="method", values="value")
+    expected = wide.rank(axis=1, ascending=False).mean()
+    assert ranked.blocks == len(wide) == 4
+    assert dict(zip(ranked.methods, ranked.ranks, strict=True)) == pytest.approx(dict(expected))
+    corruptions = next(e for e in experiments if e.experiment == "corruptions")
+    assert ranking(corruptions, "inductive", scores) is None
+
+
+def test_heat_maps_leave_corruptions_out_and_take_the_best_of_each_cell(results):
+    experiments = load_experiments(results)
+    maps = heat_maps(experiments, load_scores(results, experiments))
+    cells = maps["resnet18, bn"]
+    assert set(cells) == {("raabin", "raabin"), ("raabin", "bccd"), ("raabin", "jtsc")}
+    best = max(np.mean(maps[f"resnet18, {kind}"]["raabin", "bccd"]) for kind in ("bn", "gn", "in"))
+    assert np.mean(maps["best method of each cell"]["raabin", "bccd"]) == best
+
+
+def test_figures_of_corruptions_ranks_and_speed_are_drawn(results):
+    found = {path.stem for path in (results / "figures").glob("*.png")}
+    assert {"corruptions_corruptions_raabin_to_corruptions", "ranks_norms", "throughput"} <= found
+    assert {"training_norms", "shift_corruptions", "heat_map"} <= found
+    assert not any(name.startswith("confusion_corruptions") for name in found)
+
+
+def test_a_sheet_is_escaped_in_each_form():
+    shown = Sheet("a_b", "5 % of x_1", ("name", "n"), (("a|b_c", "−1.5"), ("d", "–")), ("A note",))
+    assert to_csv(shown) == "name,n\na|b_c,-1.5\nd,\n"
+    assert "a\\|b\\_c" in to_markdown(shown)
+    text = to_latex(shown)
+    assert "\\label{tab:a-b}" in text
+    assert "a|b\\_c & $-$1.5 \\\\" in text
+    assert "5 \\% of x\\_1" in text

@@ -1,0 +1,134 @@
+"""Selective: thresholds come from the source's calibration part and meet test sets unseen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import logit
+from test_evaluate import CLASSES, predictions, run_record, write_experiment, write_run
+
+from benchmark.evaluation import selective
+from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.experiments import Run, load_experiments
+from benchmark.evaluation.predictions import read_answers
+from benchmark.evaluation.selective import curve_rows, rejection_rows
+
+COUNTS = {
+    ("raabin", "calibration"): [100, 100, 90, 80, 30],
+    ("raabin", "id_test"): [60, 60, 50, 40, 30],
+    ("bccd", "shifted"): [30, 12, 10, 14, 3],
+}
+
+
+def answers_of(tmp_path, name="resnet18-bn-ce", table=None, targets=("bccd",)):
+    """A run and its answers, read as `evaluate` reads them."""
+    record = run_record(name, 0, None, targets=list(targets))
+    table = predictions(3, counts=COUNTS) if table is None else table
+    record["predictions_sha256"] = write_run(tmp_path, record["run_id"], table)
+    write_experiment(tmp_path, [record])
+    run = Run.model_validate(record)
+    return run, read_answers(tmp_path, run, tuple(CLASSES))
+
+
+def by_rejector(rows, domain):
+    return {(row["rejector"], row["fit"]): row for row in rows if row["domain"] == domain}
+
+
+def test_a_threshold_is_the_calibration_parts_and_rejects_the_rest(tmp_path):
+    run, answers = answers_of(tmp_path)
+    rows = by_rejector(rejection_rows(run, answers), "raabin")
+    held, tested = answers["raabin", "calibration"], answers["raabin", "id_test"]
+
+    def softmax(answer):
+        powers = np.exp(answer.logits.astype(float))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    # By hand: the smallest confidence above which 99 % of the calibration images are right.
+    confidence, right = softmax(held).max(axis=1), held.predicted == held.labels
+    candidates = [t for t in confidence if right[confidence >= t].mean() >= 0.99]
+    row = rows["msp", "plain"]
+    assert row["threshold"] == pytest.approx(min(candidates))
+    accepted = softmax(tested).max(axis=1) >= min(candidates)
+    hits = (tested.predicted == tested.labels)[accepted]
+    assert row["rejected"] == pytest.approx(1 - accepted.mean())
+    assert row["accuracy"] == pytest.approx(hits.mean())
+    assert row["right"] == pytest.approx(hits.sum() / len(tested.labels))
+    assert (row["n"], row["calibration_n"]) == (240, 400)
+
+
+def test_a_guarantee_rejects_at_least_as_much(tmp_path):
+    run, answers = answers_of(tmp_path)
+    rows = by_rejector(rejection_rows(run, answers), "bccd")
+    for name in ("msp", "entropy", "energy", "margin", "scaled_msp"):
+        assert rows[name, "guaranteed"]["rejected"] >= rows[name, "plain"]["rejected"]
+    assert rows["conformal", "plain"]["marginal_classes"] == 0
+
+
+def test_conformal_prediction_says_when_classes_are_too_small_for_it(tmp_path):
+    counts = COUNTS | {("raabin", "calibration"): [100, 100, 90, 19, 3]}
+    run, answers = answers_of(tmp_path, table=predictions(3, counts=counts))
+    rows = by_rejector(rejection_rows(run, answers), "bccd")
+    assert rows["conformal", "plain"]["marginal_classes"] == 2
+
+
+def test_without_a_calibration_part_nothing_is_rejected_or_accepted(tmp_path):
+    counts = {key: n for key, n in COUNTS.items() if key[1] != "calibration"}
+    run, answers = answers_of(tmp_path, table=predictions(3, counts=counts))
+    rows = rejection_rows(run, answers)
+    assert {row["rejector"] for row in rows} == {"msp", "entropy", "energy", "margin"}
+    assert all(np.isnan(row["rejected"]) and np.isnan(row["threshold"]) for row in rows)
+    assert all(0 <= row["aurc"] <= 1 for row in rows)
+
+
+def test_a_cell_far_from_every_centroid_is_accepted_by_the_published_confidence(tmp_path):
+    table = predictions(3, counts=COUNTS)
+    columns = [f"logit_{name}" for name in CLASSES]
+    near = logit(np.full((len(table), 5), 0.02))
+    near[np.arange(len(table)), table["label"]] = logit(0.9)
+    foreign = (table["domain"] == "bccd").to_numpy()
+    near[foreign] = logit(1e-4) + np.random.default_rng(0).normal(0, 0.1, (foreign.sum(), 5))
+    table[columns] = near.astype(np.float16)
+    run, answers = answers_of(tmp_path, "resnet18-bn-ccl", table)
+    rows = by_rejector(rejection_rows(run, answers), "bccd")
+    assert {name for name, _ in rows} == {"ccl_published", "ccl_max", "ccl_margin", "conformal"}
+    assert rows["ccl_published", "plain"]["rejected"] == 0
+    assert rows["ccl_max", "plain"]["rejected"] == 1
+
+
+def test_coverage_at_an_accuracy_is_the_largest_one(tmp_path):
+    correct = np.array([True] * 9 + [False, True, False])
+    view = selective.Judged(np.arange(12, 0, -1.0), correct)
+    # Of the first 10, 9 are right; of the first 11, 10 (90.9 %); of all 12, 10.
+    assert selective.curve_scores(view)["coverage_90"] == pytest.approx(11 / 12)
+    assert selective.curve_scores(view)["coverage_99"] == pytest.approx(9 / 12)
+
+
+def test_curves_end_at_the_accuracy_of_all_images(tmp_path):
+    run, answers = answers_of(tmp_path)
+    rows = [row for row in curve_rows(run, answers) if row["domain"] == "raabin"]
+    risk = [row for row in rows if row["curve"] == "risk_coverage"]
+    bins = [row for row in rows if row["curve"] == "reliability"]
+    tested = answers["raabin", "id_test"]
+    wrong = (tested.predicted != tested.labels).mean()
+    assert (risk[-1]["x"], risk[-1]["n"]) == (1, 240)
+    assert risk[-1]["y"] == pytest.approx(wrong, abs=1e-5)
+    assert sum(row["n"] for row in bins) == 240
+    assert sum(row["n"] * row["y"] for row in bins) / 240 == pytest.approx(1 - wrong, abs=1e-4)
+
+
+def test_corruptions_have_groups_of_columns_and_no_curves(tmp_path):
+    targets = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
+    counts = {("raabin", "id_test"): COUNTS["raabin", "id_test"]}
+    counts |= {(target, "shifted"): counts["raabin", "id_test"] for target in targets}
+    table = predictions(3, counts=counts)
+    table["image"] = table["group"] = table["image"].str.split("/").str[1]
+    run, answers = answers_of(tmp_path, table=table, targets=targets)
+    assert {row["domain"] for row in curve_rows(run, answers)} == {"raabin"}
+    evaluate(tmp_path)
+    cells = pd.read_parquet(tmp_path / "intervals.parquet").query("metric == 'macro_f1'")
+    means = cells.set_index("column")["mean"]
+    assert means["severity 2"] == pytest.approx(
+        (means[targets[1]] + means[targets[3]]) / 2, abs=2e-6
+    )
+    assert means["jpeg"] == pytest.approx((means[targets[0]] + means[targets[1]]) / 2, abs=2e-6)
+    assert means["mean_target"] == pytest.approx((means["jpeg"] + means["contrast"]) / 2, abs=2e-6)
+    assert load_experiments(tmp_path)[0].runs[0].scenario.target_groups["severity 1"] == [0, 2]
