@@ -458,6 +458,48 @@ def report(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A method, by name.")],
+    second: Annotated[str, typer.Argument(help="The method it is compared with.")],
+    profile: ProfileOption = "core",
+    scenario: Annotated[
+        str | None, typer.Option(help="One scenario; default: all of both.")
+    ] = None,
+) -> None:
+    """Is one method better than another? Paired by image and seed, in words, with the interval."""
+    from benchmark.evaluation.compare import compare_methods
+
+    for line in compare_methods(ROOT / "results" / profile, first, second, scenario):
+        say(line)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="CSV: image, prediction or probabilities.")],
+    profile: ProfileOption = "core",
+    scenario: Annotated[
+        str | None, typer.Option(help="Scenario of the profile that the file answers.")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
+    ] = None,
+) -> None:
+    """Score your own predictions, from any framework, and place them among the methods."""
+    from benchmark.evaluation.submission import score_submission
+    from benchmark.evaluation.wbcbench import score_challenge
+
+    if (scenario is None) == (truth is None):
+        raise UserError("score: give --scenario, or --truth for a submission to WBCBench")
+    if truth is not None:
+        for name, value in score_challenge(predictions, truth)._asdict().items():
+            say(f"{name.replace('_', ' ')}: {value:.4f}")
+        return
+    for line in score_submission(predictions, ROOT / "results" / profile, scenario):
+        say(line)
+
+
+@app.command()
 def paper(profile: ProfileOption = "core") -> None:
     """Write the numbers, tables and figures that paper/main.tex reads (paper/generated/)."""
     from benchmark.report.paper import write_paper
