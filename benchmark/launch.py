@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import cannot_write, digest, read_json
+from benchmark.files import cannot_write, read_json
 from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say, track
 from benchmark.runs import Run
@@ -210,8 +210,9 @@ def carry_out_together(
     Returns:
         A line for each run, and the runs left because another process is at one of them.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
+    from benchmark.training.records import run_lock
     from benchmark.training.runner import carry_out, finished
 
     os.environ.update(environment)
@@ -219,7 +220,7 @@ def carry_out_together(
         raise UserError(f"{platform.node()} does not see {root}: share the project's folder")
     lines = []
     for index, run in enumerate(runs):
-        lock = FileLock(locks_folder(root, profile) / f"{digest(run['run_id'])}.lock", timeout=0)
+        lock = run_lock(root, profile, run)
         try:
             with lock:
                 # A task that Ray started again finds here what its first try has finished.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from benchmark.errors import UserError
 from benchmark.files import cannot_write, read_json, sha256_file, write_json
@@ -22,6 +23,19 @@ FAILED = ("nan", "oom", "error")
 def run_folder(root: Path, profile: str, run_id: str) -> Path:
     """Folder of a run: `results/<profile>/runs/<method>/<scenario>/seed<k>`."""
     return profile_folder(root, profile) / "runs" / run_id
+
+
+def run_lock(root: Path, profile: str, run: Run) -> FileLock:
+    """The lock of a run's training: runs that share one wait for it, then take its checkpoint.
+
+    It is released by the system when a process dies.
+    """
+    folder = profile_folder(root, profile) / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return FileLock(folder / f"{run['training_fingerprint']}.lock", timeout=0)
 
 
 def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from benchmark.config import Training, corruption_of
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1
-from benchmark.files import digest, read_json
+from benchmark.files import read_json
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
-from benchmark.plan import plan_path, profile_folder
+from benchmark.plan import plan_path
 from benchmark.progress import say
 from benchmark.runs import Run
 from benchmark.training.answers import answers, average_of_members
@@ -37,6 +37,7 @@ from benchmark.training.records import (
     predictions_table,
     read_outcome,
     run_folder,
+    run_lock,
     write_index,
     write_run,
 )
@@ -61,14 +62,11 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
     waiting = [r for r in plan["runs"] if not finished(root, profile, r)]
     done = len(plan["runs"]) - len(waiting)
     say(f"{profile}/{experiment}: {len(plan['runs'])} runs planned, {done} done or skipped")
-    locks = profile_folder(root, profile) / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
     while waiting:
         held_elsewhere = []
         for run in waiting:
-            lock = FileLock(locks / f"{digest(run['run_id'])}.lock", timeout=0)
             try:
-                with lock:
+                with run_lock(root, profile, run):
                     if not finished(root, profile, run):
                         if bench is None:
                             images = PreparedImages(root, profile, plan["classes"])
@@ -100,11 +98,9 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
     device = choose_device()
     configure(device)
     bench: Bench | None = None
-    locks = profile_folder(root, profile) / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
     for run in runs:
         try:
-            with FileLock(locks / f"{digest(run['run_id'])}.lock", timeout=0):
+            with run_lock(root, profile, run):
                 if not finished(root, profile, run):
                     images = PreparedImages(root, profile, classes) if bench is None else None
                     bench = bench or Bench(root, profile, classes, device, images)
