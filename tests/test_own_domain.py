@@ -78,7 +78,6 @@ def test_a_folder_becomes_a_scored_target_without_training(prepared: Path, wbc_s
     run = Path("results/tiny/runs/resnet10t-bn-ce/toy-a_to_others/seed0")
     predicted = pd.read_parquet(run / "predictions.parquet").query("domain == 'our-lab'")
     assert predicted["label"].value_counts().to_dict() == dict.fromkeys(range(5), 2)
-    assert read_json(run / "run.json")["time"]["train_s"] == 0
     assert read_json(Path("results/tiny/data.json"))["domains"]["our-lab"]["crop"] == 0.8
     assert wbc_shift("evaluate", "-p", "tiny").status == 0
     assert "our-lab" in set(pd.read_parquet("results/tiny/metrics.parquet")["domain"])

@@ -114,17 +114,19 @@ def test_a_second_repro_does_nothing(phantoms: Path) -> None:
 def test_without_images_the_tables_come_again_bit_for_bit(phantoms: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     # A clone has what git has: no raw images, no arrays, no checkpoints.
-    absent = shutil.ignore_patterns(
-        "raw", "cache", "checkpoints", "locks", "tables", "figures", "tmp"
-    )
-    shutil.copytree(phantoms, clone, ignore=absent)
+    absent = {"raw", "cache", "checkpoints", "locks", "tables", "figures", "tmp"}
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return set() if "benchmark" in Path(folder).parts else absent & set(names)
+
+    shutil.copytree(phantoms, clone, ignore=left_out)
     (clone / "results/tiny/metrics.parquet").unlink()
     (clone / "results/tiny/report.html").unlink()
     call(clone, "wbc-shift", "evaluate")
     call(clone, "wbc-shift", "report")
     assert written(clone) == written(phantoms)
     out = call(clone, "dvc", "repro", "--allow-missing")
-    assert "up to date" in out
+    assert "up to date" in out, out
     (clone / "benchmark/report/tables.py").open("a").write("# a comment\n")
     out = call(clone, "dvc", "repro", "--allow-missing")
     assert "wbc-shift report" in out
