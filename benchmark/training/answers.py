@@ -97,7 +97,7 @@ def average_of_members(bench: Bench, run: Run) -> pd.DataFrame:
         folder = run_folder(bench.root, bench.profile, member["run_id"])
         tables.append(pd.read_parquet(folder / "predictions.parquet"))
     columns = [f"logit_{name}" for name in bench.classes]
-    logits = [torch.from_numpy(t[columns].to_numpy(np.float32)) for t in tables]
+    logits = [torch.from_numpy(t[columns].to_numpy(np.float32, copy=True)) for t in tables]
     mean = log_mean_probability(torch.stack(logits)).numpy()
     labels = tables[0]["label"].to_numpy().astype(np.int64)
     facts = tables[0].drop(columns=[*columns, "label"])
