@@ -99,7 +99,7 @@ def make_locks_folder(root: Path, profile: str) -> None:
 
 
 def locks_folder(root: Path, profile: str) -> Path:
-    """Where each run has its lock, the same that `train` takes."""
+    """Where each training has its lock, the same that `train` takes."""
     return profile_folder(root, profile) / "locks"
 
 

@@ -56,7 +56,7 @@ def predictions(run: dict) -> pd.DataFrame:
 
 
 def logits(run: dict) -> np.ndarray:
-    return predictions(run).filter(like="logit_").to_numpy(np.float32)
+    return predictions(run).filter(like="logit_").to_numpy(np.float32, copy=True)
 
 
 def named(runs: list[dict], name: str) -> dict:

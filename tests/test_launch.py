@@ -16,10 +16,11 @@ import pytest
 from conftest import edit
 
 from benchmark import cli
-from benchmark.files import digest, read_json
+from benchmark.files import read_json
 from benchmark.launch import carry_out_together, locks_folder, missing_tasks, waves
 from benchmark.plan import plan_path
 from benchmark.training import runner
+from benchmark.training.records import run_lock
 
 COMMAND = [sys.executable, "-m", "benchmark"]
 SETTINGS = os.environ | {"WBC_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -99,11 +100,8 @@ def test_ensembles_wait_for_their_members() -> None:
 
 
 def test_a_run_that_another_process_holds_is_left_with_those_after_it(grid: Path) -> None:
-    from filelock import FileLock
-
     runs = planned(grid)[:2]
-    locks_folder(grid, "tiny").mkdir()
-    with FileLock(locks_folder(grid, "tiny") / f"{digest(runs[0]['run_id'])}.lock"):
+    with run_lock(grid, "tiny", runs[0]):
         lines, left = carry_out_together(grid, "tiny", ["neutrophil"], runs, {})
     assert lines == []
     assert left == runs
