@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark.audit.findings import Finding
 from benchmark.audit.pictures import address, contact_sheet, small_picture
 from benchmark.data.cards import Card
 from benchmark.data.fetch import raw_folder
 from benchmark.files import write_text
+from benchmark.templates import templates_beside
 
 if TYPE_CHECKING:
     from benchmark.audit.audit import Audit
@@ -59,13 +59,7 @@ def write_page(
         )
         for domain, rows in images.groupby("domain", sort=False)
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_beside(__file__)
     kinds = {
         "Failures": audit.failures,
         "New finds": audit.warnings,

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark.audit.own_images import look_at_own
 from benchmark.audit.pictures import address, small_picture
@@ -33,6 +32,7 @@ from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing
 from benchmark.plan import profile_folder
 from benchmark.progress import track
+from benchmark.templates import templates_beside
 from benchmark.training.bench import initial_weights
 from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
 from benchmark.training.device import choose_device, configure
@@ -272,13 +272,7 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
 def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:
     """Write the CSV, and a sheet of the images beside it, which is one file; return the sheet."""
     write_text(out, table.round(5).to_csv(index=False, lineterminator="\n"))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_beside(__file__)
     answered = table[table["flag"] != "unreadable"]
     shown = answered[:MOST_PICTURES]
     thumbnails = [

@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment, gaps
@@ -20,6 +18,7 @@ from benchmark.report.leaderboard import as_json, findings, leaderboard
 from benchmark.report.per_class import ClassBlock
 from benchmark.report.sheets.sheet import Sheet
 from benchmark.report.tables import METRICS, Table
+from benchmark.templates import templates_beside
 
 PICTURE_BYTES = 2_400_000
 """Figures are embedded up to this many bytes of PNG, so that the page stays below 5 MB; the first
@@ -61,13 +60,7 @@ def write_page(results: Path, sections: list[Section], overview: Overview | None
     """
     results = Path(results)
     overview = overview or Overview([], [])
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_beside(__file__)
     environment.filters |= {
         "cell": cell_text,
         "number": number,

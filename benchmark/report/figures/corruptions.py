@@ -5,12 +5,11 @@ from __future__ import annotations
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
 from benchmark.report.figures.forest import HEADLINE
-from benchmark.report.figures.style import STYLE, mark_of, page, shown_methods
+from benchmark.report.figures.style import STYLE, line_handles, mark_of, page, shown_methods
 from benchmark.report.tables import Scores, cell
 
 ACROSS = 5
@@ -54,11 +53,7 @@ def corruption_figure(
             axes.tick_params(labelbottom=True)
         for axes in panels[::across]:
             axes.set_ylabel("macro-F1 (%)")
-        handles = []
-        for method in shown:
-            marker, colour = mark_of(method, shown)
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=method))
-        figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=6.5)
+        figure.legend(handles=line_handles(shown), loc="outside lower left", ncols=3, fontsize=6.5)
         figure.suptitle(
             f"Trained on {scenario.source}{note}", x=0.01, ha="left", fontsize=7.5,
             fontweight="bold",

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from benchmark.evaluation.experiments import Run, Scenario
@@ -45,6 +46,15 @@ INK = "#333333"
 def mark_of(name: str, names: Sequence[str]) -> tuple[str, str]:
     """Shape and colour of a name by its place among the names."""
     return MARKS[list(names).index(name) % len(MARKS)]
+
+
+def line_handles(names: Sequence[str]) -> list[Line2D]:
+    """What stands for each name in the legend of a figure of lines."""
+    marks = [mark_of(name, names) for name in names]
+    return [
+        Line2D([], [], color=colour, marker=marker, markersize=3, label=name)
+        for name, (marker, colour) in zip(names, marks, strict=True)
+    ]
 
 
 def shown_methods(

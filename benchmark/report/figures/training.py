@@ -8,10 +8,9 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from benchmark.evaluation.experiments import Experiment, Run
-from benchmark.report.figures.style import STYLE, mark_of, page, shown_methods
+from benchmark.report.figures.style import STYLE, line_handles, mark_of, page, shown_methods
 from benchmark.report.tables import Scores, by_method
 
 Records = dict[str, dict[str, Any]]
@@ -45,11 +44,7 @@ def training_figure(experiment: Experiment, records: Records, scores: Scores) ->
             pair[0].set_title(title, fontsize=7.5)
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
-        handles = []
-        for name in names:
-            marker, colour = mark_of(name, names)
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=name))
-        figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=6.5)
+        figure.legend(handles=line_handles(names), loc="outside lower left", ncols=3, fontsize=6.5)
     return figure
 
 
