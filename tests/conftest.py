@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
@@ -84,6 +85,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     config.hook.pytest_deselected(items=[i for i in items if i not in kept])
     items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """A test that draws from torch without a generator draws the same in any order of tests."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

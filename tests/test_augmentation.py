@@ -147,7 +147,8 @@ def test_rotation_turns_by_no_more_than_the_angle_and_keeps_distances() -> None:
 
 
 def test_stain_mixing_is_a_matrix_near_identity_in_optical_density() -> None:
-    batch = torch.rand(20, 3, 12, 12) * 0.5 + 0.25
+    # Densities within a factor of two: no mixture of them reaches black or white, where it is cut.
+    batch = torch.rand(20, 3, 12, 12) * 0.2 + 0.4
     before, after = density(batch), density(augment(batch, stain_mixing=0.15))
     matrices = np.stack([np.linalg.lstsq(b, a)[0].T for b, a in zip(before, after, strict=True)])
     assert np.abs(after - before @ matrices.transpose(0, 2, 1)).max() < 1e-4
