@@ -155,7 +155,8 @@ def profile_stages(
             ],
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
-    tables = ("metrics", "confusion", "intervals", "evidence", "rejection", "curves", "effects")
+    tables = ("metrics", "confusion", "intervals", "evidence", "rejection", "curves", "open_set")
+    tables += ("effects",)
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",

@@ -22,6 +22,7 @@ from benchmark.config import (
     scenario_folder,
     sources_of,
 )
+from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import split_digest
 from benchmark.errors import UserError, suggest
@@ -61,6 +62,11 @@ def expand(
             "split": joined(source, lambda domain: split_digest(root / "datasets", domain)),
         }
         tested = {target: target_digest(target, domains, data["split"]) for target in targets}
+        foreign = {
+            open_set_of(domain): domains[domain]["open_set"]["digest"]
+            for domain in (*sources_of(source), *targets)
+            if "open_set" in domains.get(domain, ())
+        }
         planned: dict[tuple[str, int], Run] = {}
         # Members stand before the ensembles that ask for them.
         ordered = sorted(methods.items(), key=lambda item: bool(item[1].members))
@@ -73,7 +79,7 @@ def expand(
             if method.members:
                 run |= ensemble(name, [planned[member, seed] for member in method.members])
             else:
-                run |= network(params, profile, (name, method), data, tested, seed)
+                run |= network(params, profile, (name, method), data, (tested, foreign), seed)
                 run["skip"] = skips[name] or too_few_sources(method, source)
             planned[name, seed] = run
             runs.append({key: run[key] for key in RUN_KEYS})
@@ -160,7 +166,7 @@ def network(
     profile: Profile,
     named: tuple[str, Method],
     data: dict[str, Any],
-    tested: dict[str, str],
+    asked: tuple[dict[str, str], dict[str, str]],
     seed: int,
 ) -> Run:
     """Fingerprints, parts and settings of a run of one network.
@@ -170,12 +176,14 @@ def network(
 
     Args:
         data: source, digest of its data and of its split.
-        tested: target → digest of its images.
+        asked: target → digest of its images; and of the cells of no class that come with them.
     """
     from benchmark.inference.inferences import INFERENCES
 
     name, method = named
     inference = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
+    # What adapts to the test images would adapt to foreign cells alone.
+    tested = asked[0] | ({} if inference.transductive else asked[1])
     parts, settings = describe(params, profile, method.trained)
     # The canonical name stands for the parts: a named method shares the grid's training.
     training = {

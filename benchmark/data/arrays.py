@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,17 @@ from benchmark.data.corruptions import corrupt
 from benchmark.data.split import read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import UserError
+
+OPEN_SET = "open_set"
+"""The part of cells that are of no class of the label space."""
+OPEN_SET_SUFFIX = f".{OPEN_SET}"
+FOREIGN = {"near": -1, "far": -2}
+"""What such a cell is (datasets/label_spaces.yaml) → the label it stands under."""
+
+
+def open_set_of(domain: str) -> str:
+    """The name under which a domain's cells of no class are prepared."""
+    return domain + OPEN_SET_SUFFIX
 
 
 def cache_folder(root: Path, profile: str) -> Path:
@@ -36,7 +47,7 @@ class Images:
 
     Attributes:
         pixels: uint8 [N, S, S, 3], RGB.
-        labels: int64 [N], index into the label space's classes.
+        labels: int64 [N], index into the label space's classes; negative, of none of them.
         table: image, group, domain and part of each row.
         domains: int64 [N], which of several source domains an image is from; None of one.
     """
@@ -78,7 +89,8 @@ class PreparedImages:
             if not path.exists():
                 raise UserError(f"{path} is missing: run `wbc-shift prepare -p {self.profile}`")
             table = self.table[self.table["domain"] == name].assign(part="shifted")
-            labels = pd.Categorical(table["class_name"], self.classes).codes.astype(np.int64)
+            codes = FOREIGN | {class_name: code for code, class_name in enumerate(self.classes)}
+            labels = table["class_name"].map(codes).to_numpy(np.int64)
             columns = ["image", "domain", "part", "group"]
             pixels = np.load(path)
             if self.stain is not None:
@@ -86,6 +98,11 @@ class PreparedImages:
                 self.stain_failures[name] = float(failed.mean())
             self._domains[name] = Images(pixels, labels, table[columns])
         return self._domains[name]
+
+    def open_set(self, domain: str) -> Images:
+        """The cells of a domain that are of no class, labelled as in `FOREIGN`."""
+        whole = self.domain(open_set_of(domain))
+        return replace(whole, table=whole.table.assign(domain=domain, part=OPEN_SET))
 
     def stained(self, source: str, stain: str) -> PreparedImages:
         """The same images, stain normalised as fitted on the source's training part alone."""

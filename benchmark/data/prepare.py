@@ -1,7 +1,8 @@
 """Decode every image of a profile once into uint8 arrays, with the table that names their rows.
 
 `datasets/raw/` → `datasets/cache/<profile>/{<domain>.npy, manifest.parquet}`; the digests of the
-arrays, which are part of every run's fingerprint, go to `results/<profile>/data.json`.
+arrays, which are part of every run's fingerprint, go to `results/<profile>/data.json`. Cells of no
+class of the label space lie apart, as `<domain>.open_set`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from benchmark.config import Profile
-from benchmark.data.arrays import array_path, cache_folder, table_path
-from benchmark.data.cards import Card, card_of, domain_images
+from benchmark.data.arrays import (
+    OPEN_SET_SUFFIX,
+    array_path,
+    cache_folder,
+    open_set_of,
+    table_path,
+)
+from benchmark.data.cards import Card, card_of, domain_images, open_set_images
 from benchmark.data.crop import Crop, crop_box, crop_facts, crop_fraction
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
@@ -105,53 +113,22 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     """
     datasets = root / "datasets"
     cache = cache_folder(root, profile_name)
-    tables, facts = [], {}
+    tables: list[pd.DataFrame] = []
+    facts: dict[str, dict[str, Any]] = {}
     for domain in profile.domains:
         card = card_of(cards, domain)
-        images = domain_images(datasets, card, domain, profile.label_space, profile.subset)
+        asked = datasets, card, domain, profile.label_space, profile.subset
         crop = card.domains[domain].crop_for(profile.label_space)
-        raw = datasets / "raw" / card.folder
-        key = digest(
-            [
-                DECODER,
-                profile.image_size,
-                crop_facts(crop),
-                images[["path", "sha256", "class_name"]].to_numpy().tolist(),
-                card.domains[domain].model_dump(mode="json")["acquisition"],
-            ]
-        )
-        array = array_path(cache, domain)
-        receipt = array.with_suffix(".json")
-        known = read_json(receipt) if receipt.exists() else {}
-        if known.get("key") == key and array.exists() and known["sha256"] == sha256_file(array):
-            say(f"prepare {domain}: {len(images)} images, unchanged")
-        else:
-            pixels = decode_all([raw / p for p in images["path"]], crop, profile.image_size, domain)
-            with atomic(array) as temporary, temporary.open("wb") as file:
-                np.save(file, pixels)
-            known = {"key": key, "sha256": sha256_file(array)}
-            write_json(receipt, known)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "domain": domain,
-                    "row": np.arange(len(images)),
-                    "image": images["path"],
-                    "group": images["group"],
-                    "class_name": images["class_name"],
-                }
-            )
-        )
-        facts[domain] = {
-            "dataset": card.name,
-            "images": len(images),
-            "classes": images["class_name"].value_counts().sort_index().to_dict(),
-            "crop": crop_facts(crop),
-            "digest": hashlib.sha256(
-                (known["sha256"] + digest(tables[-1].to_numpy().tolist())).encode()
-            ).hexdigest()[:16],
-        }
-    remove_unknown(cache, profile.domains)
+        cells = domain_images(*asked)
+        facts[domain], table = make_array(datasets, cache, profile, card, (domain, crop), cells)
+        tables.append(table)
+        cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
+        if len(cells):
+            name = (open_set_of(domain), crop)
+            own, table = make_array(datasets, cache, profile, card, name, cells)
+            facts[domain]["open_set"] = own
+            tables.append(table)
+    remove_unknown(cache, [name for table in tables for name in table["domain"].unique()])
     with atomic(table_path(cache)) as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
     write_json(
@@ -165,6 +142,65 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
             "domains": facts,
         },
     )
+
+
+def make_array(
+    datasets: Path,
+    cache: Path,
+    profile: Profile,
+    card: Card,
+    named: tuple[str, Crop],
+    images: pd.DataFrame,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Decode images into an array, or keep the one that was made of the same.
+
+    Args:
+        named: the array's name and how its images are cropped.
+        images: path, sha256, group and class_name of each.
+
+    Returns:
+        What data.json says of the array, and the table of its rows.
+    """
+    name, crop = named
+    domain = card.domains[name.removesuffix(OPEN_SET_SUFFIX)]
+    key = digest(
+        [
+            DECODER,
+            profile.image_size,
+            crop_facts(crop),
+            images[["path", "sha256", "class_name"]].to_numpy().tolist(),
+            domain.model_dump(mode="json")["acquisition"],
+        ]
+    )
+    array = array_path(cache, name)
+    receipt = array.with_suffix(".json")
+    known = read_json(receipt) if receipt.exists() else {}
+    if known.get("key") == key and array.exists() and known["sha256"] == sha256_file(array):
+        say(f"prepare {name}: {len(images)} images, unchanged")
+    else:
+        raw = datasets / "raw" / card.folder
+        pixels = decode_all([raw / p for p in images["path"]], crop, profile.image_size, name)
+        with atomic(array) as temporary, temporary.open("wb") as file:
+            np.save(file, pixels)
+        known = {"key": key, "sha256": sha256_file(array)}
+        write_json(receipt, known)
+    table = pd.DataFrame(
+        {
+            "domain": name,
+            "row": np.arange(len(images)),
+            "image": images["path"],
+            "group": images["group"],
+            "class_name": images["class_name"],
+        }
+    )
+    both = known["sha256"] + digest(table.to_numpy().tolist())
+    return {
+        "dataset": card.name,
+        "images": len(images),
+        "classes": images["class_name"].value_counts().sort_index().to_dict(),
+        "crop": crop_facts(crop),
+        "digest": hashlib.sha256(both.encode()).hexdigest()[:16],
+    }, table
 
 
 def decode_all(paths: list[Path], crop: Crop, size: int, domain: str) -> np.ndarray:
@@ -197,10 +233,10 @@ def decode_all(paths: list[Path], crop: Crop, size: int, domain: str) -> np.ndar
     return pixels
 
 
-def remove_unknown(cache: Path, domains: list[str]) -> None:
+def remove_unknown(cache: Path, arrays: list[str]) -> None:
     """Delete arrays of domains that the profile no longer has: the cache is what the plan says."""
     for path in [*cache.glob("*.npy"), *cache.glob("*.json")]:
-        if path.stem not in domains:
+        if path.stem not in arrays:
             try:
                 path.unlink()
             except OSError as error:

@@ -34,11 +34,14 @@ from benchmark.evaluation.predictions import (
     Answers,
     TestSet,
     read_answers,
+    read_foreign,
 )
 from benchmark.evaluation.selective import (
     CURVES_SCHEMA,
+    OPEN_SET_SCHEMA,
     REJECTION_SCHEMA,
     curve_rows,
+    open_set_rows,
     rejection_rows,
 )
 from benchmark.files import atomic
@@ -72,6 +75,7 @@ def evaluate(results: Path) -> None:
     is "" for a metric over all classes; `n` counts the images behind the value),
     `confusion.parquet` (one row per cell), `rejection.parquet` (one row per rejector and
     threshold), `curves.parquet` (points of reliability and risk-coverage curves),
+    `open_set.parquet` (one row per rejector and kind of foreign cell),
     `intervals.parquet` (one row per cell of a table), `evidence.parquet` (one row per column of a
     table) and `effects.parquet` (one row per exchanged part and column). The majority rows have no
     seed and no track.
@@ -84,10 +88,10 @@ def evaluate(results: Path) -> None:
     experiments = load_experiments(results)
     runs = done_runs(experiments)
     answers = read_all(results, runs)
-    jobs = [partial(run_rows, *runs[run_id], own) for run_id, own in answers.items()]
+    jobs = [partial(run_rows, results, *runs[run_id], own) for run_id, own in answers.items()]
     by_run = in_processes(jobs, "scores")
-    metric_rows, confusion_rows, rejected, curves = (
-        [row for rows in by_run for row in rows[place]] for place in range(4)
+    metric_rows, confusion_rows, rejected, curves, strange = (
+        [row for rows in by_run for row in rows[place]] for place in range(5)
     )
     constants: dict[tuple[str, TestSet], tuple[Run, np.ndarray, tuple[str, ...]]] = {}
     for run_id, (run, classes) in runs.items():
@@ -108,6 +112,7 @@ def evaluate(results: Path) -> None:
         ("confusion", confusion_rows, CONFUSION_SCHEMA),
         ("rejection", rejected, REJECTION_SCHEMA),
         ("curves", curves, CURVES_SCHEMA),
+        ("open_set", strange, OPEN_SET_SCHEMA),
         ("intervals", cells, CELLS_SCHEMA),
         ("evidence", columns, COLUMNS_SCHEMA),
         ("effects", effects, EFFECTS_SCHEMA),
@@ -117,16 +122,18 @@ def evaluate(results: Path) -> None:
 
 
 def run_rows(
-    run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answers]
-) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
-    """Rows of `metrics`, `confusion`, `rejection` and `curves.parquet` for one run."""
+    results: Path, run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answers]
+) -> tuple[list[dict], ...]:
+    """Rows of `metrics`, `confusion`, `rejection`, `curves`, `open_set.parquet` for one run."""
     scored, counted = [], []
     for test_set, answer in answers.items():
         confusion = metrics.confusion_matrix(answer.labels, answer.predicted, len(classes))
         scored += score_rows(describe(run), test_set, confusion, classes)
         scored += answer_rows(describe(run), test_set, answer, classes)
         counted += count_rows(run.run_id, test_set, confusion, classes)
-    return scored, counted, rejection_rows(run, answers), curve_rows(run, answers)
+    foreign = read_foreign(results, run, classes)
+    strange = open_set_rows(run, answers, foreign)
+    return scored, counted, rejection_rows(run, answers), curve_rows(run, answers), strange
 
 
 def evidence(

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmark.data.arrays import OPEN_SET
 from benchmark.errors import UserError
 from benchmark.evaluation import calibration, metrics, rejection
 from benchmark.evaluation.experiments import Run
@@ -26,6 +28,15 @@ TestSet = tuple[str, str]
 REDUCED = "wbc4"
 DROPPED = "basophil"
 WBC5 = frozenset({"neutrophil", "lymphocyte", "monocyte", "eosinophil", DROPPED})
+
+
+class Foreign(NamedTuple):
+    """What a run answered on cells that are of no class of the label space."""
+
+    kinds: np.ndarray
+    """(images,) negative, as in `benchmark.data.arrays.FOREIGN`"""
+    logits: np.ndarray
+    """(images, classes) as stored"""
 
 
 class Answers(NamedTuple):
@@ -53,7 +64,7 @@ class Answers(NamedTuple):
 
 
 def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[TestSet, Answers]:
-    """Every test set of a run's `predictions.parquet`.
+    """Every test set of known classes in a run's `predictions.parquet`.
 
     Raises:
         UserError: the file is missing, is not the one recorded, does not follow the schema, or
@@ -70,7 +81,8 @@ def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[Test
     logit_columns = [f"logit_{name}" for name in classes]
     columns = ["domain", "part", "image", "group", "label", *logit_columns]
     try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
+        known = pc.field("part") != OPEN_SET
+        table = pq.read_table(path, columns=columns, partitioning=None, filters=known)
         # One order for all runs, so that equal test sets have equal digests.
         table = table.sort_by([(name, "ascending") for name in ("domain", "part", "image")])
         logits = np.column_stack([table[name].to_numpy() for name in logit_columns])
@@ -89,6 +101,22 @@ def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[Test
                 "scenario tests: delete its folder, then `wbc-shift train` makes it again"
             )
     return found
+
+
+def read_foreign(results: Path, run: Run, classes: tuple[str, ...]) -> dict[str, Foreign]:
+    """Domain → what a run answered on its cells of no class; empty where none were tested."""
+    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
+    columns = [f"logit_{name}" for name in classes]
+    table = pq.read_table(
+        path,
+        columns=["domain", "label", *columns],
+        partitioning=None,
+        filters=pc.field("part") == OPEN_SET,
+    ).to_pandas()
+    return {
+        domain: Foreign(rows["label"].to_numpy(np.int64), rows[columns].to_numpy())
+        for domain, rows in table.groupby("domain")
+    }
 
 
 def answer(table: pa.Table, logits: np.ndarray, classes: tuple[str, ...]) -> Answers:

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit
 
-from benchmark.config import corruption_of
-from benchmark.evaluation import conformal, rejection
+from benchmark.config import corruption_of, sources_of
+from benchmark.data.arrays import FOREIGN
+from benchmark.evaluation import conformal, open_set, rejection
 from benchmark.evaluation.calibration import fit_temperature, probabilities, reliability
 from benchmark.evaluation.experiments import Method, Run
-from benchmark.evaluation.predictions import Answers, TestSet
+from benchmark.evaluation.predictions import Answers, Foreign, TestSet
 
 ACCURACY = 0.99
 """Accuracy of the accepted images that thresholds are fitted to (he2023)."""
@@ -55,6 +56,17 @@ CURVES_SCHEMA = pa.schema(
 `risk_coverage` is coverage, risk and images answered, of the first rejector."""
 
 
+OPEN_SET_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "domain", "part", "kind", "rejector")),
+        *((name, pa.float64()) for name in ("auroc", "fpr_at_95")),
+        *((name, pa.int64()) for name in ("known_n", "foreign_n")),
+    ]
+)
+"""`open_set.parquet`: how well a confidence tells cells of no class, `near` or `far`, from the
+known cells of the same domain, which are in `part`."""
+
+
 class Judged(NamedTuple):
     """A rejector's view of one test set."""
 
@@ -77,15 +89,21 @@ def judged(answer: Answers, method: Method, temperature: float | None) -> dict[s
         temperature: fitted on the calibration part; None without one.
     """
     correct = answer.predicted == answer.labels
-    if closeness(method):
-        near = expit(answer.logits.astype(np.float64))
-        found = {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
-    else:
-        found = {name: f(answer.logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
-        if temperature is not None:
-            scaled = answer.logits / temperature
-            found["scaled_msp"] = rejection.maximum_probability(scaled)
+    found = confidences(answer.logits, method, temperature)
     return {name: Judged(confidence, correct) for name, confidence in found.items()}
+
+
+def confidences(
+    logits: np.ndarray, method: Method, temperature: float | None
+) -> dict[str, np.ndarray]:
+    """Confidence of each image by rejector, the method's own rejector first."""
+    if closeness(method):
+        near = expit(logits.astype(np.float64))
+        return {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
+    found = {name: f(logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
+    if temperature is not None:
+        found["scaled_msp"] = rejection.maximum_probability(logits / temperature)
+    return found
 
 
 def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answers]:
@@ -120,6 +138,30 @@ def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
                 rows.append(row | gained._asdict() | scores)
         if held is not None:
             rows.append(where | conformal_row(run.method, held, answer))
+    return rows
+
+
+def open_set_rows(
+    run: Run, answers: dict[TestSet, Answers], foreign: dict[str, Foreign]
+) -> list[dict]:
+    """Rows of `open_set.parquet`: foreign cells against known ones of the same domain."""
+    rows = []
+    for domain, cells in foreign.items():
+        home = domain in sources_of(run.scenario.source)
+        known = (run.scenario.source, "id_test") if home else (domain, "shifted")
+        own = confidences(answers[known].logits, run.method, None)
+        strange = confidences(cells.logits, run.method, None)
+        for kind, label in FOREIGN.items():
+            chosen = cells.kinds == label
+            where = {"run_id": run.run_id, "domain": domain, "part": known[1], "kind": kind}
+            where |= {"known_n": len(answers[known].labels), "foreign_n": int(chosen.sum())}
+            rows += [
+                where
+                | {"rejector": name, "auroc": open_set.auroc(own[name], strange[name][chosen])}
+                | {"fpr_at_95": open_set.fpr_at_95(own[name], strange[name][chosen])}
+                for name in own
+                if chosen.any()
+            ]
     return rows
 
 

@@ -23,6 +23,7 @@ from benchmark.report.pictures import OVERVIEW, Material, draw_all
 from benchmark.report.sheets.claims import claims_sheet
 from benchmark.report.sheets.corruptions import corruption_sheet
 from benchmark.report.sheets.measures import Evidence, load_evidence
+from benchmark.report.sheets.open_set import open_set_sheet
 from benchmark.report.sheets.rejection import rejection_sheet
 from benchmark.report.sheets.runs import runs_sheet
 from benchmark.report.sheets.sheet import Sheet, write_sheet
@@ -90,12 +91,13 @@ def write_experiment(folder: Path, experiment: Experiment, evidence: Evidence) -
     sheets = [
         corruption_sheet(experiment, scores),
         rejection_sheet(experiment, evidence.rejection, whole=False),
+        open_set_sheet(experiment, evidence.open_set),
         rejection_sheet(experiment, evidence.rejection),
     ]
     for sheet in filter(None, sheets):
         write_sheet(folder, sheet)
     # The page has the summary; line by line the rejectors are hundreds of rows.
-    return Section(experiment, tables, blocks, [], list(filter(None, sheets[:2])))
+    return Section(experiment, tables, blocks, [], list(filter(None, sheets[:3])))
 
 
 def write_overview(folder: Path, evidence: Evidence, records: Records) -> list[Sheet]:

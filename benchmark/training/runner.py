@@ -14,7 +14,13 @@ import torch
 from filelock import Timeout
 
 from benchmark.config import Training, corruption_of
-from benchmark.data.arrays import Images, PreparedImages
+from benchmark.data.arrays import (
+    OPEN_SET,
+    OPEN_SET_SUFFIX,
+    Images,
+    PreparedImages,
+    open_set_of,
+)
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1
 from benchmark.files import read_json
@@ -111,7 +117,8 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         if outcome["outcome"] != "done":
             raise UserError(f"{run['run_id']}: {outcome['outcome']}: {outcome['reason']}")
         table = pd.read_parquet(run_folder(root, profile, run["run_id"]) / "predictions.parquet")
-        for (domain, part), rows in table.groupby(["domain", "part"], sort=False):
+        known = table[table["part"] != OPEN_SET]
+        for (domain, part), rows in known.groupby(["domain", "part"], sort=False):
             predicted = rows[[f"logit_{name}" for name in classes]].to_numpy().argmax(1)
             score = macro_f1(confusion_matrix(rows["label"].to_numpy(), predicted, len(classes)))
             say(f"  {domain} ({part}, n = {len(rows)}): macro-F1 {100 * score:.1f} %")
@@ -215,13 +222,23 @@ def loaded(weights: Weights, run: Run) -> dict[str, Any]:
 
 
 def test_sets(run: Run) -> list[TestSet]:
-    """What a run predicts: the source's held-out parts, then its targets."""
+    """What a run predicts: the source's held-out parts, its targets, and cells of no class."""
     held_out = [(run["scenario"]["source"], part) for part in HELD_OUT]
-    return [*held_out, *((target, "shifted") for target in run["scenario"]["targets"])]
+    shifted = [(target, "shifted") for target in run["scenario"]["targets"]]
+    named = [name for name in run["tested"] if name.endswith(OPEN_SET_SUFFIX)]
+    foreign = [(name.removesuffix(OPEN_SET_SUFFIX), OPEN_SET) for name in named]
+    return [*held_out, *shifted, *foreign]
+
+
+def tested_as(domain: str, part: str) -> str | None:
+    """The key of a test set among a run's `tested`; None of one that its training settles."""
+    return {"shifted": domain, OPEN_SET: open_set_of(domain)}.get(part)
 
 
 def images_of(images: PreparedImages, domain: str, part: str) -> Images:
     """The images of a test set."""
+    if part == OPEN_SET:
+        return images.open_set(domain)
     if part != "shifted":
         return images.part(domain, part)
     corruption = corruption_of(domain)
@@ -252,7 +269,7 @@ def standing_predictions(
         name: table.reset_index(drop=True)
         for name, table in tables
         if name in test_sets(run)
-        and (name[1] != "shifted" or record["tested"].get(name[0]) == run["tested"][name[0]])
+        and ((key := tested_as(*name)) is None or record["tested"].get(key) == run["tested"][key])
     }
 
 

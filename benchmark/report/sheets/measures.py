@@ -17,6 +17,7 @@ from benchmark.evaluation import metrics, rejection
 from benchmark.evaluation.evaluate import majority_id
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report.formats import interval_text, number
+from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection
 from benchmark.report.sheets.sheet import percent
 from benchmark.report.tables import Cell, Scores, cell, read_evaluated, values
@@ -29,6 +30,7 @@ class Evidence(NamedTuple):
     scores: Scores
     effects: pd.DataFrame
     rejection: pd.DataFrame
+    open_set: pd.DataFrame
 
 
 Measured = Iterator[tuple[str, str]]
@@ -38,7 +40,8 @@ Measured = Iterator[tuple[str, str]]
 def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) -> Evidence:
     """What `evaluate` wrote."""
     effects = pd.DataFrame(read_evaluated(Path(results) / "effects.parquet", experiments))
-    return Evidence(experiments, scores, effects, load_rejection(results, experiments))
+    rejected, foreign = (load(results, experiments) for load in (load_rejection, load_open_set))
+    return Evidence(experiments, scores, effects, rejected, foreign)
 
 
 def constant_against_models(evidence: Evidence) -> Measured:
