@@ -149,6 +149,63 @@ def test_one_cell_in_two_groups_of_one_domain_is_a_warning_until_its_line_is_add
     assert "same cell" in checks("known")
 
 
+def test_the_record_tells_how_many_flagged_pairs_review_confirms(prepared, wbc_shift) -> None:
+    def pairs() -> list:
+        wbc_shift("audit", "-p", "tiny")
+        found = record()["pairs"]
+        return [found[key] for key in ("flagged", "one_cell", "two_cells", "unreviewed")]
+
+    put("b/monocyte/slide5_0.jpg", ImageOps.flip(picture("b/monocyte/slide3_0.jpg")), quality=80)
+    put("b/lymphocyte/slide5_0.jpg", picture("b/lymphocyte/slide3_0.jpg"), quality=80)
+    put("b/basophil/slide3_0.jpg", picture("a/basophil/slide0_0.jpg"), quality=60)
+    assert pairs() == [3, 0, 0, 3]
+    assert record()["pairs"]["precision"] is None
+    # An image taken out is still seen: its pair stays flagged.
+    accept_findings("failures")
+    assert pairs() == [3, 1, 0, 2]
+    (monocytes,) = (
+        mend["line"]
+        for finding in record()["warnings"]
+        for mend in finding["mend"]
+        if "monocyte" in mend["line"]
+    )
+    with Path("datasets/same_cells.csv").open("a") as file:
+        file.write(monocytes + "\n")
+    Path("datasets/different_cells.csv").write_text(
+        "dataset,path,other_dataset,other,finder\n"
+        "toy,b/lymphocyte/slide3_0.jpg,toy,b/lymphocyte/slide5_0.jpg,a reader\n"
+    )
+    assert pairs() == [3, 2, 1, 0]
+    assert record()["warnings"] == []
+    assert record()["pairs"]["precision"] == 0.6667
+    # Wilson's interval by hand: z = 1.96, (p + z²/2n ± z √(p q / n + z²/4n²)) / (1 + z²/n).
+    assert record()["pairs"]["precision_95"] == pytest.approx([0.2077, 0.9385], abs=2e-4)
+    assert "Precision 0.667 (n = 3" in Path("results/tiny/audit.html").read_text()
+
+
+def test_a_pair_of_two_domains_that_review_calls_two_cells_fails_no_more(
+    prepared, wbc_shift
+) -> None:
+    put("b/monocyte/slide3_0.jpg", picture("a/monocyte/slide0_0.jpg"), quality=60)
+    Path("datasets/different_cells.csv").write_text(
+        "dataset,path,other_dataset,other,finder\n"
+        "toy,b/monocyte/slide3_0.jpg,toy,a/monocyte/slide0_0.jpg,a reader\n"
+    )
+    assert wbc_shift("audit", "-p", "tiny").status == 0
+
+
+def test_a_pair_inside_one_group_is_shown_until_somebody_has_looked_at_it(
+    prepared, wbc_shift
+) -> None:
+    put("b/monocyte/slide3_1.jpg", picture("b/monocyte/slide3_0.jpg"), quality=60)
+    wbc_shift("audit", "-p", "tiny")
+    assert (record()["warnings"], len(record()["unreviewed_in_one_group"])) == ([], 1)
+    accept_findings("unreviewed_in_one_group")
+    wbc_shift("audit", "-p", "tiny")
+    found = record()
+    assert (found["unreviewed_in_one_group"], found["pairs"]["one_cell"]) == ([], 1)
+
+
 def test_equal_files_with_two_labels_fail_and_name_the_lines_that_mend_it(
     prepared, wbc_shift
 ) -> None:

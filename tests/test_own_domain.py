@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,20 @@ def test_images_of_another_set_are_not_used(prepared: Path, wbc_shift) -> None:
         "Monocytes/jpeg.jpg": "the same cell as a/monocyte/slide0_0.jpg of toy-a",
         "Monocytes/same.jpg": "the same file as a/monocyte/slide1_0.jpg of toy",
     }
+
+
+def test_a_folder_of_nothing_but_another_sets_files_is_refused_though_that_set_is_not_here(
+    prepared: Path, wbc_shift
+) -> None:
+    (Path("lab") / "monocyte").mkdir(parents=True)
+    copied = Path("lab/monocyte/mine.jpg")
+    copied.write_bytes(Path("datasets/raw/toy/a/monocyte/slide0_0.jpg").read_bytes())
+    shutil.rmtree("datasets/raw/toy")
+    outcome = wbc_shift(*ADD)
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert "mine.jpg: the same file as a/monocyte/slide0_0.jpg of toy" in outcome.err
+    assert not RAW.exists()
 
 
 def test_images_of_every_kind_are_taken(project: Path, wbc_shift) -> None:

@@ -24,7 +24,14 @@ from benchmark.audit.checks import (
 from benchmark.audit.findings import Finding, more
 from benchmark.audit.images import look_at
 from benchmark.audit.page import write_page
-from benchmark.audit.pairs import check_pairs, known_cases
+from benchmark.audit.pairs import (
+    check_pairs,
+    excluded_at_hand,
+    find_pairs,
+    known_cases,
+    precision,
+    review,
+)
 from benchmark.config import Params, Profile
 from benchmark.data import near_duplicates
 from benchmark.data.cards import Card, card_of, domain_images
@@ -52,6 +59,10 @@ class Audit:
     known: list[Finding] = field(default_factory=list)
     kept_together: int = 0
     """Pairs of one cell inside one group, which no split can part."""
+    inside: list[Finding] = field(default_factory=list)
+    """Those of them that nobody has looked at."""
+    pairs: dict[str, Any] = field(default_factory=dict)
+    """How many pairs the search flagged, and what review says of them."""
 
     @property
     def verdict(self) -> str:
@@ -84,13 +95,20 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
         audit.failures += failures
         audit.warnings += warnings
         audit.known += known
+    aside = excluded_at_hand(root, chosen)
+    files += [raw_folder(root / "datasets", cards[r.dataset]) / r.path for r in aside.itertuples()]
     looks = look_at(files, root / "datasets" / "cache" / "audit")
-    audit.failures += check_files(images, looks)
+    audit.failures += check_files(images, looks[: len(images)])
+    everything = pd.concat([images.assign(reason=""), aside], ignore_index=True)
     sound = [row for row, seen in enumerate(looks) if seen.fault is None]
-    table, looks = images.iloc[sound].reset_index(drop=True), [looks[row] for row in sound]
-    failures, warnings, audit.kept_together = check_pairs(Scenarios(profile), table, looks)
-    audit.failures += failures
-    audit.warnings += warnings
+    table, looks = everything.iloc[sound].reset_index(drop=True), [looks[row] for row in sound]
+    pairs = find_pairs(looks)
+    pairs["verdict"] = review(root / "datasets", table, looks, pairs)
+    audit.pairs = precision(pairs["verdict"])
+    judged = check_pairs(Scenarios(profile), table, looks, pairs)
+    audit.failures += judged.failures
+    audit.warnings += judged.warnings
+    audit.inside, audit.kept_together = judged.inside, judged.kept_together
     audit.known += known_cases(root, chosen, table, looks)
     folder = profile_folder(root, name)
     write_json(folder / "audit.json", record(name, images, audit))
@@ -144,8 +162,10 @@ def record(name: str, images: pd.DataFrame, audit: Audit) -> dict[str, Any]:
         "verdict": audit.verdict,
         "measures": MEASURES,
         "domains": domains,
+        "pairs": audit.pairs,
         "pairs_kept_together_by_their_group": audit.kept_together,
         "failures": [asdict(finding) for finding in audit.failures],
         "warnings": [asdict(finding) for finding in audit.warnings],
+        "unreviewed_in_one_group": [asdict(finding) for finding in audit.inside],
         "known": [asdict(finding) for finding in audit.known],
     }

@@ -17,7 +17,7 @@ from benchmark.audit.pairs import EQUAL
 from benchmark.config import Profile
 from benchmark.data.cards import Card, card_of, domain_images, published_images
 from benchmark.data.known_cases import join_groups
-from benchmark.data.near_duplicates import near_duplicates
+from benchmark.data.near_duplicates import SIDE, near_duplicates
 from benchmark.data.prepare import SMALLEST_SIDE
 
 FINDINGS = ["path", "finding", "because"]
@@ -72,7 +72,8 @@ def judge(
     used = [row for row in images.index if row not in excluded]
     seen = [*other_looks, *(looks[row] for row in used)]
     since, pairs, doubts = len(others), [], []
-    for pair in near_duplicates(np.stack([s.miniature for s in seen]), since).itertuples():
+    miniatures = np.array([s.miniature for s in seen], np.uint8).reshape(-1, SIDE, SIDE)
+    for pair in near_duplicates(miniatures, since).itertuples():
         row = used[pair.second - since]
         if pair.first < since:
             other = others.iloc[pair.first]

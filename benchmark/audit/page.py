@@ -63,10 +63,11 @@ def write_page(
     kinds = {
         "Failures": audit.failures,
         "New finds": audit.warnings,
+        "Pairs inside one group that nobody has looked at": audit.inside,
         "Known cases": audit.known,
     }
     lines: dict[str, list[str]] = {}
-    for finding in [*audit.failures, *audit.warnings]:
+    for finding in [*audit.failures, *audit.warnings, *audit.inside]:
         for mend in finding.mend:
             lines.setdefault(mend.file, []).append(mend.line)
     text = environment.get_template("audit.html.jinja").render(

@@ -1,37 +1,70 @@
-"""Images that show one cell → what that means where they lie: failure, warning, or harmless."""
+"""Images that show one cell → what that means where they lie: failure, warning, or harmless.
+
+And how far the search may be trusted: what people who looked at its finds said of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from benchmark.audit.checks import Scenarios
 from benchmark.audit.findings import Finding, Mend, exclude, join_groups
 from benchmark.audit.images import Look
-from benchmark.data.cards import Card
-from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS, read_known_cases
+from benchmark.audit.manifest import excluded_images
+from benchmark.data.cards import Card, published_images
+from benchmark.data.fetch import raw_folder
+from benchmark.data.known_cases import (
+    DIFFERENT_CELLS,
+    EXCLUSIONS,
+    SAME_CELLS,
+    read_known_cases,
+)
 from benchmark.data.near_duplicates import correlate, near_duplicates
 
 EQUAL = 0.97
 """The correlation from which on two labels of one pair contradict each other beyond doubt."""
+ONE_CELL, TWO_CELLS, UNREVIEWED = "one cell", "two cells", "unreviewed"
+"""What review says of a pair that the search flagged."""
+
+
+@dataclass
+class Judged:
+    """What pairs of one cell mean where they lie.
+
+    Attributes:
+        inside: pairs within one group, which no split can part, that nobody has looked at.
+        kept_together: how many pairs lie within one group.
+    """
+
+    failures: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    inside: list[Finding] = field(default_factory=list)
+    kept_together: int = 0
 
 
 def check_pairs(
-    scenarios: Scenarios, images: pd.DataFrame, looks: list[Look]
-) -> tuple[list[Finding], list[Finding], int]:
-    """Images that show one cell: failures, warnings, and how many pairs one group keeps together.
+    scenarios: Scenarios, images: pd.DataFrame, looks: list[Look], pairs: pd.DataFrame
+) -> Judged:
+    """Judge the pairs of images that are used; those reviewed as two cells are passed over.
 
     Args:
-        images: dataset, domain, path, group, class_name and part ("" where nothing is split).
+        images: dataset, domain, path, group, class_name, part ("" where nothing is split) and
+            reason ("" where an image is used).
         looks: of the same rows, all without fault.
+        pairs: of `find_pairs`, with the verdict of `review`.
     """
-    failures, warnings, kept = [], [], 0
-    for pair in find_pairs(looks).itertuples():
+    judged = Judged()
+    for pair in pairs[pairs["verdict"] != TWO_CELLS].itertuples():
         first, second = images.iloc[pair.first], images.iloc[pair.second]
+        if first["reason"] or second["reason"]:
+            continue
         exact = looks[pair.first].sha256 == looks[pair.second].sha256
         what = "the same file" if exact else "one cell"
         names = f"{first['path']} and {second['path']}"
@@ -48,25 +81,26 @@ def check_pairs(
             text = f"{first['domain']}: {what}, labelled {both}: {names}"
             certain = exact or pair.similarity >= EQUAL
             lines = contradiction(first, second), contradiction(second, first)
-            (failures if certain else warnings).append(
+            (judged.failures if certain else judged.warnings).append(
                 Finding("conflicting labels", text, **facts, mend=lines)
             )
-        elif not severe and not apart and first["group"] == second["group"]:
-            kept += 1
-            continue
         lines = (known_line(first, second, exact, apart, facts["similarity"]),)
         if severe and apart:
             where = f"{first['domain']} and {second['domain']} ({joint[0]})"
             text = f"{what} in {where}: {names}"
-            failures.append(Finding("across domains", text, **facts, mend=lines))
+            judged.failures.append(Finding("across domains", text, **facts, mend=lines))
         elif severe:
             where = f"{first['part']} and {second['part']}"
             text = f"{first['domain']}: {what} in {where}: {names}"
-            failures.append(Finding("across parts", text, **facts, mend=lines))
+            judged.failures.append(Finding("across parts", text, **facts, mend=lines))
         elif first["class_name"] == second["class_name"]:
-            text = f"{first['domain']}: {what}: {names}"
-            warnings.append(Finding("same cell", text, **facts, mend=lines))
-    return failures, warnings, kept
+            inside = not apart and first["group"] == second["group"]
+            judged.kept_together += inside
+            if not inside or pair.verdict == UNREVIEWED:
+                text = f"{first['domain']}: {what}: {names}"
+                finding = Finding("same cell", text, **facts, mend=lines)
+                (judged.inside if inside else judged.warnings).append(finding)
+    return judged
 
 
 def known_line(
@@ -103,6 +137,66 @@ def find_pairs(looks: list[Look]) -> pd.DataFrame:
         if pair not in found
     ]
     return pd.DataFrame([*equal, *near.itertuples(index=False)], columns=near.columns)
+
+
+def excluded_at_hand(root: Path, cards: Iterable[Card]) -> pd.DataFrame:
+    """Images that review took out of every use, where their files are here: dataset, path, reason.
+
+    The search sees them too: what it says of known copies tells how good it is.
+    """
+    rows = [
+        (card.name, path, reason)
+        for card in cards
+        for path, reason in excluded_images(
+            root / "datasets", card.name, published_images(root / "datasets", card)
+        ).items()
+        if (raw_folder(root / "datasets", card) / path).is_file()
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "path", "reason"])
+
+
+def review(
+    datasets: Path, images: pd.DataFrame, looks: list[Look], pairs: pd.DataFrame
+) -> list[str]:
+    """What is known of each pair: one cell, two cells, or that nobody has looked at it.
+
+    Equal files need no eye. An excluded image is one cell with the one that its reason names.
+
+    Args:
+        images: dataset, path and reason ("" where an image is used).
+        looks: of the same rows.
+        pairs: of `find_pairs`.
+    """
+    reviewed = {}
+    for name in images["dataset"].unique():
+        for case in read_known_cases(datasets, SAME_CELLS, name).itertuples():
+            reviewed[frozenset({(name, case.path), (name, case.other)})] = ONE_CELL
+        for case in read_known_cases(datasets, DIFFERENT_CELLS, name).itertuples():
+            reviewed[frozenset({(name, case.path), (case.other_dataset, case.other)})] = TWO_CELLS
+    verdicts = []
+    for pair in pairs.itertuples():
+        first, second = images.iloc[pair.first], images.iloc[pair.second]
+        both = frozenset((row["dataset"], row["path"]) for row in (first, second))
+        named = f" {second['path']}" in first["reason"] or f" {first['path']}" in second["reason"]
+        same = named or looks[pair.first].sha256 == looks[pair.second].sha256
+        verdicts.append(ONE_CELL if same else reviewed.get(both, UNREVIEWED))
+    return verdicts
+
+
+def precision(verdicts: Iterable[str]) -> dict[str, int | float | list[float] | None]:
+    """How many flagged pairs are what, and the part of those reviewed that show one cell.
+
+    With its 95 % interval (Wilson 1927); None where none is reviewed.
+    """
+    counts = pd.Series(list(verdicts), dtype=object).value_counts()
+    one, two, unreviewed = (int(counts.get(v, 0)) for v in (ONE_CELL, TWO_CELLS, UNREVIEWED))
+    found = {"flagged": one + two + unreviewed, "one_cell": one, "two_cells": two}
+    found |= {"unreviewed": unreviewed, "precision": None, "precision_95": None}
+    if one + two:
+        interval = binomtest(one, one + two).proportion_ci(0.95, "wilson")
+        found["precision"] = round(one / (one + two), 4)
+        found["precision_95"] = [round(float(end), 4) for end in interval]
+    return found
 
 
 def known_cases(

@@ -2,7 +2,9 @@
 
 `datasets/exclusions.csv` names images that are not used at all. `datasets/same_cells.csv` names
 pairs of images that show one cell: both stay, but their groups are one group, so that no split
-and no resampling of groups can part them. Both are reviewed in git; the audit finds candidates.
+and no resampling of groups can part them. `datasets/different_cells.csv`, where there is one, names
+pairs that the audit took for one cell and that are not: it says no more of them, and counts them.
+All are reviewed in git; the audit finds candidates.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ from benchmark.errors import UserError, suggest
 
 EXCLUSIONS = "exclusions.csv"
 SAME_CELLS = "same_cells.csv"
+DIFFERENT_CELLS = "different_cells.csv"
 COLUMNS = {
     EXCLUSIONS: ["dataset", "path", "reason", "finder"],
     SAME_CELLS: ["dataset", "path", "other", "similarity", "finder"],
+    DIFFERENT_CELLS: ["dataset", "path", "other_dataset", "other", "finder"],
 }
 
 
 def read_known_cases(datasets: Path, file: str, dataset: str) -> pd.DataFrame:
-    """The rows of one of the two files that concern a dataset; none if there is no such file.
+    """The rows of one of the files that concern a dataset; none if there is no such file.
 
     Raises:
         UserError: the file is no CSV of the expected columns.

@@ -78,9 +78,10 @@ class Added:
         return [
             *lines,
             f"the images lie in datasets/raw/{name}, which git ignores; datasets/{name}.yaml, "
-            f"{PARAMS} and the predictions to come (they name images) are not ignored",
+            f"{PARAMS}, pipelines and the predictions to come (they name images) are not ignored",
             f"next: wbc-shift fetch -p {profile} && wbc-shift prepare -p {profile} && "
-            f"wbc-shift plan -p {profile} && wbc-shift train -p {profile}, or dvc repro",
+            f"wbc-shift plan -p {profile} && wbc-shift train -p {profile}, or dvc repro with the "
+            "dvc.yaml of that profile",
         ]
 
 
@@ -140,7 +141,8 @@ def add_domain(
     used = judged.loc[judged["excluded"] == "", "label"].map(targets[profile.label_space])
     classes = {c: int((used == c).sum()) for c in found_spaces.spaces[profile.label_space]}
     if not any(classes.values()):
-        raise UserError(f"{folder}: no usable image has a class of {profile.label_space}")
+        why = f"; {found['path'].iloc[-1]}: {found['because'].iloc[-1]}" if len(found) else ""
+        raise UserError(f"{folder}: no usable image has a class of {profile.label_space}{why}")
     card = own_card(name, judged["label"], targets, crop, grouped)
     settings = with_domain(root / PARAMS, profile_name, name)
     place(root, folder, target, judged, found, card, settings)
