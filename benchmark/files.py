@@ -46,6 +46,21 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable_folder(path: Path) -> Path:
+    """Make a folder, and see that files can be made in it before any work is spent.
+
+    Raises:
+        UserError: they cannot: a read-only disk, a full one, a file in the folder's place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     """Say why `path` cannot be written; everything written before it stays."""
     if error.errno == errno.ENOSPC:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import cannot_write, read_json
-from benchmark.plan import plan_path, profile_folder
+from benchmark.files import read_json, writable_folder
+from benchmark.plan import plan_path
 from benchmark.progress import say, track
 from benchmark.runs import Run
 
@@ -51,9 +50,11 @@ def launch(
         UserError: Ray is missing or cannot be reached, results cannot be written, the launch was
             interrupted, or some runs failed, told after all were tried.
     """
+    from benchmark.training.records import locks_folder
+
     ray = import_ray()
     root = Path(root).resolve()
-    make_locks_folder(root, profile)
+    writable_folder(locks_folder(root, profile))
     tasks = missing_tasks(root, profile, experiments)
     total = sum(map(len, tasks))
     say(f"{profile}: {total} runs to do, in {len(tasks)} trainings")
@@ -85,22 +86,6 @@ def import_ray() -> Any:
             "launch needs Ray: pip install 'wbc-shift[cluster]', or run `wbc-shift train`"
         ) from None
     return ray
-
-
-def make_locks_folder(root: Path, profile: str) -> None:
-    """Make the folder of locks and see that it can be written, before anything is started."""
-    folder = locks_folder(root, profile)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
-def locks_folder(root: Path, profile: str) -> Path:
-    """Where each training has its lock, the same that `train` takes."""
-    return profile_folder(root, profile) / "locks"
 
 
 def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list[Run]]:
@@ -212,7 +197,7 @@ def carry_out_together(
     """
     from filelock import Timeout
 
-    from benchmark.training.records import run_lock
+    from benchmark.training.records import locks_folder, run_lock
     from benchmark.training.runner import carry_out, finished
 
     os.environ.update(environment)

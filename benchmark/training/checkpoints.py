@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from benchmark.files import atomic
 from benchmark.plan import profile_folder
@@ -28,7 +28,8 @@ def write_checkpoint(path: Path, result: Fit) -> None:
     }
     with atomic(path) as temporary:
         state = {name: value.contiguous() for name, value in result.state.items()}
-        save_file(state, temporary, metadata={"fit": json.dumps(facts)})
+        # Not `save_file`: on a full disk it raises an error of its own, which says less.
+        temporary.write_bytes(save(state, metadata={"fit": json.dumps(facts)}))
 
 
 def read_checkpoint(path: Path) -> Fit | None:

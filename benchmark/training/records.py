@@ -12,7 +12,7 @@ import pandas as pd
 from filelock import FileLock
 
 from benchmark.errors import UserError
-from benchmark.files import cannot_write, read_json, sha256_file, write_json
+from benchmark.files import cannot_write, read_json, sha256_file, writable_folder, write_json
 from benchmark.plan import plan_path, profile_folder
 from benchmark.runs import Run
 
@@ -25,16 +25,17 @@ def run_folder(root: Path, profile: str, run_id: str) -> Path:
     return profile_folder(root, profile) / "runs" / run_id
 
 
+def locks_folder(root: Path, profile: str) -> Path:
+    """Where each training has its lock."""
+    return profile_folder(root, profile) / "locks"
+
+
 def run_lock(root: Path, profile: str, run: Run) -> FileLock:
     """The lock of a run's training: runs that share one wait for it, then take its checkpoint.
 
     It is released by the system when a process dies.
     """
-    folder = profile_folder(root, profile) / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    folder = writable_folder(locks_folder(root, profile))
     return FileLock(folder / f"{run['training_fingerprint']}.lock", timeout=0)
 
 
