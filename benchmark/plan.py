@@ -57,17 +57,18 @@ def plan_one(
     """One run outside any experiment, after the members it averages, if it is an ensemble.
 
     Args:
-        method: a name under `methods`, or one that a grid of the profile gives.
+        method: a name under `methods`, or one that a grid of any profile gives.
 
     Raises:
         UserError: unknown method or scenario; a source domain without a split.
     """
     profile = params.profile(profile_name)
     known = dict(params.methods)
-    for experiment in profile.experiments.values():
-        known |= {each.canonical_name: each for each in grid(experiment)}
+    for each_profile in params.profiles.values():
+        for experiment in each_profile.experiments.values():
+            known |= {each.canonical_name: each for each in grid(experiment)}
     if method not in known:
-        raise UserError(f"profile {profile_name}: no method '{method}'{suggest(method, known)}")
+        raise UserError(f"no method '{method}'{suggest(method, known)}")
     for domain in sources_of(expand_scenario(scenario, profile.domains)[0]):
         if domain not in params.sources():
             raise UserError(

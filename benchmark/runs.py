@@ -128,6 +128,11 @@ def check_blocks(params: Params, method: Method) -> None:
         # Values are checked where they are used.
         registry[name](*[torch.ones(2)][:positional], **parameters)
     loss = LOSSES[method.loss](torch.ones(2), **params.losses[method.loss])
+    if method.head != "linear" and getattr(loss, "brings_head", False):
+        raise UserError(
+            f"{PARAMS}: methods: head {method.head}: loss {method.loss} brings its own: "
+            "leave head at linear, or take another loss"
+        )
     RECIPES[method.recipe](**params.recipes.get(method.recipe, {})).check(2, loss)
 
 

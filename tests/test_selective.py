@@ -70,6 +70,18 @@ def test_conformal_prediction_says_when_classes_are_too_small_for_it(tmp_path):
     assert rows["conformal", "plain"]["marginal_classes"] == 2
 
 
+def test_no_label_of_a_target_moves_a_threshold_or_what_is_rejected(tmp_path):
+    run, answers = answers_of(tmp_path)
+    target = answers["bccd", "shifted"]
+    wrong = answers | {("bccd", "shifted"): target._replace(labels=(target.labels + 1) % 5)}
+    honest, poisoned = (by_rejector(rejection_rows(run, a), "bccd") for a in (answers, wrong))
+    assert ("conformal", "plain") in honest
+    for rejector, row in honest.items():
+        for score in ("threshold", "rejected"):
+            assert poisoned[rejector][score] == pytest.approx(row[score], nan_ok=True)
+    assert poisoned["msp", "plain"]["aurc"] != honest["msp", "plain"]["aurc"]
+
+
 def test_without_a_calibration_part_nothing_is_rejected_or_accepted(tmp_path):
     counts = {key: n for key, n in COUNTS.items() if key[1] != "calibration"}
     run, answers = answers_of(tmp_path, table=predictions(3, counts=counts))

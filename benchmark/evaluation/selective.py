@@ -76,10 +76,24 @@ class Judged(NamedTuple):
     """(images,) booleans"""
 
 
+def answers_itself(method: Method) -> bool:
+    """Whether a method's logits are those of its network's own head, in one view."""
+    return (method.readout, method.inference) == ("head", "single") and not ensemble(method)
+
+
+def ensemble(method: Method) -> bool:
+    return method.recipe == "ensemble"
+
+
 def closeness(method: Method) -> bool:
     """Whether a method's logits are those of a closeness to centroids."""
-    plain = (method.readout, method.inference) == ("head", "single")
-    return method.loss in CENTROIDS and plain
+    return method.loss in CENTROIDS and answers_itself(method)
+
+
+def log_probabilities(method: Method) -> bool:
+    """Whether a method's logits are logarithms of probabilities, whose energy is 0 everywhere."""
+    averaged = ensemble(method) or method.inference.startswith("tta")
+    return averaged or method.readout == "nearest_neighbours"
 
 
 def judged(answer: Answers, method: Method, temperature: float | None) -> dict[str, Judged]:
@@ -101,6 +115,8 @@ def confidences(
         near = expit(logits.astype(np.float64))
         return {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
     found = {name: f(logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
+    if log_probabilities(method):
+        del found["energy"]
     if temperature is not None:
         found["scaled_msp"] = rejection.maximum_probability(logits / temperature)
     return found

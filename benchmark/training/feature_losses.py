@@ -151,6 +151,7 @@ class SupervisedContrast(Loss):
     """
 
     needs_features = True
+    brings_head = True
 
     def __init__(self, class_counts: Tensor, weight: float = 1.0, temperature: float = 0.1) -> None:
         super().__init__()

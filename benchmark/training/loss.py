@@ -25,6 +25,9 @@ class Loss(nn.Module):
     """Whether `update` is given the batch's features anew, after the optimiser's step: a second
     pass in training mode, without gradient. Else it gets those of the step itself."""
 
+    brings_head = False
+    """Whether it places its own classifier, so that a method can choose no other head."""
+
     remedy = "lower the learning rate"
     """What to try where one of the `facts` is no longer finite."""
 

@@ -117,6 +117,8 @@ class LabelDistributionAwareMargin(Loss):
     network's probability. Without the deferred re-weighting that the paper adds as a schedule.
     """
 
+    brings_head = True
+
     def __init__(self, class_counts: Tensor, max_margin: float = 0.5, scale: float = 30.0) -> None:
         super().__init__()
         self.scale = scale
