@@ -52,10 +52,11 @@ def expand(
     for method in methods.values():
         check_blocks(params, method)
     skips = {name: skip(params, profile, method) for name, method in methods.items()}
+    cards = load_cards(root / "datasets")
     runs = []
     for scenario in experiment.scenarios:
         source, targets = expand_scenario(scenario, profile.domains)
-        refuse_shared_cells(load_cards(root / "datasets"), scenario, source, targets)
+        refuse_shared_cells(cards, scenario, source, targets)
         data = {
             "source": source,
             "source_data": joined(source, lambda domain: domains[domain]["digest"]),

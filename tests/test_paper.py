@@ -156,7 +156,7 @@ def test_a_sentence_says_which_methods_are_not_shown_to_be_worse():
     constant = Row("majority", 0, 0, (Cell(20.0), Cell(10.0)))
     start = "Trained on a (a->*): on the mean of targets, x has the highest macro-F1, 50.0 %"
     assert sentence(block(best)) == f"{start}."
-    assert sentence(block(best, good)) == f"{start}; none of the other 1 is shown to be worse."
+    assert sentence(block(best, good)) == f"{start}; the other method is not shown to be worse."
     assert sentence(block(best, bad)) == f"{start}; the other method is shown to be worse."
     assert sentence(block(best, good, bad, constant)) == (
         f"{start}; of the other 2, 1 are not shown to be worse (y). "

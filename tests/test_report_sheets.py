@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ from test_evaluate import predictions, run_record, write_experiment, write_run
 
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.experiments import Method, load_experiments
+from benchmark.evaluation.experiments import Method, Scenario, load_experiments
 from benchmark.report.figures.overview import Speed, front, heat_maps
 from benchmark.report.figures.ranks import cliques, nemenyi, ranking
 from benchmark.report.report import report
-from benchmark.report.sheets.sheet import Sheet, to_csv, to_latex, to_markdown
+from benchmark.report.sheets.measures import ensembles_against_members
+from benchmark.report.sheets.sheet import Sheet, shares, to_csv, to_latex, to_markdown
 from benchmark.report.tables import load_scores
 
 CORRUPTIONS = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
@@ -91,9 +93,11 @@ def test_a_claim_without_runs_is_a_row_that_says_so(results):
     rows = sheet(results, "claims")
     measured = {row["claim"]: row["measured here"] for row in rows}
     assert measured["Macenko normalisation helps"] == "not run"
-    assert measured["Ld measures learning under imbalance"] == "Ld 100.0, accuracy 0.0"
-    far = [row for row in rows if row["where"].startswith("computed: D")]
-    assert far[0]["measured here"].startswith("published 1.0000, max D 0.0000")
+    assert len(measured) == len(rows)
+    assert measured["Ld measures learning under imbalance"].endswith(": Ld 100.0, accuracy 0.0")
+    far = measured["CCL's confidence tells the unreliable"]
+    assert far.startswith("computed: D")
+    assert "published 1.0000, max D 0.0000" in far
 
 
 def test_the_effect_of_a_part_is_the_difference_of_means_over_seeds(results):
@@ -104,9 +108,48 @@ def test_the_effect_of_a_part_is_the_difference_of_means_over_seeds(results):
     own = effects.query("choice == 'gn' and column == 'mean_target'").iloc[0]
     assert own["mean"] == pytest.approx(expected, abs=1e-6)
     assert own["low"] < own["mean"] < own["high"]
-    claims = {row["where"]: row["measured here"] for row in sheet(results, "claims")}
-    measured = claims["raabin->*: resnet18-gn-ce - resnet18-bn-ce"]
+    claims = {row["claim"]: row["measured here"] for row in sheet(results, "claims")}
+    measured = claims["Group instead of batch normalisation helps under shift"]
+    assert measured.count("resnet18-gn-ce - resnet18-bn-ce") == 2
     assert f"targets +{100 * expected:.1f} [" in measured
+
+
+def test_exchanges_count_each_pair_of_methods_once_a_scenario(results):
+    row = next(row for row in sheet(results, "exchanges") if row["choice"] == "gn")
+    assert (row["part"], row["instead of"], row["pairs"]) == ("normalisation", "bn", "2")
+    effects = pd.read_parquet(results / "effects.parquet").query("column == 'mean_target'")
+    own = effects.query("choice == 'gn' and plain == 'bn'")
+    assert int(row["higher"]) == (own["low"] > 0).sum()
+    assert int(row["lower"]) == (own["high"] < 0).sum()
+    assert float(row["greatest difference"]) == pytest.approx(100 * own["mean"].max(), abs=0.051)
+
+
+@pytest.mark.parametrize(("ensemble", "network", "sign"), [(0.33, 0.30, "+"), (0.30, 0.33, "-")])
+def test_an_ensemble_is_set_against_the_best_network_of_its_block(ensemble, network, sign):
+    means = {"resnet18-bn-ce": 0.2, "resnet18-gn-ce": network, "ensemble-bn-gn": ensemble}
+    behind = {"difference_low": -0.05, "difference_high": -0.01}
+    cells = {
+        ("e", "a->*", "inductive", name, "macro_f1", "", "mean_target"): {"mean": mean} | behind
+        for name, mean in means.items()
+    }
+    scenario = Scenario(name="a->*", source="a", targets=("b",))
+    runs = [SimpleNamespace(method=Method(name=name)) for name in means]
+    experiment = SimpleNamespace(experiment="e", blocks=lambda: {(scenario, "inductive"): runs})
+    evidence = SimpleNamespace(experiments=[experiment], scores=SimpleNamespace(cells=cells))
+    ends = "[1.0, 5.0]" if sign == "+" else "[-5.0, -1.0]"
+    found = [
+        tuple(text.replace("−", "-") for text in pair)
+        for pair in ensembles_against_members(evidence)
+    ]
+    assert found == [("a->*, ensemble-bn-gn - resnet18-gn-ce", f"targets {sign}3.0 {ends}")]
+
+
+def test_columns_that_wrap_share_what_the_others_leave():
+    widths = [10, 400, 100]
+    narrow, long, shorter = shares(widths)
+    assert narrow == 0
+    assert long == pytest.approx(2 * shorter)
+    assert 0.8 < long + shorter < 1
 
 
 def test_pairs_differ_in_one_part_alone():

@@ -32,6 +32,7 @@ from benchmark.evaluation.predictions import (
     REDUCED,
     WBC5,
     Answers,
+    Foreign,
     TestSet,
     read_answers,
     read_foreign,
@@ -88,7 +89,8 @@ def evaluate(results: Path) -> None:
     experiments = load_experiments(results)
     runs = done_runs(experiments)
     answers = read_all(results, runs)
-    jobs = [partial(run_rows, results, *runs[run_id], own) for run_id, own in answers.items()]
+    foreign = {run_id: read_foreign(results, *pair) for run_id, pair in runs.items()}
+    jobs = [partial(run_rows, *runs[i], own, foreign[i]) for i, own in answers.items()]
     by_run = in_processes(jobs, "scores")
     metric_rows, confusion_rows, rejected, curves, strange = (
         [row for rows in by_run for row in rows[place]] for place in range(5)
@@ -122,7 +124,10 @@ def evaluate(results: Path) -> None:
 
 
 def run_rows(
-    results: Path, run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answers]
+    run: Run,
+    classes: tuple[str, ...],
+    answers: dict[TestSet, Answers],
+    foreign: dict[str, Foreign],
 ) -> tuple[list[dict], ...]:
     """Rows of `metrics`, `confusion`, `rejection`, `curves`, `open_set.parquet` for one run."""
     scored, counted = [], []
@@ -131,7 +136,6 @@ def run_rows(
         scored += score_rows(describe(run), test_set, confusion, classes)
         scored += answer_rows(describe(run), test_set, answer, classes)
         counted += count_rows(run.run_id, test_set, confusion, classes)
-    foreign = read_foreign(results, run, classes)
     strange = open_set_rows(run, answers, foreign)
     return scored, counted, rejection_rows(run, answers), curve_rows(run, answers), strange
 

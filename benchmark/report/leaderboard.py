@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.config import corruption_of
+from benchmark.config import corruption_of, sources_of
 from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment
@@ -52,9 +52,11 @@ class Finding:
     def text(self) -> str:
         """The finding as two or three sentences."""
         track = "" if self.track == "inductive" else f" ({self.track})"
+        several = len(sources_of(self.source))
+        source = self.source if several == 1 else f"{several} domains together ({self.scenario})"
         mean = "on" if self.targets == 1 else "on average over"
         text = (
-            f"Trained on {self.source}{track}, the method that is best there ({self.home}) has a "
+            f"Trained on {source}{track}, the method that is best there ({self.home}) has a "
             f"macro-F1 of {cell_text(self.home_in_domain)} % in-domain and of "
             f"{cell_text(self.home_mean_target)} % {mean} {self.others}."
         )

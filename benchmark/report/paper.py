@@ -33,6 +33,9 @@ from benchmark.report.paper_text import (
 from benchmark.report.tables import METRICS, Block, Table, build_table, load_scores
 
 HEADLINE = next(iter(METRICS))
+EXCHANGES = "exchanges"
+MOST_FLOATS = 8
+"""tables and figures put off together: of many more LaTeX loses some"""
 MOST_ROWS = 70
 """lines of a table that a page has room for"""
 
@@ -72,10 +75,11 @@ def write_paper(root: Path, profile: str) -> Path:
         with atomic(folder / "figures" / path.name) as temporary:
             temporary.write_bytes(path.read_bytes())
     together = [pair for pair in captions.pop("", []) if pair[0] in drawn]
-    results_parts = [together_text(together), results_text(tables, captions, written, drawn)]
+    results_parts = [together_text(together), exchanges_text(written)]
+    results_parts.append(results_text(tables, captions, written, drawn))
     write_text(folder / "results.tex", "\n".join(results_parts))
     write_text(folder / "claims.tex", claims_text(claims))
-    shown = {table.name for _, table in tables} | set(claims)
+    shown = {table.name for _, table in tables} | {*claims, EXCHANGES}
     later = dict(pair for own in captions.values() for pair in own[1:])
     rest = {name: path for name, path in written.items() if name not in shown}
     write_text(folder / "more.tex", more_text(rest, later, drawn))
@@ -194,6 +198,17 @@ def together_text(pictures: list[tuple[str, str]]) -> str:
     return text + "\n".join(figure(*picture) for picture in pictures)
 
 
+def exchanges_text(written: dict[str, Path]) -> str:
+    """The table of what exchanging one part did, if there is one."""
+    if EXCHANGES not in written:
+        return ""
+    return (
+        f"Table~\\ref{{tab:{label(EXCHANGES)}}} counts, over all experiments, what the exchange of "
+        "a single part of a method did to the mean of targets.\n\n"
+        f"\\input{{generated/tables/{EXCHANGES}}}\n"
+    )
+
+
 def results_text(
     tables: list[tuple[Experiment, Table]],
     captions: dict[str, list[tuple[str, str]]],
@@ -240,7 +255,9 @@ def sentence(block: Block) -> str:
             "; the other method is shown to be worse"
         )  # fmt: skip
     elif len(rivals) == others:
-        text += f"; none of the other {others} is shown to be worse"
+        text += f"; none of the other {others} is shown to be worse" if others > 1 else (
+            "; the other method is not shown to be worse"
+        )  # fmt: skip
     else:
         text += f"; of the other {others}, {len(rivals)} are not shown to be worse"
         text += f" ({', '.join(rivals)})" if len(rivals) <= 4 else ""
@@ -267,8 +284,10 @@ def more_text(tables: dict[str, Path], captions: dict[str, str], drawn: dict[str
     rows = {name: path.read_text("utf-8").count(" \\\\\n") for name, path in tables.items()}
     long = [f"{name}.csv" for name in tables if rows[name] > MOST_ROWS]
     parts = [tex(f"Longer than a page, and so only in tables/: {joined(long)}.\n")] if long else []
-    parts += [f"\\input{{generated/tables/{name}}}\n" for name in tables if rows[name] <= MOST_ROWS]
-    parts += [figure(name, text) for name, text in captions.items() if name in drawn]
+    floats = [f"\\input{{generated/tables/{name}}}\n" for name in tables if rows[name] <= MOST_ROWS]
+    floats += [figure(name, text) for name, text in captions.items() if name in drawn]
+    for start in range(0, len(floats), MOST_FLOATS):
+        parts += [*floats[start : start + MOST_FLOATS], "\\clearpage\n"]
     return "\n".join(parts) + "\n"
 
 

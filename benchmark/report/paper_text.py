@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,12 +37,13 @@ GRID = (
 
 
 def tex(text: str) -> str:
-    """Any text for LaTeX; long names may break behind an underscore.
+    """Any text for LaTeX; long names may break behind an underscore and the like.
 
     Letters and signs beyond those of LaTeX are declared in `main.tex`.
     """
     escaped = escape_latex(text)
-    return escaped.replace("\\_", "\\_\\allowbreak{}").replace(" \\%", "\\,\\%")
+    escaped = re.sub(r"(\\_|(?<=\w)[+/](?=[a-z]))", r"\1\\allowbreak{}", escaped)
+    return escaped.replace(" \\%", "\\,\\%")
 
 
 def macros(values: dict[str, str]) -> str:

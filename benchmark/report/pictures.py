@@ -1,11 +1,13 @@
 """Pictures: which figures a report has, drawn on all processors.
 
 A figure is a pure function of what was read before; they are drawn in processes of their own,
-because drawing keeps one processor busy for a second each.
+because drawing keeps one processor busy for a second each. A figure has to say what no other one
+says.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,13 +15,13 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.experiments import Experiment, Run, Scenario
 from benchmark.evaluation.parallel import in_processes
 from benchmark.report.figures.confusion import Confusions, confusion_figure
 from benchmark.report.figures.corruptions import corruption_figure
 from benchmark.report.figures.curves import Curves, plain_targets, reliability_figure, risk_figure
-from benchmark.report.figures.dumbbell import dumbbell_figure
-from benchmark.report.figures.forest import TEXT, forest_figures
+from benchmark.report.figures.dumbbell import dumbbell_figure, grouped
+from benchmark.report.figures.forest import TEXT, forest_figure, forest_pages
 from benchmark.report.figures.overview import (
     heat_figure,
     heat_maps,
@@ -28,14 +30,18 @@ from benchmark.report.figures.overview import (
 )
 from benchmark.report.figures.ranks import rank_figure, ranking
 from benchmark.report.figures.style import save
-from benchmark.report.figures.training import Records, training_figure
+from benchmark.report.figures.training import Records, training_figure, training_rows
 from benchmark.report.page import Picture
 from benchmark.report.tables import Scores, done_ids
 
 OVERVIEW = ""
 """Stands for all experiments."""
-MOST_SCENARIOS = 3
-"""Scenarios and tracks of an experiment that get figures of their own: the first of the plan."""
+MOST_SCENARIOS = 1
+"""Scenarios of each track of an experiment that get figures of their own: the first of the plan.
+The tables hold them all."""
+
+
+Blocks = dict[tuple[Scenario, str], list[Run]]
 
 
 class Material(NamedTuple):
@@ -88,8 +94,8 @@ def overview_jobs(material: Material) -> Iterator[Job]:
     if points:
         text = (
             "Mean macro-F1 over the targets against images per second in training, with the "
-            f"methods that no other beats in both ({where}). Speeds were measured on a shared "
-            "machine."
+            f"methods that no other beats in both ({where}). Inductive methods that were trained "
+            "for themselves. The machine was shared, so speeds are rough."
         )
         yield Job(
             OVERVIEW, Picture("throughput", text), lambda: speed_figure(points, where, left_out)
@@ -103,21 +109,23 @@ def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]
     def job(stem: str, text: str, draw: Callable[[], Figure]) -> Job:
         return Job(name, Picture(stem, text), draw)
 
-    for place, figure in enumerate(forest_figures(experiment, scores), start=1):
+    for place, panels in enumerate(forest_pages(experiment, scores), start=1):
         text = (
             "Macro-F1 of every method in-domain and on each target, sorted by mean of targets. "
             f"Filled: best of its column or not shown to be worse. {TEXT} Dashed: the majority "
             "constant."
         )
         stem = f"shift_{name}" if place == 1 else f"shift_{name}_{place}"
-        yield job(stem, text, lambda figure=figure: figure)
+        yield job(stem, text, partial(forest_figure, experiment, scores, panels))
     if not done_ids(list(experiment.runs)):
         return
-    yield job(
-        f"dumbbell_{name}",
-        f"From in-domain to the mean of targets, a line per method, by normalisation. {TEXT}",
-        lambda: dumbbell_figure(experiment, scores),
-    )
+    # With one normalisation it would say again what the first figure says.
+    if len({kind for runs in experiment.blocks().values() for kind, _ in grouped(runs)}) > 1:
+        yield job(
+            f"dumbbell_{name}",
+            f"From in-domain to the mean of targets, a line per method, by normalisation. {TEXT}",
+            lambda: dumbbell_figure(experiment, scores),
+        )
     tracks = dict.fromkeys(kind for _, kind in experiment.blocks())
     for kind in tracks:
         if ranked := ranking(experiment, kind, scores):
@@ -129,9 +137,9 @@ def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]
                 "should be." + (left if ranked.left_out else "")
             )
             stem = f"ranks_{name}" if kind == "inductive" else f"ranks_{name}_{kind}"
-            yield job(stem, text, lambda ranked=ranked: rank_figure(experiment, ranked))
+            yield job(stem, text, partial(rank_figure, ranked))
     blocks = {key: runs for key, runs in experiment.blocks().items() if done_ids(runs)}
-    for (scenario, kind), runs in list(blocks.items())[:MOST_SCENARIOS]:
+    for (scenario, kind), runs in first_of_each_track(blocks):
         suffix = f"{name}_{scenario.file_name}" + ("" if kind == "inductive" else f"_{kind}")
         where = (scenario, runs, scores)
         if scenario.target_groups:
@@ -151,7 +159,8 @@ def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]
             yield job(
                 f"reliability_{suffix}",
                 f"Reliability in-domain and on all targets together, trained on {scenario.source}: "
-                "accuracy against stated confidence; a mark's area is its share of images.",
+                "accuracy against stated confidence in bins of ten images or more; a mark's area: "
+                "its share of images.",
                 lambda w=where: reliability_figure(*w, material.curves),
             )
             yield job(
@@ -160,9 +169,18 @@ def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]
                 "images when the least confident are rejected first; mean over seeds.",
                 lambda w=where: risk_figure(*w, material.curves),
             )
-    if figure := training_figure(experiment, material.records, scores):
+    if rows := training_rows(experiment, material.records, scores):
         yield job(
             f"training_{name}",
             "Training loss and selection score by epoch. Thin: one seed; thick: mean over seeds.",
-            lambda: figure,
+            lambda: training_figure(rows, material.records),
         )
+
+
+def first_of_each_track(blocks: Blocks) -> Iterator[tuple[tuple[Scenario, str], list[Run]]]:
+    """The first `MOST_SCENARIOS` blocks of each track, in plan order."""
+    seen: Counter[str] = Counter()
+    for (scenario, kind), runs in blocks.items():
+        seen[kind] += 1
+        if seen[kind] <= MOST_SCENARIOS:
+            yield (scenario, kind), runs

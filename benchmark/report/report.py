@@ -22,12 +22,14 @@ from benchmark.report.page import Overview, Section, write_page
 from benchmark.report.pictures import OVERVIEW, Material, draw_all
 from benchmark.report.sheets.claims import claims_sheet
 from benchmark.report.sheets.corruptions import corruption_sheet
+from benchmark.report.sheets.exchanges import exchanges_sheet
 from benchmark.report.sheets.measures import Evidence, load_evidence
 from benchmark.report.sheets.open_set import open_set_sheet
-from benchmark.report.sheets.rejection import rejection_sheet
+from benchmark.report.sheets.rejection import rejection_sheet, rejectors_sheet
 from benchmark.report.sheets.runs import runs_sheet
 from benchmark.report.sheets.sheet import Sheet, write_sheet
 from benchmark.report.sheets.throughput import throughput_sheet
+from benchmark.report.sheets.work import work_sheet
 from benchmark.report.tables import METRICS, Table, build_table, load_scores
 
 
@@ -93,6 +95,7 @@ def write_experiment(folder: Path, experiment: Experiment, evidence: Evidence) -
         rejection_sheet(experiment, evidence.rejection, whole=False),
         open_set_sheet(experiment, evidence.open_set),
         rejection_sheet(experiment, evidence.rejection),
+        rejection_sheet(experiment, evidence.rejection, track="transductive"),
     ]
     for sheet in filter(None, sheets):
         write_sheet(folder, sheet)
@@ -103,7 +106,10 @@ def write_experiment(folder: Path, experiment: Experiment, evidence: Evidence) -
 def write_overview(folder: Path, evidence: Evidence, records: Records) -> list[Sheet]:
     """Write the tables about all experiments; return them for the page."""
     experiments = evidence.experiments
-    sheets = [claims_sheet(evidence), runs_sheet(experiments)]
+    sheets = [claims_sheet(evidence)]
+    sheets += filter(None, [exchanges_sheet(evidence)])
+    sheets.append(runs_sheet(experiments))
+    sheets += [rejectors_sheet(experiments, evidence.rejection), work_sheet(experiments, records)]
     sheets.append(throughput_sheet(experiments, records))
     for sheet in sheets:
         write_sheet(folder, sheet)

@@ -9,14 +9,17 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario, done_runs
-from benchmark.report.figures.style import INK, MILLIMETRE, PAGE_WIDTH, STYLE, shown_methods
+from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet, shown_methods
 from benchmark.report.tables import Scores, by_method, done_ids, read_evaluated
 
-MOST_METHODS = 4
+MOST_METHODS = 3
 """rows of a confusion figure"""
+LEAST = 5
+"""per cent of a true class from which a cell has its number"""
 MOST_CLASSES = 8
 """classes for which the cells of a confusion matrix have room for numbers"""
 
@@ -58,52 +61,45 @@ def confusion_figure(
     shown = shown or list(methods)[:MOST_METHODS]
     classes = experiment.classes
     test_sets = [t for t in scenario.test_sets if corruption_of(t[0]) is None]
-    columns = len(test_sets)
-    # In mm. Placed by hand: hundreds of numbers make an automatic layout slow.
+    # In mm.
     names = 1.5 + 1.3 * max(map(len, classes))
     left, gutter, gap, top, bottom = names + 9, 6, 3, 9, names + 8
-    side = min((PAGE_WIDTH - left) / columns - gutter, 32)
+    side = min((PAGE_WIDTH - left) / len(test_sets) - gutter, 32)
     height = top + len(shown) * (side + gap) - gap + bottom
+    small = 6 if len(classes) <= MOST_CLASSES else 4
+    middles = side * (np.arange(len(classes)) + 0.5) / len(classes)
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(PAGE_WIDTH * MILLIMETRE, height * MILLIMETRE))
+        figure, axes = sheet(height)
         for down, method in enumerate(shown):
             found = done_ids(methods[method])
+            y = top + down * (side + gap)
             for across, (domain, part) in enumerate(test_sets):
-                x, y = (
-                    left + across * (side + gutter),
-                    bottom + (len(shown) - 1 - down) * (side + gap),
-                )
-                axes = figure.add_axes(
-                    (x / PAGE_WIDTH, y / height, side / PAGE_WIDTH, side / height)
-                )
+                x = left + across * (side + gutter)
                 matrices = [confusions[run_id, domain, part] for run_id in found]
                 total = sum(matrices, np.zeros((len(classes),) * 2, np.int64))
-                draw_confusion(axes, total, max(len(found), 1))
-                ticks = np.arange(len(classes))
-                last = down == len(shown) - 1
-                size = 6 if len(classes) <= MOST_CLASSES else 4
-                axes.set_xticks(ticks, classes if last else [], rotation=90, fontsize=size)
-                axes.set_yticks(ticks, classes if across == 0 else [], fontsize=size)
+                draw_confusion(axes, (x, y), side, total, max(len(found), 1))
                 if down == 0:
                     count = int(total.sum()) // max(len(found), 1)
                     place = "in-domain" if part == "id_test" else "target"
-                    axes.set_title("sources" if "+" in domain else domain, loc="center", pad=11)
-                    axes.annotate(
-                        f"{place}, n = {count or '–'}", (0.5, 1), xytext=(0, 3),
-                        xycoords="axes fraction", textcoords="offset points", ha="center",
-                    )  # fmt: skip
+                    name = "sources" if "+" in domain else domain
+                    where = {"ha": "center", "va": "bottom"}
+                    axes.text(x + side / 2, y - 4, name, fontsize=8, fontweight="bold", **where)
+                    axes.text(x + side / 2, y - 0.8, f"{place}, n = {count or '–'}", **where)
+                if down == len(shown) - 1:
+                    for middle, name in zip(middles, classes, strict=True):
+                        axes.text(x + middle, y + side + 0.8, name, rotation=90, ha="center",
+                                  va="top", fontsize=small)  # fmt: skip
+            for middle, name in zip(middles, classes, strict=True):
+                axes.text(left - 0.8, y + middle, name, ha="right", va="center", fontsize=small)
             lines = [*textwrap.wrap(method, 17), f"{len(found)} of {len(methods[method])} seeds"]
-            middle = (bottom + (len(shown) - 1 - down) * (side + gap) + side / 2) / height
-            figure.text(
-                4.5 / PAGE_WIDTH, middle, "\n".join(lines), rotation=90, ha="center", va="center",
-                fontsize=6.5,
-            )  # fmt: skip
+            axes.text(4.5, y + side / 2, "\n".join(lines), rotation=90, ha="center", va="center",
+                      fontsize=6.5)  # fmt: skip
         some = f" Shown: {len(shown)} of {len(methods)} methods (highest mean of targets)."
-        figure.text(
-            left / PAGE_WIDTH,
-            1.5 / height,
+        axes.text(
+            left,
+            height - 1.5,
             "Down: true class; across: predicted class. Cell: % of the true class, summed over "
-            "seeds; empty: rounds to 0.\nBeside a row: n, images of the class in the test set."
+            f"seeds; empty: below {LEAST}.\nBeside a row: n, images of the class in the test set."
             + (some if len(shown) < len(methods) else "")
             + f" Found {len(done_ids(runs))} of {len(runs)} planned runs.",
             fontsize=6.5,
@@ -113,32 +109,38 @@ def confusion_figure(
     return figure
 
 
-def draw_confusion(axes: Axes, counts: np.ndarray, seeds: int) -> None:
-    """One row-normalised matrix; a class without images is a hatched row."""
+def draw_confusion(
+    axes: Axes, corner: tuple[float, float], side: float, counts: np.ndarray, seeds: int
+) -> None:
+    """One row-normalised matrix below and right of a corner (mm); a class without images is a
+    hatched row.
+    """
     size = len(counts)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    edges = side * np.arange(size + 1) / size
+    middles = side * (np.arange(size) + 0.5) / size
     axes.pcolormesh(
-        np.arange(size + 1) - 0.5, np.arange(size + 1) - 0.5, share, cmap="Blues", vmin=0, vmax=1,
+        corner[0] + edges, corner[1] + edges, share, cmap="Blues", vmin=0, vmax=1,
         edgecolors="white", linewidth=0.5,
     )  # fmt: skip
     crowded = size > MOST_CLASSES
     for true in range(size):
         n = int(totals[true, 0]) // seeds
-        axes.text(size - 0.35, true, str(n), ha="left", va="center",
+        y = corner[1] + middles[true]
+        axes.text(corner[0] + side + 0.7, y, str(n), ha="left", va="center",
                   fontsize=4 if crowded else 5.5, color=INK)  # fmt: skip
         if n == 0:
-            axes.axhspan(true - 0.5, true + 0.5, facecolor="white", edgecolor="#BBBBBB",
-                         hatch="////", linewidth=0)  # fmt: skip
+            axes.add_patch(Rectangle((corner[0], corner[1] + edges[true]), side, side / size,
+                                     facecolor="white", edgecolor="#BBBBBB", hatch="////",
+                                     linewidth=0))  # fmt: skip
             continue
         for predicted in range(size):
             value = share[true, predicted]
-            if crowded or f"{100 * value:.0f}" == "0":
+            if crowded or 100 * value < LEAST:
                 continue
             axes.text(
-                predicted, true, f"{100 * value:.0f}", ha="center", va="center_baseline",
-                fontsize=6 if value < 0.995 else 5, color="white" if value > 0.55 else INK,
+                corner[0] + middles[predicted], y, f"{100 * value:.0f}", ha="center",
+                va="center_baseline", fontsize=6 if value < 0.995 else 5,
+                color="white" if value > 0.55 else INK,
             )  # fmt: skip
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
-    axes.tick_params(length=0, pad=1.5)
-    axes.spines[:].set_visible(False)

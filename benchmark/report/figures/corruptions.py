@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import matplotlib.style
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
 from benchmark.report.figures.forest import HEADLINE
-from benchmark.report.figures.style import STYLE, line_handles, mark_of, page, shown_methods
+from benchmark.report.figures.style import (
+    STYLE,
+    line_handles,
+    mark_of,
+    panels,
+    shown_methods,
+    title,
+)
 from benchmark.report.tables import Scores, cell
 
 ACROSS = 5
@@ -28,13 +34,10 @@ def corruption_figure(
         if found := corruption_of(target):
             targets.setdefault(found[1], []).append((found[2], target))
     across = min(ACROSS, len(targets))
-    down = -(-len(targets) // across)
     with matplotlib.style.context(STYLE):
-        figure = page(36 * down + 12 + 3 * -(-len(shown) // 3))
-        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes in panels[len(targets) :]:
-            axes.set_visible(False)
-        for axes, (corruption, own) in zip(panels, targets.items(), strict=False):
+        below = 14 + 3.2 * -(-len(shown) // 3)
+        figure, found = panels(len(targets), across, (30, 25), (4, 8), (11, 10, 3, below))
+        for place, (axes, (corruption, own)) in enumerate(zip(found, targets.items(), strict=True)):
             for method in shown:
                 points = [(0, "in_domain"), *sorted(own)]
                 cells = [cell(scores, where, method, HEADLINE, "", name) for _, name in points]
@@ -45,17 +48,15 @@ def corruption_figure(
                     low, high = ([getattr(c, end) for c in cells] for end in ("low", "high"))
                     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             axes.set_title(corruption.replace("_", " "), fontsize=6.5)
-            axes.set(ylim=(0, 100), xticks=range(5))
-            axes.set_yticks(np.arange(0, 101, 20))
+            axes.set(ylim=(0, 100))
             axes.grid(axis="y")
-        for axes in panels[: len(targets)][-across:]:
-            axes.set_xlabel("severity (0: unchanged)")
-            axes.tick_params(labelbottom=True)
-        for axes in panels[::across]:
-            axes.set_ylabel("macro-F1 (%)")
-        figure.legend(handles=line_handles(shown), loc="outside lower left", ncols=3, fontsize=6.5)
-        figure.suptitle(
-            f"Trained on {scenario.source}{note}", x=0.01, ha="left", fontsize=7.5,
-            fontweight="bold",
-        )  # fmt: skip
+            lowest = place + across >= len(targets)
+            axes.set_xticks(range(5), range(5) if lowest else [])
+            axes.set_yticks(range(0, 101, 20), [] if place % across else range(0, 101, 20))
+            if lowest:
+                axes.set_xlabel("severity")
+            if not place % across:
+                axes.set_ylabel("macro-F1 (%)")
+        figure.legend(handles=line_handles(shown), loc="lower left", ncols=3, fontsize=6.5)
+        title(figure, f"Trained on {scenario.source}; severity 0 is the unchanged image{note}")
     return figure

@@ -20,8 +20,9 @@ from benchmark.report.figures.style import (
     SHIFTED,
     STYLE,
     mark_of,
-    page,
+    panels,
     shown_methods,
+    title,
 )
 from benchmark.report.tables import Scores, by_method, done_ids, read_evaluated, values
 
@@ -65,13 +66,10 @@ def reliability_figure(
     """
     shown, note = shown_methods(scenario, runs, scores)
     across = min(ACROSS, len(shown))
-    down = -(-len(shown) // across)
+    ticks = np.linspace(0, 1, 5)
     with matplotlib.style.context(STYLE):
-        figure = page(44 * down + 12, width=45.0 * across)
-        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes in panels[len(shown) :]:
-            axes.set_visible(False)
-        for axes, method in zip(panels, shown, strict=False):
+        figure, found = panels(len(shown), across, (37.4, 37.4), (5, 8), (11, 10, 4, 9))
+        for place, (axes, method) in enumerate(zip(found, shown, strict=True)):
             ids = done_ids(by_method(runs)[method])
             axes.plot([0, 1], [0, 1], color=CONSTANT, linewidth=0.7, linestyle=(0, (3, 2)))
             texts = []
@@ -96,15 +94,19 @@ def reliability_figure(
                     else np.nan
                 )
                 texts.append((f"ECE {label} {error:.1f}", colour))
-            for place, (text, colour) in enumerate(texts):
-                axes.text(0.03, 0.97 - 0.09 * place, text, transform=axes.transAxes, va="top",
+            for line, (text, colour) in enumerate(texts):
+                axes.text(0.97, 0.11 - 0.08 * line, text, transform=axes.transAxes, ha="right",
                           fontsize=6, color=colour)  # fmt: skip
             axes.set_title(method, fontsize=6.5)
-            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        figure.supxlabel("stated confidence (15 bins, those of 10 images or more)", fontsize=7)
-        figure.supylabel("accuracy", fontsize=7)
-        name = f"Trained on {scenario.short_source}"
-        figure.suptitle(name + note, x=0.01, ha="left", fontsize=7.5, fontweight="bold")
+            axes.set(xlim=(0, 1), ylim=(0, 1))
+            lowest = place + across >= len(shown)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks] if lowest else [])
+            axes.set_yticks(ticks, [] if place % across else [f"{tick:g}" for tick in ticks])
+            if not place % across:
+                axes.set_ylabel("accuracy")
+            if lowest:
+                axes.set_xlabel("stated confidence")
+        title(figure, f"Trained on {scenario.short_source}{note}")
     return figure
 
 
@@ -125,19 +127,19 @@ def risk_figure(scenario: Scenario, runs: list[Run], scores: Scores, curves: Cur
     shown, note = shown_methods(scenario, runs, scores)
     test_sets = [scenario.test_sets[0], *((t, "shifted") for t in plain_targets(scenario))]
     across = min(3, len(test_sets))
-    down = -(-len(test_sets) // across)
+    ticks = np.linspace(0, 1, 6)
     with matplotlib.style.context(STYLE):
-        figure = page(44 * down + 14 + 2.6 * len(shown))
-        panels = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
-        for axes in panels[len(test_sets) :]:
-            axes.set_visible(False)
-        for axes, test_set in zip(panels, test_sets, strict=False):
+        below = 13 + 3.2 * len(shown)
+        width = 49 if across == 3 else 75
+        figure, found = panels(len(test_sets), across, (width, 32), (9, 8), (12, 10, 3, below))
+        for place, (axes, test_set) in enumerate(zip(found, test_sets, strict=True)):
             draw_risk(axes, test_set, runs, shown, curves)
-        for axes in panels[: len(test_sets)][-across:]:
-            axes.set_xlabel("coverage (most confident first)")
-            axes.tick_params(labelbottom=True)
-        for axes in panels[::across]:
-            axes.set_ylabel("risk: wrong among answered")
+            lowest = place + across >= len(test_sets)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks] if lowest else [])
+            if lowest:
+                axes.set_xlabel("coverage (most confident first)")
+            if not place % across:
+                axes.set_ylabel("risk: wrong among answered")
         handles = []
         for method in shown:
             marker, colour = mark_of(method, shown)
@@ -148,9 +150,8 @@ def risk_figure(scenario: Scenario, runs: list[Run], scores: Scores, curves: Cur
             )
             text = f"{method}: AURC {home:.1f} in-domain, {away:.1f} mean of targets (× 100)"
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=text))
-        figure.legend(handles=handles, loc="outside lower left", ncols=1, fontsize=6.5)
-        name = f"Trained on {scenario.short_source}"
-        figure.suptitle(name + note, x=0.01, ha="left", fontsize=7.5, fontweight="bold")
+        figure.legend(handles=handles, loc="lower left", ncols=1, fontsize=6.5)
+        title(figure, f"Trained on {scenario.short_source}{note}")
     return figure
 
 

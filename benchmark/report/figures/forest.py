@@ -7,8 +7,10 @@ import math
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment
@@ -20,7 +22,8 @@ from benchmark.report.figures.style import (
     PAGE_WIDTH,
     SHIFTED,
     STYLE,
-    page,
+    ruler,
+    sheet,
 )
 from benchmark.report.tables import (
     METRICS,
@@ -50,11 +53,10 @@ Seeds = dict[tuple[str, str], np.ndarray]
 """(method, column) → per cent of each seed"""
 
 
-def forest_figures(experiment: Experiment, scores: Scores) -> list[Figure]:
-    """Macro-F1 of every method with intervals; one panel per scenario and track.
+def forest_pages(experiment: Experiment, scores: Scores) -> list[list[Panel]]:
+    """What each figure of an experiment shows: one panel per scenario and track.
 
-    Methods are sorted by their mean of targets, the best on top. A filled mark is the best of its
-    column or not shown to be worse, an outline is shown to be worse.
+    Methods are sorted by their mean of targets, the best on top.
     """
     pages: list[list[Panel]] = []
     room = 0.0
@@ -67,7 +69,7 @@ def forest_figures(experiment: Experiment, scores: Scores) -> list[Figure]:
             room = PAGE_HEIGHT
         pages[-1].append((block, rows))
         room -= height
-    return [draw_page(experiment, scores, panels) for panels in pages]
+    return pages
 
 
 def sorted_rows(block: Block) -> list[Row]:
@@ -82,42 +84,42 @@ def sorted_rows(block: Block) -> list[Row]:
     return sorted((row for row in block.rows if row.method != MAJORITY), key=rank)
 
 
-def draw_page(experiment: Experiment, scores: Scores, panels: list[Panel]) -> Figure:
-    """One figure of panels below each other, placed by hand: an automatic layout is slow."""
+def forest_figure(experiment: Experiment, scores: Scores, panels: list[Panel]) -> Figure:
+    """Macro-F1 of every method with intervals, panels below each other.
+
+    A filled mark is the best of its column or not shown to be worse, an outline is shown to be
+    worse.
+    """
     heights = [FRAME + ROW * len(rows) for _, rows in panels]
-    total = sum(heights) + 7
-    top = total
+    top = 0.0
     with matplotlib.style.context(STYLE):
-        figure = page(total, automatic=False)
+        figure, axes = sheet(sum(heights) + 7)
         for (block, rows), height in zip(panels, heights, strict=True):
-            found, planned = (
-                sum(getattr(row, key) for row in rows) for key in ("found", "planned")
-            )
-            track = "" if block.track == "inductive" else f", {block.track}"
-            figure.text(
-                1.5 / PAGE_WIDTH,
-                (top - 1.5) / total,
-                f"Trained on {block.scenario.short_source}{track}: "
-                f"found {found} of {planned} planned runs",
-                va="top",
-                fontsize=8,
-                fontweight="bold",
-            )
-            shown = [column for column in block.columns if column.key != "shift_drop"]
-            seeds = seed_values(experiment, scores, block)
-            left = 1.3 * max(map(len, names_of(rows))) + 3
-            side = (PAGE_WIDTH - left - 3 - GAP * (len(shown) - 1)) / len(shown)
-            tall = ROW * len(rows)
-            for place, column in enumerate(shown):
-                x, y = left + place * (side + GAP), top - 12 - tall
-                axes = figure.add_axes((x / PAGE_WIDTH, y / total, side / PAGE_WIDTH, tall / total))
-                draw_column(axes, block, rows, column, seeds)
-                axes.set_yticks(range(len(rows)), [] if place else names_of(rows), fontsize=6.5)
-                if not place:
-                    axes.set_xlabel("macro-F1 (%)", fontsize=6.5)
-            top -= height
+            draw_panel(axes, top, block, rows, seed_values(experiment, scores, block))
+            top += height
         figure.legend(handles=legend(), loc="lower left", ncols=5, fontsize=6.5)
     return figure
+
+
+def draw_panel(axes: Axes, top: float, block: Block, rows: list[Row], seeds: Seeds) -> None:
+    """One scenario and track, from `top` down (mm): names on the left, then a box per column."""
+    found, planned = (sum(getattr(row, key) for row in rows) for key in ("found", "planned"))
+    track = "" if block.track == "inductive" else f", {block.track}"
+    text = (
+        f"Trained on {block.scenario.short_source}{track}: found {found} of {planned} planned runs"
+    )
+    axes.text(1.5, top + 1.5, text, va="top", fontsize=8, fontweight="bold")
+    shown = [column for column in block.columns if column.key != "shift_drop"]
+    left = 1.3 * max(map(len, names_of(rows))) + 3
+    side = (PAGE_WIDTH - left - 4 - GAP * (len(shown) - 1)) / len(shown)
+    y = (top + 12, top + 12 + ROW * len(rows))
+    for place, name in enumerate(names_of(rows)):
+        middle = y[0] + ROW * (place + 0.5)
+        axes.text(left - 1.5, middle, name, ha="right", va="center", fontsize=6.5)
+    for place, column in enumerate(shown):
+        x = left + place * (side + GAP)
+        draw_column(axes, (x, x + side), y, block, rows, column, seeds)
+    axes.text(left, y[1] + 4, "macro-F1 (%)", va="top", fontsize=6.5)
 
 
 def seed_values(experiment: Experiment, scores: Scores, block: Block) -> Seeds:
@@ -135,39 +137,60 @@ def seed_values(experiment: Experiment, scores: Scores, block: Block) -> Seeds:
     return found
 
 
-def draw_column(axes: Axes, block: Block, rows: list[Row], column: Column, seeds: Seeds) -> None:
-    """Means, intervals and seeds of every method in one column."""
+def draw_column(
+    axes: Axes,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    block: Block,
+    rows: list[Row],
+    column: Column,
+    seeds: Seeds,
+) -> None:
+    """Means, intervals and seeds of every method in one column, in a box that spans x and y."""
     place = [c.key for c in block.columns].index(column.key)
     colour = {"in_domain": IN_DOMAIN, "mean_target": SHIFTED}.get(column.key, INK)
-    for y, row in enumerate(rows):
-        if y % 2 == 0:
-            axes.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", linewidth=0, zorder=0)
-        cell = row.cells[place]
-        if math.isnan(cell.mean):
-            continue
-        if not math.isnan(cell.low):
-            axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=0.9, zorder=2)
-        dots = seeds.get((row.method, column.key), ())
-        axes.plot(dots, [y + 0.28] * len(dots), ".", color=FAINT, markersize=2.2, zorder=1)
+    height = y[0] + ROW * (np.arange(len(rows)) + 0.5)
+
+    def at(value: np.ndarray | float) -> np.ndarray | float:
+        return x[0] + (x[1] - x[0]) * value / 100
+
+    bands = [(x[0], start - ROW / 2) for start in height[::2]]
+    axes.add_collection(
+        PatchCollection(
+            [Rectangle(corner, x[1] - x[0], ROW) for corner in bands],
+            facecolor="#F5F5F5", linewidth=0, zorder=0,
+        )
+    )  # fmt: skip
+    ruler(axes, x, y, (0, 50, 100))
+    cells = [row.cells[place] for row in rows]
+    low, high, mean = (
+        at(np.array([getattr(c, key) for c in cells])) for key in ("low", "high", "mean")
+    )
+    some = ~np.isnan(low)
+    axes.hlines(height[some], low[some], high[some], colors=colour, linewidth=0.9, zorder=2)
+    dots = [
+        (at(value), middle + 0.28 * ROW)
+        for row, middle in zip(rows, height, strict=True)
+        for value in seeds.get((row.method, column.key), ())
+    ]
+    if dots:
+        axes.plot(*zip(*dots, strict=True), ".", color=FAINT, markersize=2.2, zorder=1)
+    good = np.array([cell.best or cell.as_good for cell in cells])
+    for chosen, face in ((good, colour), (~good, "white")):
         axes.plot(
-            [cell.mean], [y], "o", markersize=3.6, markeredgewidth=0.8, markeredgecolor=colour,
-            markerfacecolor=colour if cell.best or cell.as_good else "white", zorder=3,
-            clip_on=False,
+            mean[chosen], height[chosen], "o", markersize=3.6, markeredgewidth=0.8,
+            markeredgecolor=colour, markerfacecolor=face, zorder=3,
         )  # fmt: skip
     constant = [row.cells[place].mean for row in block.rows if row.method == MAJORITY]
     if constant and not math.isnan(constant[0]):
-        axes.axvline(constant[0], color=CONSTANT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
-    title = {"in_domain": "in-domain"}.get(column.key, column.title)
+        axes.vlines(at(constant[0]), *y, colors=CONSTANT, linewidth=0.8, linestyle=(0, (3, 2)),
+                    zorder=1)  # fmt: skip
+    name = {"in_domain": "in-domain"}.get(column.key, column.title)
     n = f"n = {column.n}" if column.n else ""
-    axes.set_title(
-        f"{title}\n{n}", loc="center", fontsize=6.5, color=colour,
-        fontweight="bold" if colour != INK else "normal", pad=2,
+    axes.text(
+        (x[0] + x[1]) / 2, y[0] - 0.8, f"{name}\n{n}", ha="center", va="bottom", fontsize=6.5,
+        color=colour, fontweight="bold" if colour != INK else "normal",
     )  # fmt: skip
-    axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xticks([0, 50, 100], ["0", "50", "100"], fontsize=6)
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
 
 
 def names_of(rows: list[Row]) -> list[str]:

@@ -17,7 +17,7 @@ from benchmark.evaluation.experiments import Experiment, Method, Run, done_runs
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.forest import HEADLINE
 from benchmark.report.figures.style import FAINT, IN_DOMAIN, INK, MARKS, STYLE, page
-from benchmark.report.figures.training import Records
+from benchmark.report.figures.training import Records, trained
 from benchmark.report.tables import Scores, values
 
 OTHERS = "all others"
@@ -147,12 +147,14 @@ def speeds(
 ) -> tuple[dict[str, Speed], str, int]:
     """Methods that trained on the commonest device; the device; runs left out for another one.
 
-    Methods are compared on the scenarios that the most of them share, with their medians of speed.
+    Methods are compared on the scenario that the most of them share, with their medians of speed.
+    What answers from the training of another method has no speed of its own.
     """
     found = {
         run_id: run
         for run_id, (run, _) in done_runs(experiments).items()
         if records.get(run_id, {}).get("train_images_per_s")
+        and (run.track, trained(run)) == ("inductive", True)
         and plain_targets(run.scenario) == list(run.scenario.targets)
     }
     devices = {run_id: device_text(records[run_id]) for run_id in found}

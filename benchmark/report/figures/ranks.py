@@ -18,7 +18,7 @@ from scipy import stats
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.forest import HEADLINE
-from benchmark.report.figures.style import INK, STYLE, page
+from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet
 from benchmark.report.tables import Scores, values
 
 FEWEST = 3
@@ -92,23 +92,22 @@ def cliques(ranks: np.ndarray, critical: float) -> list[tuple[int, int]]:
     return found
 
 
-def rank_figure(experiment: Experiment, ranked: Ranking) -> Figure:
+def rank_figure(ranked: Ranking) -> Figure:
     """The diagram: mean ranks on an axis, bars over methods that are not told apart."""
     groups = cliques(ranked.ranks, ranked.critical)
     half = -(-len(ranked.methods) // 2)
     with matplotlib.style.context(STYLE):
         height = 20.5 + 2.4 * len(groups) + 3.6 * half
-        figure = page(height, width=150, automatic=False)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, 150), ylim=(height, 0))
-        axes.set_axis_off()
+        names = 1.15 * max(map(len, ranked.methods)) + 14
+        figure, axes = sheet(height, min(2 * names + 58, PAGE_WIDTH))
         draw(axes, ranked, groups, half)
     return figure
 
 
 def draw(axes: Axes, ranked: Ranking, groups: list[tuple[int, int]], half: int) -> None:
     """In mm from the top left: axis, bars, and names on both sides."""
-    left, right, top = 46.0, 104.0, 15.0
+    middle, top = axes.get_xlim()[1] / 2, 15.0
+    left, right = middle - 29, middle + 29
     count = len(ranked.methods)
 
     def at(rank: float) -> float:

@@ -1,13 +1,18 @@
-"""Style: what all figures share: sizes in mm, colours and marks, and how a figure is written."""
+"""Style: what all figures share: sizes in mm, colours and marks, and how a figure is written.
+
+Parts of a figure are placed by hand: an automatic layout draws everything once more, and axes of
+their own for every column or matrix cost more than all that is in them.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -41,6 +46,7 @@ MARKS = [
 CONSTANT = "#8A8A8A"
 FAINT = "#BBBBBB"
 INK = "#333333"
+GRID = "#D9D9D9"
 
 
 def mark_of(name: str, names: Sequence[str]) -> tuple[str, str]:
@@ -81,21 +87,72 @@ def page(height: float, width: float = PAGE_WIDTH, automatic: bool = True) -> Fi
     return Figure(figsize=size, layout="constrained" if automatic else None)
 
 
+def sheet(height: float, width: float = PAGE_WIDTH) -> tuple[Figure, Axes]:
+    """A figure to be drawn on in mm from its top left corner."""
+    figure = page(height, width, automatic=False)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def ruler(axes: Axes, x: tuple[float, float], y: tuple[float, float], ticks: Sequence[int]) -> None:
+    """A per-cent scale on a `sheet`, below a box that spans x and y, and its grid lines."""
+    places = [x[0] + (x[1] - x[0]) * tick / 100 for tick in ticks]
+    axes.vlines(places, *y, colors=GRID, linewidth=0.5, zorder=0.5)
+    axes.vlines(places, y[1], y[1] + 0.9, colors="black", linewidth=0.6)
+    axes.plot(x, [y[1], y[1]], color="black", linewidth=0.6, solid_capstyle="projecting")
+    for place, tick in zip(places, ticks, strict=True):
+        axes.text(place, y[1] + 1.4, str(tick), ha="center", va="top", fontsize=6)
+
+
+def panels(
+    count: int,
+    across: int,
+    size: tuple[float, float],
+    gaps: tuple[float, float],
+    margins: tuple[float, float, float, float],
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels, row by row.
+
+    Args:
+        size: width and height of a panel, in mm like all that follow.
+        gaps: between panels, across and down.
+        margins: left, top, right and bottom.
+    """
+    down = -(-count // across)
+    left, top, right, bottom = margins
+    width = left + across * (size[0] + gaps[0]) - gaps[0] + right
+    height = top + down * (size[1] + gaps[1]) - gaps[1] + bottom
+    figure = page(height, width, automatic=False)
+    found = []
+    for row, column in (divmod(place, across) for place in range(count)):
+        x, y = left + column * (size[0] + gaps[0]), top + row * (size[1] + gaps[1]) + size[1]
+        box = (x / width, 1 - y / height, size[0] / width, size[1] / height)
+        found.append(figure.add_axes(box))
+    return figure, found
+
+
+def title(figure: Figure, text: str) -> None:
+    """What a figure of panels is about, in its top left corner."""
+    width, height = figure.get_size_inches() / MILLIMETRE
+    figure.text(1.5 / width, 1 - 1.2 / height, text, va="top", fontsize=7.5, fontweight="bold")
+
+
 def save(figure: Figure, stem: Path) -> None:
     """Write a figure as PDF and as PNG (200 dpi, 256 colours).
 
     Neither date nor version goes into a file, so that equal input gives equal bytes.
     """
-    buffer = io.BytesIO()
     with matplotlib.style.context(STYLE):
         nothing = {"CreationDate": None, "Producer": None, "Creator": None}
         with atomic(stem.with_name(f"{stem.name}.pdf")) as path:
             figure.savefig(path, format="pdf", metadata=nothing)
         figure.set_layout_engine("none")  # what was found for the PDF holds, and is the slow part
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    picture = Image.open(buffer)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     with atomic(stem.with_name(f"{stem.name}.png")) as path:
         # A palette makes it a third of the size, which every clone then carries.
-        picture.convert("RGB").quantize(256).save(
-            path, format="png", optimize=True, dpi=picture.info["dpi"]
-        )
+        dots = (figure.dpi, figure.dpi)
+        picture.quantize(256).save(path, format="png", optimize=True, dpi=dots)

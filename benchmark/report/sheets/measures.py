@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmark.evaluation import metrics, rejection
 from benchmark.evaluation.evaluate import majority_id
-from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.experiments import Experiment, Method
 from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection
@@ -46,34 +46,40 @@ def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) 
 
 def constant_against_models(evidence: Evidence) -> Measured:
     """Accuracy of the constant on BCCD beside that of the best method, by scenario."""
+    found: dict[str, dict[str, Cell]] = {}
     for experiment in evidence.experiments:
         for scenario, track in experiment.blocks():
             if "bccd" not in scenario.targets or track != "inductive":
                 continue
             where = (experiment.experiment, scenario.name, track)
-            names = {key[3] for key in evidence.scores.cells if key[:3] == where}
-            cells = {
-                name: cell(evidence.scores, where, name, "accuracy", "", "bccd") for name in names
-            }
-            cells = {name: c for name, c in cells.items() if not math.isnan(c.mean)}
-            ids = [majority_id(scenario.name)]
-            constant = 100 * values(evidence.scores, ids, (("bccd", "shifted"),), "accuracy")[0, 0]
-            if cells and not math.isnan(constant):
-                best = max(sorted(cells), key=lambda name: cells[name].mean)
-                below = sum(c.mean < constant for c in cells.values())
-                yield (
-                    f"{experiment.experiment}: {scenario.name}, accuracy on bccd",
-                    f"constant {number(constant)}; it beats {below} of {len(cells)} methods; best "
-                    f"{best} {text(cells[best])}",
-                )
+            for name in {key[3] for key in evidence.scores.cells if key[:3] == where}:
+                shown = cell(evidence.scores, where, name, "accuracy", "", "bccd")
+                if not math.isnan(shown.mean):
+                    found.setdefault(scenario.name, {}).setdefault(name, shown)
+    for scenario, cells in found.items():
+        ids = [majority_id(scenario)]
+        constant = 100 * values(evidence.scores, ids, (("bccd", "shifted"),), "accuracy")[0, 0]
+        best = max(sorted(cells), key=lambda name: cells[name].mean)
+        below = sum(c.mean < constant for c in cells.values())
+        yield (
+            f"{scenario}, accuracy on bccd",
+            f"constant {number(constant)}, above {below} of {len(cells)} methods; best {best} "
+            f"{text(cells[best])}",
+        )
 
 
 def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]:
-    """Difference in macro-F1 between two choices of one part, on the source and the targets."""
+    """Difference in macro-F1 between two choices of one part, on the source and the targets.
+
+    Of methods that are plain in all other parts but normalisation, or of all if there are none.
+    """
 
     def measure(evidence: Evidence) -> Measured:
         own = evidence.effects
         own = own[(own["part"] == part) & (own["choice"] == choice) & (own["plain"] == plain)]
+        methods = {run.method.name: run.method for e in evidence.experiments for run in e.runs}
+        simple = own["reference"].map(lambda name: is_plain(methods[name], part)).astype(bool)
+        own = own[simple] if simple.any() else own
         keys = ["scenario", "method", "reference"]
         for (scenario, method, ref), rows in own.groupby(keys, sort=False):
             found = rows.drop_duplicates("column").set_index("column")
@@ -83,35 +89,68 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]
                 for column, label in (("in_domain", "in-domain"), ("mean_target", away))
                 if column in found.index
             ]
-            yield f"{scenario}: {method} − {ref}", ", ".join(parts)
+            yield f"{scenario}, {method} − {ref}", ", ".join(parts)
 
     return measure
 
 
+def is_plain(method: Method, *apart: str) -> bool:
+    """Cross-entropy, no recipe, nothing added; backbone, normalisation and `apart` may be any."""
+    plain = Method(name="", loss="ce", recipe="erm")
+    free = {"name", "backbone", "normalisation", *apart}
+    return method.model_dump(exclude=free) == plain.model_dump(exclude=free)
+
+
+def ensembles_against_members(evidence: Evidence) -> Measured:
+    """The best ensemble beside the best network of its experiment, by mean of targets."""
+    for experiment in evidence.experiments:
+        for (scenario, track), runs in experiment.blocks().items():
+            where = (experiment.experiment, scenario.name, track)
+            best: dict[bool, tuple[float, str, dict]] = {}
+            for run in runs:
+                name, together = run.method.name, run.method.name.startswith("ensemble-")
+                row = evidence.scores.cells.get((*where, name, "macro_f1", "", "mean_target"))
+                mean = row["mean"] if row else None
+                if mean is not None and mean > best.get(together, (-1.0, "", {}))[0]:
+                    best[together] = mean, name, row
+            if len(best) < 2:
+                continue
+            (one, name, row), (other, single, theirs) = best[True], best[False]
+            # The row of whichever is not the best of the column says how far it lies behind.
+            behind, sign = (theirs, -1) if one >= other else (row, 1)
+            ends = [behind[key] for key in ("difference_low", "difference_high")]
+            low, high = sorted(math.nan if end is None else sign * end for end in ends)
+            shown = signed(pd.Series({"mean": one - other, "low": low, "high": high}))
+            yield f"{scenario.name}, {name} − {single}", f"targets {shown}"
+
+
 def augmentation_against_normalisation(evidence: Evidence) -> Measured:
-    """Spread of the mean of targets over augmentations and over normalisations, same backbone."""
+    """Spread of the mean of targets over augmentations and over normalisations, same backbone.
+
+    By scenario, from the experiment that crosses the most of both.
+    """
+    grids: dict[str, pd.DataFrame] = {}
     for experiment in evidence.experiments:
         for (scenario, track), runs in experiment.blocks().items():
             where = (experiment.experiment, scenario.name, track)
             table: dict[tuple[str, str], float] = {}
             for run in runs:
                 found = cell(evidence.scores, where, run.method.name, "macro_f1", "", "mean_target")
-                if not math.isnan(found.mean):
+                if is_plain(run.method, "augmentation") and not math.isnan(found.mean):
                     table[run.method.normalisation, run.method.augmentation] = found.mean
             grid = pd.Series(table, dtype=float).unstack() if table else pd.DataFrame()
             if min(grid.shape) < 2 or grid.isna().any().any():
                 continue
-            over = {
-                "augmentations": grid.mean(axis=0),
-                "normalisations": grid.mean(axis=1),
-            }
-            shown = []
-            for name, means in over.items():
-                ascending = ", ".join(kind or "plain" for kind in means.sort_values().index)
-                spread = number(means.max() - means.min())
-                shown.append(f"{spread} points over {name} ({ascending})")
-            place = f"{experiment.experiment}: {scenario.name}, range of means, mean of targets"
-            yield place, "; ".join(shown)
+            if grid.size > grids.get(scenario.name, pd.DataFrame()).size:
+                grids[scenario.name] = grid
+    for scenario, grid in grids.items():
+        over = {"augmentations": grid.mean(axis=0), "normalisations": grid.mean(axis=1)}
+        shown = []
+        for name, means in over.items():
+            ascending = ", ".join(kind or "plain" for kind in means.sort_values().index)
+            spread = number(means.max() - means.min())
+            shown.append(f"{spread} points over {name} ({ascending})")
+        yield f"{scenario}, range of means, mean of targets", ", ".join(shown)
 
 
 def useless_ld(_: Evidence) -> Measured:

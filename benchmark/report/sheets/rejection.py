@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.selective import ACCURACY
+from benchmark.evaluation.experiments import Experiment, done_runs
+from benchmark.evaluation.selective import ACCURACY, answers_itself, closeness
 from benchmark.report.formats import number
 from benchmark.report.notes import found_of_planned, gap_notes
 from benchmark.report.sheets.sheet import Sheet, percent
@@ -29,7 +30,8 @@ SCORES = ("rejected", "accuracy", "right")
 FREE = ("aurc", "excess_aurc", "coverage_99", "coverage_90")
 """Scores without a threshold."""
 HEADER = ("trained on", "method", "tested on", "rejector", "seeds", "Rr", "Ra", "R")
-HEADER += ("Rr guaranteed", "Ra guaranteed", "AURC", "E-AURC", "cov@99", "cov@90")
+FREE_HEADER = ("AURC", "E-AURC", "cov@99", "cov@90")
+HEADER += ("Rr guaranteed", "Ra guaranteed", *FREE_HEADER)
 
 
 def load_rejection(results: Path, experiments: list[Experiment]) -> pd.DataFrame:
@@ -38,46 +40,52 @@ def load_rejection(results: Path, experiments: list[Experiment]) -> pd.DataFrame
 
 
 def rejection_sheet(
-    experiment: Experiment, table: pd.DataFrame, whole: bool = True
+    experiment: Experiment, table: pd.DataFrame, whole: bool = True, track: str = "inductive"
 ) -> Sheet | None:
     """Methods × rejectors on the source's test set and on the targets; None without a run.
 
     Args:
         whole: a line per target; else one for the mean of targets.
+        track: whose methods; those that saw the target's images share no column with the others.
     """
     rows: list[tuple[str, ...]] = []
     marginal = 0
-    for (scenario, track), runs in experiment.blocks().items():
-        for method, planned in by_method(runs).items():
-            own = table[table["run_id"].isin(done_ids(planned))]
-            if own.empty:
+    # Arrays, since thousands of small frames take longer than all else in a report.
+    columns = {name: table[name].to_numpy() for name in table}
+    lines_of = table.groupby("run_id").indices
+    for (scenario, own_track), runs in experiment.blocks().items():
+        for method, planned in by_method(runs).items() if own_track == track else ():
+            found = [lines_of[run_id] for run_id in done_ids(planned) if run_id in lines_of]
+            if not found:
                 continue
-            marginal = max(marginal, int(own["marginal_classes"].fillna(0).max()))
-            home = own["part"] == "id_test"
+            own = np.concatenate(found)
+            marginal = max(
+                marginal, int(np.nan_to_num(columns["marginal_classes"][own].astype(float)).max())
+            )
+            home = columns["part"][own] == "id_test"
             places = [(f"{scenario.source} (in-domain)", own[home])]
             if whole:
-                shifted = own[~home].groupby("domain", sort=False)
-                places += [
-                    (t, shifted.get_group(t)) for t in scenario.targets if t in shifted.groups
-                ]
+                shifted = own[~home]
+                places += [(t, shifted[columns["domain"][shifted] == t]) for t in scenario.targets]
             elif (~home).any():
                 places.append(("mean of targets", own[~home]))
-            name = method if track == "inductive" else f"{method} ({track})"
-            for place, found in places:
-                for rejector in filter(set(found["rejector"]).__contains__, NAMES):
-                    lines = found[found["rejector"] == rejector]
-                    rows.append((scenario.source, name, place, NAMES[rejector], *texts(lines)))
+            for place, lines in places:
+                judged = columns["rejector"][lines]
+                for rejector in filter(set(judged).__contains__, NAMES):
+                    shown = texts(columns, lines[judged == rejector])
+                    rows.append((scenario.source, method, place, NAMES[rejector], *shown))
     if not rows:
         return None
+    mark = "" if track == "inductive" else f" ({track})"
     caption = (
-        f"{experiment.title}: rejection in %, mean over seeds; {found_of_planned(experiment)} "
-        "runs. Thresholds are fitted on the source's calibration part to "
-        f"{100 * ACCURACY:.0f} % accuracy of the accepted. Rr: share rejected; Ra: accuracy of the "
-        "accepted (mean over the runs that accept any); R = (1 − Rr)·Ra. Guaranteed: the same by "
-        "exact binomial (Clopper-Pearson) bounds at 95 %, for images like the calibration images "
-        "only. AURC, E-AURC (× 100): lower is better. cov@99, cov@90: largest share of the test "
-        "set that is accepted at 99 and 90 % accuracy, chosen on the test set itself: rejectors at "
-        "equal accuracy, and no threshold known beforehand."
+        f"{experiment.title}{mark}: rejection in %, mean over seeds; "
+        f"{found_of_planned(experiment)} runs. Thresholds are fitted on the source's calibration "
+        f"part to {100 * ACCURACY:.0f} % accuracy of the accepted. Rr: share rejected; Ra: "
+        "accuracy of the accepted (mean over the runs that accept any); R = (1 − Rr)·Ra. "
+        "Guaranteed: the same by exact binomial (Clopper-Pearson) bounds at 95 %, for images like "
+        "the calibration images only. AURC, E-AURC (× 100): lower is better. cov@99, cov@90: "
+        "largest share of the test set that is accepted at 99 and 90 % accuracy, chosen on the "
+        "test set itself: rejectors at equal accuracy, and no threshold known beforehand."
     )
     calibration = table.loc[table["run_id"].isin(done_ids(list(experiment.runs))), "calibration_n"]
     notes = [
@@ -92,7 +100,7 @@ def rejection_sheet(
             f"Conformal p-values of up to {marginal} classes with fewer than 20 calibration "
             "images compare with all classes"
         )
-    suffix = "" if whole else "_summary"
+    suffix = ("" if whole else "_summary") + ("" if track == "inductive" else f"_{track}")
     return Sheet(
         f"{experiment.experiment}_rejection{suffix}",
         caption,
@@ -103,10 +111,65 @@ def rejection_sheet(
     )
 
 
-def texts(lines: pd.DataFrame) -> list[str]:
-    """Seeds, the three scores at the plain threshold, two at the guaranteed one, and the rest."""
-    fits = {fit: lines[lines["fit"] == fit] for fit in ("plain", "guaranteed")}
-    shown = [str(lines["run_id"].nunique())]
-    shown += [percent(fits["plain"][name].mean()) for name in SCORES]
-    shown += [percent(fits["guaranteed"][name].mean()) for name in SCORES[:2]]
-    return shown + [number(100 * lines[name].mean(), 1) for name in FREE]
+def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet:
+    """Rejectors by what needs no threshold, on the source and under shift side by side.
+
+    Every rejector of a block judges the same runs: networks of the inductive track that answer by
+    their own head, whose logits any of them can read.
+    """
+    done = {run_id: run for run_id, (run, _) in done_runs(experiments).items()}
+    runs = {i: r for i, r in done.items() if r.track == "inductive" and answers_itself(r.method)}
+    own = table[table["run_id"].isin(set(runs)) & (table["fit"] != "guaranteed")]
+    own = own.assign(
+        source=[runs[i].scenario.source for i in own["run_id"]],
+        answers=["centroids" if closeness(runs[i].method) else "softmax" for i in own["run_id"]],
+    )
+    header = ("trained on", "answers", "rejector", "runs")
+    header += tuple(f"{name} {place}" for place in ("in-domain", "shifted") for name in FREE_HEADER)
+    rows = []
+    for block, found in own.groupby(["source", "answers"], sort=False):
+        for rejector in filter(set(found["rejector"]).__contains__, NAMES):
+            lines = found[found["rejector"] == rejector]
+            home = lines["part"] == "id_test"
+            shown = []
+            for part in (lines[home], lines[~home]):
+                # Of a run its targets first: one with many targets weighs no more than others.
+                means = part.groupby("run_id")[list(FREE)].mean().mean()
+                shown += [percent(means[name]) for name in FREE]
+            rows.append((*block, NAMES[rejector], str(lines["run_id"].nunique()), *shown))
+    return Sheet(
+        "rejectors",
+        "Rejectors compared without a threshold, × 100: mean over the inductive runs of every "
+        "experiment that answer by their own head, the same for each rejector of a block; "
+        "in-domain, and mean over targets. "
+        "AURC, E-AURC: area under the risk-coverage curve, and what an oracle would spare of it; "
+        "lower is better. cov@99, cov@90: largest share that is accepted at 99 and 90 % accuracy "
+        "of the accepted, so that rejectors stand at equal accuracy; higher is better.",
+        header,
+        tuple(rows),
+        (
+            "Conformal: ranked by the second largest p-value, of which many images share the "
+            "smallest possible; images that tie count as in random order",
+            "CCL confidences are of runs whose logits are those of a closeness to centroids",
+        ),
+        text_columns=3,
+    )
+
+
+def texts(columns: dict[str, np.ndarray], lines: np.ndarray) -> list[str]:
+    """Seeds, the three scores at the plain threshold, two at the guaranteed one, and the rest.
+
+    Args:
+        lines: rows of the columns.
+    """
+
+    def mean(name: str, rows: np.ndarray) -> float:
+        values = columns[name][rows].astype(float)
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if len(values) else np.nan
+
+    plain, guaranteed = (lines[columns["fit"][lines] == fit] for fit in ("plain", "guaranteed"))
+    shown = [str(len(set(columns["run_id"][lines])))]
+    shown += [percent(mean(name, plain)) for name in SCORES]
+    shown += [percent(mean(name, guaranteed)) for name in SCORES[:2]]
+    return shown + [number(100 * mean(name, lines), 1) for name in FREE]

@@ -12,6 +12,11 @@ from pathlib import Path
 from benchmark.files import write_text
 from benchmark.report.formats import NOTHING, escape_latex, escape_markdown, markdown_rows, number
 
+LONG = 34
+"""Characters beyond which the texts of a column wrap in print."""
+LINE = 150
+"""Characters that a line of the page holds in print."""
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -56,20 +61,37 @@ def to_markdown(sheet: Sheet) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def shares(widths: list[int]) -> list[float]:
+    """Share of the line for each column whose texts wrap, 0 for one that keeps its width.
+
+    What the narrow columns leave is given out by the square root of the longest text, so that no
+    column is much taller than the others.
+
+    Args:
+        widths: characters of the longest text of each column.
+    """
+    long = [math.sqrt(width) if width > LONG else 0 for width in widths]
+    narrow = sum(width for width in widths if width <= LONG) / LINE
+    room = 0.98 - narrow - 0.013 * len(widths)
+    return [max(room, 0.4) * weight / max(sum(long), 1) for weight in long]
+
+
 def to_latex(sheet: Sheet) -> str:
     """A `table*` for booktabs; columns of long texts wrap, others keep their width."""
     rows = [[escape_latex(text) for text in row] for row in sheet.rows]
     widths = [
         max(map(len, column), default=0) for column in zip(sheet.header, *sheet.rows, strict=True)
     ]
-    long = [width > 34 for width in widths]
-    share = 0.62 / max(sum(long), 1)
     kinds = [
-        f"p{{{share:.2f}\\linewidth}}" if wide else "l" if place < sheet.text_columns else "r"
-        for place, wide in enumerate(long)
+        f">{{\\raggedright\\arraybackslash}}p{{{share:.3f}\\linewidth}}"
+        if share
+        else "l"
+        if place < sheet.text_columns
+        else "r"
+        for place, share in enumerate(shares(widths))
     ]
     lines = [
-        "% Written by `wbc-shift report`. Needs \\usepackage{booktabs,graphicx}",
+        "% Written by `wbc-shift report`. Needs \\usepackage{array,booktabs,graphicx}",
         "\\begin{table*}",
         "\\centering",
         "\\caption{" + escape_latex(sheet.caption) + "}",

@@ -1,0 +1,88 @@
+"""Rejectors in one table: the same runs for each, source and shift side by side, tracks apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmark.evaluation.experiments import Experiment, Method
+from benchmark.evaluation.selective import confidences
+from benchmark.report.sheets.rejection import rejection_sheet, rejectors_sheet
+
+SCORES = {"rejected": 0.5, "accuracy": 0.9, "right": 0.45, "threshold": 0.7}
+SCORES |= {"excess_aurc": 0.1, "coverage_99": 0.2, "coverage_90": 0.4}
+SCORES |= {"calibration_n": 300, "marginal_classes": 0}
+
+
+def experiment(**tracks: str) -> Experiment:
+    scenario = {"name": "raabin->*", "source": "raabin", "targets": ["bccd", "jtsc"]}
+    common = {"outcome": "done", "scenario": scenario, "seed": 0}
+    runs = [
+        common | {"run_id": f"{name}/s/seed0", "track": track, "method": {"name": name}}
+        for name, track in tracks.items()
+    ]
+    facts = {"experiment": "norms", "title": "Norms", "profile": "toy", "label_space": "wbc5"}
+    return Experiment(schema_version=1, classes=("neutrophil",), runs=runs, **facts)
+
+
+def judged(method: str, rejector: str, **areas: float) -> list[dict]:
+    """Rows of a run with an AURC a domain, at both kinds of threshold."""
+    return [
+        {"run_id": f"{method}/s/seed0", "domain": domain, "rejector": rejector, "fit": fit}
+        | {"part": "id_test" if domain == "raabin" else "shifted", "aurc": area}
+        | SCORES
+        for domain, area in areas.items()
+        for fit in ("plain", "guaranteed")
+    ]
+
+
+TABLE = pd.DataFrame(
+    judged("a", "msp", raabin=0.02, bccd=0.3, jtsc=0.5)
+    + judged("b", "msp", raabin=0.04, bccd=0.5)
+    + judged("a", "energy", raabin=0.06, bccd=0.2, jtsc=0.2)
+    + judged("b", "energy", raabin=0.06, bccd=0.2)
+    + judged("seer", "msp", raabin=0.9, bccd=0.9)
+)
+
+
+def test_a_rejector_has_the_source_and_the_shift_in_one_line() -> None:
+    both = experiment(a="inductive", b="inductive", seer="transductive")
+    sheet = rejectors_sheet([both], TABLE)
+    lines = [dict(zip(sheet.header, row, strict=True)) for row in sheet.rows]
+    assert [line["rejector"] for line in lines] == ["maximum probability", "energy"]
+    assert {line["runs"] for line in lines} == {"2"}  # the one that saw its target is not among
+    # Shifted, by hand: the mean of (0.3 + 0.5) / 2 and 0.5.
+    assert (lines[0]["AURC in-domain"], lines[0]["AURC shifted"]) == ("3.0", "45.0")
+    assert (lines[1]["AURC in-domain"], lines[1]["AURC shifted"]) == ("6.0", "20.0")
+    assert (lines[0]["cov@99 shifted"], lines[0]["cov@90 in-domain"]) == ("20.0", "40.0")
+
+
+@pytest.mark.parametrize(("track", "methods"), [("inductive", {"a"}), ("transductive", {"seer"})])
+def test_tracks_share_no_table_of_rejectors(track: str, methods: set[str]) -> None:
+    both = experiment(a="inductive", seer="transductive")
+    sheet = rejection_sheet(both, TABLE, track=track)
+    assert {row[1] for row in sheet.rows} == methods
+    assert sheet.name == "norms_rejection" + ("_transductive" if "seer" in methods else "")
+
+
+def test_without_a_method_of_a_track_there_is_no_table() -> None:
+    assert rejection_sheet(experiment(a="inductive"), TABLE, track="transductive") is None
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"recipe": "ensemble"}, {"inference": "tta"}, {"readout": "nearest_neighbours"}],
+)
+def test_logarithms_of_probabilities_have_no_energy(parts: dict[str, str]) -> None:
+    logits = np.log([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
+    assert set(confidences(logits, Method(name="", **parts), None)) == {"msp", "entropy", "margin"}
+    assert "energy" in confidences(logits, Method(name="", readout="linear_probe"), None)
+
+
+def test_an_ensemble_of_centroid_networks_answers_with_probabilities() -> None:
+    logits = np.log([[0.7, 0.2, 0.1]])
+    together = confidences(logits, Method(name="", loss="ccl", recipe="ensemble"), None)
+    assert together["msp"] == pytest.approx(0.7)
+    alone = confidences(logits, Method(name="", loss="ccl"), None)
+    assert set(alone) == {"ccl_published", "ccl_max", "ccl_margin"}

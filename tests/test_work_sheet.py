@@ -1,0 +1,80 @@
+"""Work shared: trainings are counted once per fingerprint, and ensembles ask for their members'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmark.evaluation.experiments import Experiment
+from benchmark.report.sheets.work import HEADER, work_sheet
+
+
+def network(training: str, train_s: float, epochs: int, evaluate_s: float = 360) -> dict[str, Any]:
+    return {
+        "training_fingerprint": training,
+        "settings": {},
+        "history": [{"epoch": epoch} for epoch in range(epochs)],
+        "time": {"train_s": train_s, "evaluate_s": evaluate_s},
+    }
+
+
+def ensemble(*members: str) -> dict[str, Any]:
+    settings = {"members": [{"run_id": member, "fingerprint": "0"} for member in members]}
+    return {"training_fingerprint": "e", "settings": settings, "time": {"evaluate_s": 0}}
+
+
+RECORDS = {
+    "plain": network("a", 3600, 4),
+    "probe": network("a", 0, 4),  # found the checkpoint
+    "other": network("b", 7200, 10),
+    "both": ensemble("plain", "other"),
+    "colours": network("c", 0, 0) | {"history": []},
+    "untimed": network("d", 0, 5),
+}
+
+
+def experiment(title: str, *names: str) -> Experiment:
+    scenario = {"name": "raabin->*", "source": "raabin", "targets": ["bccd"]}
+    common = {"outcome": "done", "track": "inductive", "scenario": scenario, "seed": 0}
+    runs = [common | {"run_id": name, "method": {"name": name}} for name in names]
+    facts = {"experiment": title, "title": title, "profile": "toy", "label_space": "wbc5"}
+    return Experiment(schema_version=1, classes=("neutrophil",), runs=runs, **facts)
+
+
+def lines(*experiments: Experiment) -> dict[str, dict[str, str]]:
+    rows = work_sheet(list(experiments), RECORDS).rows
+    return {row[0]: dict(zip(HEADER[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_runs_of_one_training_count_it_once_and_its_time_is_the_longest_recorded() -> None:
+    assert lines(experiment("answers", "plain", "probe", "colours"))["answers"] == {
+        "runs": "3",
+        "trainings, each its own": "2",
+        "trainings, shared": "1",
+        "epochs, each its own": "8",
+        "epochs, shared": "4",
+        "hours, each its own": "2.0",
+        "hours, shared": "1.0",
+        "hours saved (%)": "50",
+        "hours answering": "0.3",
+    }
+
+
+def test_an_ensemble_asks_for_the_trainings_of_its_members() -> None:
+    own = lines(experiment("ensembles", "plain", "other", "both"))["ensembles"]
+    assert (own["trainings, each its own"], own["trainings, shared"]) == ("4", "2")
+    assert (own["hours, each its own"], own["hours, shared"]) == ("6.0", "3.0")
+
+
+def test_a_run_of_two_experiments_counts_once_in_all() -> None:
+    first, second = experiment("one", "plain", "other"), experiment("two", "plain", "probe")
+    total = lines(first, second)["all experiments"]
+    assert (total["runs"], total["trainings, each its own"]) == ("3", "3")
+    assert (total["trainings, shared"], total["hours, each its own"]) == ("2", "4.0")
+
+
+def test_trainings_without_a_recorded_time_are_counted_aloud_and_save_nothing() -> None:
+    sheet = work_sheet([experiment("one", "untimed")], RECORDS)
+    own = dict(zip(HEADER, sheet.rows[0], strict=True))
+    assert (own["epochs, shared"], own["hours, shared"]) == ("5", "0.0")
+    assert own["hours saved (%)"] == "–"
+    assert "1 of 3 trainings have no recorded time" in sheet.notes[-1]
