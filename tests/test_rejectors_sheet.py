@@ -19,7 +19,10 @@ def experiment(**tracks: str) -> Experiment:
     scenario = {"name": "raabin->*", "source": "raabin", "targets": ["bccd", "jtsc"]}
     common = {"outcome": "done", "scenario": scenario, "seed": 0}
     runs = [
-        common | {"run_id": f"{name}/s/seed0", "track": track, "method": {"name": name}}
+        common
+        | {"run_id": f"{name}/s/seed0", "track": track, "method": {"name": name}}
+        # A network under a second name, `again_a`, has the predictions of `a`.
+        | {"predictions_sha256": name.removeprefix("again_")}
         for name, track in tracks.items()
     ]
     facts = {"experiment": "norms", "title": "Norms", "profile": "toy", "label_space": "wbc5"}
@@ -43,15 +46,20 @@ TABLE = pd.DataFrame(
     + judged("a", "energy", raabin=0.06, bccd=0.2, jtsc=0.2)
     + judged("b", "energy", raabin=0.06, bccd=0.2)
     + judged("seer", "msp", raabin=0.9, bccd=0.9)
+    + judged("again_a", "msp", raabin=0.02, bccd=0.3, jtsc=0.5)
+    + judged("corrupted", "msp", raabin=0.7)
 )
 
 
 def test_a_rejector_has_the_source_and_the_shift_in_one_line() -> None:
-    both = experiment(a="inductive", b="inductive", seer="transductive")
+    tracks = dict.fromkeys(("a", "b", "again_a", "corrupted"), "inductive")
+    both = experiment(**tracks, seer="transductive")
     sheet = rejectors_sheet([both], TABLE)
     lines = [dict(zip(sheet.header, row, strict=True)) for row in sheet.rows]
     assert [line["rejector"] for line in lines] == ["maximum probability", "energy"]
-    assert {line["runs"] for line in lines} == {"2"}  # the one that saw its target is not among
+    assert {line["runs"] for line in lines} == {
+        "2"
+    }  # not the one that saw its target, and none twice
     # Shifted, by hand: the mean of (0.3 + 0.5) / 2 and 0.5.
     assert (lines[0]["AURC in-domain"], lines[0]["AURC shifted"]) == ("3.0", "45.0")
     assert (lines[1]["AURC in-domain"], lines[1]["AURC shifted"]) == ("6.0", "20.0")

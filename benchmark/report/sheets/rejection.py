@@ -119,7 +119,11 @@ def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet
     """
     done = {run_id: run for run_id, (run, _) in done_runs(experiments).items()}
     runs = {i: r for i, r in done.items() if r.track == "inductive" and answers_itself(r.method)}
-    own = table[table["run_id"].isin(set(runs)) & (table["fit"] != "guaranteed")]
+    # A network of two names counts once, and one that met corruptions alone has no target here.
+    once = {run.predictions_sha256: run_id for run_id, run in reversed(runs.items())}
+    shifted = set(table.loc[table["part"] == "shifted", "run_id"])
+    chosen = shifted.intersection(once.values())
+    own = table[table["run_id"].isin(chosen) & (table["fit"] != "guaranteed")]
     own = own.assign(
         source=[runs[i].scenario.source for i in own["run_id"]],
         answers=["centroids" if closeness(runs[i].method) else "softmax" for i in own["run_id"]],
