@@ -90,7 +90,7 @@ class PreparedImages:
                 raise UserError(f"{path} is missing: run `wbc-shift prepare -p {self.profile}`")
             table = self.table[self.table["domain"] == name].assign(part="shifted")
             codes = FOREIGN | {class_name: code for code, class_name in enumerate(self.classes)}
-            labels = table["class_name"].map(codes).to_numpy(np.int64)
+            labels = table["class_name"].map(codes).to_numpy(np.int64, copy=True)
             columns = ["image", "domain", "part", "group"]
             pixels = np.load(path)
             if self.stain is not None:
