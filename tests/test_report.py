@@ -271,3 +271,4 @@ def test_numbers_are_printed_with_one_decimal_and_a_true_minus():
 
 def test_latex_characters_are_escaped():
     assert escape_latex("a_b 5 % raabin->*") == "a\\_b 5 \\% raabin$\\to$$*$"
+    assert escape_latex("of `robust` alone") == "of `robust' alone"

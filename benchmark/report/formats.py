@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 
 from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.evaluate import MAJORITY
@@ -251,7 +252,8 @@ LATEX_CHARACTERS = {
 
 
 def escape_latex(text: str) -> str:
-    """Text for LaTeX; an arrow `->` becomes a real one."""
+    """Text for LaTeX; an arrow `->` becomes a real one, and backticks a pair of quotes."""
+    text = re.sub(r"`([^`]*)`", r"`\1'", text)
     parts = ("".join(LATEX_CHARACTERS.get(c, c) for c in part) for part in text.split("->"))
     return "$\\to$".join(parts)
 
