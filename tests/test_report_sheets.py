@@ -133,7 +133,10 @@ def test_an_ensemble_is_set_against_the_best_network_of_its_block(ensemble, netw
         for name, mean in means.items()
     }
     scenario = Scenario(name="a->*", source="a", targets=("b",))
-    runs = [SimpleNamespace(method=Method(name=name)) for name in means]
+    recipes = {"ensemble-bn-gn": "ensemble"}
+    runs = [
+        SimpleNamespace(method=Method(name=name, recipe=recipes.get(name, "erm"))) for name in means
+    ]
     experiment = SimpleNamespace(experiment="e", blocks=lambda: {(scenario, "inductive"): runs})
     evidence = SimpleNamespace(experiments=[experiment], scores=SimpleNamespace(cells=cells))
     ends = "[1.0, 5.0]" if sign == "+" else "[-5.0, -1.0]"

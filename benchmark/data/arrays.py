@@ -10,15 +10,16 @@ import pandas as pd
 
 from benchmark.config import sources_of
 from benchmark.data.corruptions import corrupt
+from benchmark.data.label_spaces import OPEN_SET
 from benchmark.data.split import read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import UserError
 
-OPEN_SET = "open_set"
+OPEN_SET_PART = "open_set"
 """The part of cells that are of no class of the label space."""
-OPEN_SET_SUFFIX = f".{OPEN_SET}"
-FOREIGN = {"near": -1, "far": -2}
-"""What such a cell is (datasets/label_spaces.yaml) → the label it stands under."""
+OPEN_SET_SUFFIX = f".{OPEN_SET_PART}"
+FOREIGN = {kind: -1 - place for place, kind in enumerate(OPEN_SET)}
+"""What such a cell is → the label it stands under, a negative one."""
 
 
 def open_set_of(domain: str) -> str:
@@ -102,7 +103,7 @@ class PreparedImages:
     def open_set(self, domain: str) -> Images:
         """The cells of a domain that are of no class, labelled as in `FOREIGN`."""
         whole = self.domain(open_set_of(domain))
-        return replace(whole, table=whole.table.assign(domain=domain, part=OPEN_SET))
+        return replace(whole, table=whole.table.assign(domain=domain, part=OPEN_SET_PART))
 
     def stained(self, source: str, stain: str) -> PreparedImages:
         """The same images, stain normalised as fitted on the source's training part alone."""

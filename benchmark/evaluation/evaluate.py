@@ -32,10 +32,9 @@ from benchmark.evaluation.predictions import (
     REDUCED,
     WBC5,
     Answers,
-    Foreign,
+    Predictions,
     TestSet,
-    read_answers,
-    read_foreign,
+    read_predictions,
 )
 from benchmark.evaluation.selective import (
     CURVES_SCHEMA,
@@ -88,9 +87,9 @@ def evaluate(results: Path) -> None:
     results = Path(results)
     experiments = load_experiments(results)
     runs = done_runs(experiments)
-    answers = read_all(results, runs)
-    foreign = {run_id: read_foreign(results, *pair) for run_id, pair in runs.items()}
-    jobs = [partial(run_rows, *runs[i], own, foreign[i]) for i, own in answers.items()]
+    predictions = read_all(results, runs)
+    answers = {run_id: own.known for run_id, own in predictions.items()}
+    jobs = [partial(run_rows, *runs[run_id], own) for run_id, own in predictions.items()]
     by_run = in_processes(jobs, "scores")
     metric_rows, confusion_rows, rejected, curves, strange = (
         [row for rows in by_run for row in rows[place]] for place in range(5)
@@ -124,19 +123,17 @@ def evaluate(results: Path) -> None:
 
 
 def run_rows(
-    run: Run,
-    classes: tuple[str, ...],
-    answers: dict[TestSet, Answers],
-    foreign: dict[str, Foreign],
+    run: Run, classes: tuple[str, ...], predictions: Predictions
 ) -> tuple[list[dict], ...]:
     """Rows of `metrics`, `confusion`, `rejection`, `curves`, `open_set.parquet` for one run."""
+    answers = predictions.known
     scored, counted = [], []
     for test_set, answer in answers.items():
         confusion = metrics.confusion_matrix(answer.labels, answer.predicted, len(classes))
         scored += score_rows(describe(run), test_set, confusion, classes)
         scored += answer_rows(describe(run), test_set, answer, classes)
         counted += count_rows(run.run_id, test_set, confusion, classes)
-    strange = open_set_rows(run, answers, foreign)
+    strange = open_set_rows(run, answers, predictions.foreign)
     return scored, counted, rejection_rows(run, answers), curve_rows(run, answers), strange
 
 
@@ -172,18 +169,16 @@ def evidence(
     return cells, columns, [row for own in rows[len(blocks) :] for row in own]
 
 
-def read_all(
-    results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]
-) -> dict[str, dict[TestSet, Answers]]:
-    """Answers by run id and test set, checked to be paired."""
+def read_all(results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]) -> dict[str, Predictions]:
+    """Predictions by run id, those of known classes checked to be paired."""
     with ThreadPoolExecutor() as pool:
-        jobs = pool.map(lambda pair: read_answers(results, *pair), runs.values())
-        answers = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
+        jobs = pool.map(lambda pair: read_predictions(results, *pair), runs.values())
+        predictions = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
     seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
     for run_id, (run, _) in runs.items():
-        for test_set, answer in answers[run_id].items():
+        for test_set, answer in predictions[run_id].known.items():
             check_paired(run_id, (run.scenario.name, test_set), answer.digest, seen)
-    return answers
+    return predictions
 
 
 def check_paired(

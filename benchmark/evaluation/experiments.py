@@ -37,6 +37,16 @@ class Method(Record):
     readout: str = "head"
     inference: str = "single"
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it averages what others answered."""
+        return self.recipe == "ensemble"
+
+    @property
+    def answers_itself(self) -> bool:
+        """Whether its answers are those of its network's own head, in one view."""
+        return (self.readout, self.inference) == ("head", "single") and not self.is_ensemble
+
 
 class Scenario(Record):
     """The domain trained on and the domains tested on."""

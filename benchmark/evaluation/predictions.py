@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmark.data.arrays import OPEN_SET
+from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
 from benchmark.evaluation import calibration, metrics, rejection
 from benchmark.evaluation.experiments import Run
@@ -63,8 +62,21 @@ class Answers(NamedTuple):
         return hashlib.sha256(names + self.labels.tobytes()).hexdigest()
 
 
+class Predictions(NamedTuple):
+    """What a run answered."""
+
+    known: dict[TestSet, Answers]
+    foreign: dict[str, Foreign]
+    """by domain; empty where no cell of no class was tested"""
+
+
 def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[TestSet, Answers]:
-    """Every test set of known classes in a run's `predictions.parquet`.
+    """Every test set of known classes; see `read_predictions`."""
+    return read_predictions(results, run, classes).known
+
+
+def read_predictions(results: Path, run: Run, classes: tuple[str, ...]) -> Predictions:
+    """Every test set in a run's `predictions.parquet`.
 
     Raises:
         UserError: the file is missing, is not the one recorded, does not follow the schema, or
@@ -81,42 +93,28 @@ def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[Test
     logit_columns = [f"logit_{name}" for name in classes]
     columns = ["domain", "part", "image", "group", "label", *logit_columns]
     try:
-        known = pc.field("part") != OPEN_SET
-        table = pq.read_table(path, columns=columns, partitioning=None, filters=known)
+        table = pq.read_table(path, columns=columns, partitioning=None)
         # One order for all runs, so that equal test sets have equal digests.
         table = table.sort_by([(name, "ascending") for name in ("domain", "part", "image")])
         logits = np.column_stack([table[name].to_numpy() for name in logit_columns])
-        found = {
-            test_set: answer(table[rows], logits[rows], classes)
-            for test_set, rows in contiguous(table)
-        }
+        found = Predictions({}, {})
+        for (domain, part), rows in contiguous(table):
+            if part == OPEN_SET_PART:
+                kinds = table["label"][rows].to_numpy().astype(np.int64)
+                found.foreign[domain] = Foreign(kinds, logits[rows])
+            else:
+                found.known[domain, part] = answer(table[rows], logits[rows], classes)
     except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's errors are ValueErrors
         raise UserError(
             f"run {run.run_id}: {path}: {error}: delete it, then `wbc-shift train` makes it again"
         ) from error
     for domain, part in run.scenario.test_sets:
-        if (domain, part) not in found:
+        if (domain, part) not in found.known:
             raise UserError(
                 f"run {run.run_id}: no prediction for domain '{domain}', part '{part}', which its "
                 "scenario tests: delete its folder, then `wbc-shift train` makes it again"
             )
     return found
-
-
-def read_foreign(results: Path, run: Run, classes: tuple[str, ...]) -> dict[str, Foreign]:
-    """Domain → what a run answered on its cells of no class; empty where none were tested."""
-    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
-    columns = [f"logit_{name}" for name in classes]
-    table = pq.read_table(
-        path,
-        columns=["domain", "label", *columns],
-        partitioning=None,
-        filters=pc.field("part") == OPEN_SET,
-    ).to_pandas()
-    return {
-        domain: Foreign(rows["label"].to_numpy(np.int64), rows[columns].to_numpy())
-        for domain, rows in table.groupby("domain")
-    }
 
 
 def answer(table: pa.Table, logits: np.ndarray, classes: tuple[str, ...]) -> Answers:

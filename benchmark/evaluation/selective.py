@@ -76,23 +76,14 @@ class Judged(NamedTuple):
     """(images,) booleans"""
 
 
-def answers_itself(method: Method) -> bool:
-    """Whether a method's logits are those of its network's own head, in one view."""
-    return (method.readout, method.inference) == ("head", "single") and not ensemble(method)
-
-
-def ensemble(method: Method) -> bool:
-    return method.recipe == "ensemble"
-
-
 def closeness(method: Method) -> bool:
     """Whether a method's logits are those of a closeness to centroids."""
-    return method.loss in CENTROIDS and answers_itself(method)
+    return method.loss in CENTROIDS and method.answers_itself
 
 
 def log_probabilities(method: Method) -> bool:
     """Whether a method's logits are logarithms of probabilities, whose energy is 0 everywhere."""
-    averaged = ensemble(method) or method.inference.startswith("tta")
+    averaged = method.is_ensemble or method.inference.startswith("tta")
     return averaged or method.readout == "nearest_neighbours"
 
 

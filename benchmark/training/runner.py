@@ -15,7 +15,7 @@ from filelock import Timeout
 
 from benchmark.config import Training, corruption_of
 from benchmark.data.arrays import (
-    OPEN_SET,
+    OPEN_SET_PART,
     OPEN_SET_SUFFIX,
     Images,
     PreparedImages,
@@ -117,7 +117,7 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         if outcome["outcome"] != "done":
             raise UserError(f"{run['run_id']}: {outcome['outcome']}: {outcome['reason']}")
         table = pd.read_parquet(run_folder(root, profile, run["run_id"]) / "predictions.parquet")
-        known = table[table["part"] != OPEN_SET]
+        known = table[table["part"] != OPEN_SET_PART]
         for (domain, part), rows in known.groupby(["domain", "part"], sort=False):
             predicted = rows[[f"logit_{name}" for name in classes]].to_numpy().argmax(1)
             score = macro_f1(confusion_matrix(rows["label"].to_numpy(), predicted, len(classes)))
@@ -226,18 +226,18 @@ def test_sets(run: Run) -> list[TestSet]:
     held_out = [(run["scenario"]["source"], part) for part in HELD_OUT]
     shifted = [(target, "shifted") for target in run["scenario"]["targets"]]
     named = [name for name in run["tested"] if name.endswith(OPEN_SET_SUFFIX)]
-    foreign = [(name.removesuffix(OPEN_SET_SUFFIX), OPEN_SET) for name in named]
+    foreign = [(name.removesuffix(OPEN_SET_SUFFIX), OPEN_SET_PART) for name in named]
     return [*held_out, *shifted, *foreign]
 
 
 def tested_as(domain: str, part: str) -> str | None:
     """The key of a test set among a run's `tested`; None of one that its training settles."""
-    return {"shifted": domain, OPEN_SET: open_set_of(domain)}.get(part)
+    return {"shifted": domain, OPEN_SET_PART: open_set_of(domain)}.get(part)
 
 
 def images_of(images: PreparedImages, domain: str, part: str) -> Images:
     """The images of a test set."""
-    if part == OPEN_SET:
+    if part == OPEN_SET_PART:
         return images.open_set(domain)
     if part != "shifted":
         return images.part(domain, part)

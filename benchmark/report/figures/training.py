@@ -44,8 +44,7 @@ def training_rows(experiment: Experiment, records: Records, scores: Scores) -> l
 
 def trained(run: Run) -> bool:
     """Whether a run is the plain answer of a training, and no other answer drawn from it."""
-    method = run.method
-    return run.done and (method.readout, method.inference) == ("head", "single")
+    return run.done and run.method.answers_itself
 
 
 def training_figure(rows: list[Row], records: Records) -> Figure:

@@ -108,7 +108,7 @@ def ensembles_against_members(evidence: Evidence) -> Measured:
             where = (experiment.experiment, scenario.name, track)
             best: dict[bool, tuple[float, str, dict]] = {}
             for run in runs:
-                name, together = run.method.name, run.method.name.startswith("ensemble-")
+                name, together = run.method.name, run.method.is_ensemble
                 row = evidence.scores.cells.get((*where, name, "macro_f1", "", "mean_target"))
                 mean = row["mean"] if row else None
                 if mean is not None and mean > best.get(together, (-1.0, "", {}))[0]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.evaluation.selective import ACCURACY, answers_itself, closeness
+from benchmark.evaluation.selective import ACCURACY, closeness
 from benchmark.report.formats import number
 from benchmark.report.notes import found_of_planned, gap_notes
 from benchmark.report.sheets.sheet import Sheet, percent
@@ -118,7 +118,7 @@ def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet
     their own head, whose logits any of them can read.
     """
     done = {run_id: run for run_id, (run, _) in done_runs(experiments).items()}
-    runs = {i: r for i, r in done.items() if r.track == "inductive" and answers_itself(r.method)}
+    runs = {i: r for i, r in done.items() if r.track == "inductive" and r.method.answers_itself}
     # A network of two names counts once, and one that met corruptions alone has no target here.
     once = {run.predictions_sha256: run_id for run_id, run in reversed(runs.items())}
     shifted = set(table.loc[table["part"] == "shifted", "run_id"])
