@@ -23,13 +23,14 @@ SHARED = """\
         title: One training, many answers
         scenarios: ["toy-a->*"]
         backbones: [resnet10t]
-        readouts: [head, linear_probe, nearest_neighbours, decoupled]
+        readouts: [head, linear_probe, nearest_neighbours, decoupled, decoupled_drift]
         inferences: [single, tta]
         methods: [adapted, both, pair]
         seeds: 1
 """
 BLOCKS = """\
-readouts: {linear_probe: {}, nearest_neighbours: {}, decoupled: {hidden: 8, epochs: 3}}
+readouts: {linear_probe: {}, nearest_neighbours: {}, decoupled: {hidden: 8, epochs: 3},
+  decoupled_drift: {hidden: 8, epochs: 3, stage2_bn: drift}}
 inferences: {tta: {}, adabn: {}, tent: {}}
 methods:
   adapted: {backbone: resnet10t, inference: adabn}

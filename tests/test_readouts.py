@@ -9,12 +9,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from benchmark.errors import UserError
-from benchmark.inference.readouts import READOUTS, Features, Source, decoupled
+from benchmark.inference.readouts import READOUTS, Features, PixelFeatures, Source, decoupled
 from benchmark.models import build  # noqa: F401  registers our networks
 from benchmark.models.weights import IMAGENET
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 SMALL = {"hidden": 16, "epochs": 60, "batch_size": 32}
 PARAMETERS = {name: SMALL for name in READOUTS if name.startswith("decoupled")}
+PARAMETERS["decoupled_drift"] = SMALL | {"stage2_bn": "frozen"}  # drift wants images, see below
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,11 @@ def test_the_same_seed_gives_the_same_head(source):
 
 @pytest.mark.parametrize(
     ("parameters", "told"),
-    [({"sampler": "clas_balanced"}, "class_balanced"), ({"loss": "hybird"}, "hybrid")],
+    [
+        ({"sampler": "clas_balanced"}, "class_balanced"),
+        ({"loss": "hybird"}, "hybrid"),
+        ({"stage2_bn": "drit"}, "drift"),
+    ],
 )
 def test_a_misspelt_block_names_the_nearest(parameters, told):
     with pytest.raises(UserError, match=told):
@@ -109,6 +115,26 @@ def test_features_are_read_without_touching_the_network():
         torch.testing.assert_close(model.get_classifier()(features), model(batch))
     assert features.shape == (4, model.num_features)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_drift_moves_running_statistics_alone():
+    """As released by le2026: every weight frozen, batch normalisation in training mode."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
+    labels = np.arange(24) % 3
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=3)
+    network = PixelFeatures(Features(model), IMAGENET).requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit = decoupled(stage2_bn="drift", hidden=8, epochs=1, batch_size=8)
+    stage = fit(Source(pixels, labels, pixels, labels, network), 3, 0)
+    moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert moved == {n for n in before if n.split(".")[-1] in STATISTICS}
+    # Three steps of momentum 0.1 on the first layer's own batch statistics.
+    first = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert first.num_batches_tracked == 3
+    with torch.inference_mode():
+        assert stage.eval()(torch.from_numpy(pixels)).shape == (24, 3)
 
 
 def test_a_histogram_counts_colours():

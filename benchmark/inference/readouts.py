@@ -2,6 +2,7 @@
 
 A representation is trained once; a linear probe, nearest neighbours and a decoupled classifier
 share its checkpoint. The network is not touched: features in, a module from features to logits out.
+One, as le2026 released it, works on a copy whose batch normalisation drifts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1
+from benchmark.inference.predict import BATCH, standardise, to_float
 from benchmark.models.heads import features_and_logits
+from benchmark.models.weights import Preprocessing
 from benchmark.training.losses import LOSSES
 
 
@@ -28,6 +31,8 @@ class Source(NamedTuple):
     labels: np.ndarray
     id_val_features: np.ndarray
     id_val_labels: np.ndarray
+    network: nn.Module | None = None
+    """For `stage2_bn: drift`: from images, which stand in the place of features, to features."""
 
 
 Readout = Callable[[Source, int, int], nn.Module]
@@ -100,12 +105,28 @@ def nearest_neighbours(neighbours: int = 20) -> Readout:
     return fit
 
 
+class PixelFeatures(nn.Module):
+    """uint8 images [N, S, S, 3] → the features [N, D] of a network, on the processor."""
+
+    def __init__(self, features: Features, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.features, self.preprocessing = features, preprocessing
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        device = next(self.parameters()).device
+        batch = to_float(pixels.permute(0, 3, 1, 2).to(device))
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        return self.features(standardise(batch, mean, std)).float().cpu()
+
+
 SAMPLERS = ("class_balanced", "instance")
+STAGE2_BN = ("frozen", "drift")
 
 
 def decoupled(
     loss: str = "hybrid",
     sampler: str = "class_balanced",
+    stage2_bn: str = "frozen",
     hidden: int = 512,
     epochs: int = 50,
     patience: int = 10,
@@ -122,46 +143,55 @@ def decoupled(
         loss: name of a loss of logits, at its defaults.
         sampler: class_balanced draws with replacement, p ∝ 1 / images of the class; instance
             takes each image once an epoch.
+        stage2_bn: drift is what le2026 released: the network stays in training mode, so that its
+            batch normalisation uses the statistics of each batch of this stage, and its running
+            statistics leave those of the representation although every weight is frozen.
     """
-    if sampler not in SAMPLERS:
-        near = suggest(sampler, SAMPLERS)
-        raise UserError(f"params.yaml: readouts: sampler: no '{sampler}'{near}")
-    if loss not in LOSSES:
-        raise UserError(f"params.yaml: readouts: loss: no '{loss}'{suggest(loss, LOSSES)}")
+    choices = {"loss": (loss, LOSSES), "sampler": (sampler, SAMPLERS)}
+    choices["stage2_bn"] = (stage2_bn, STAGE2_BN)
+    for key, (name, known) in choices.items():
+        if name not in known:
+            raise UserError(f"params.yaml: readouts: {key}: no '{name}'{suggest(name, known)}")
+    drifts = stage2_bn == "drift"
 
     def fit(source: Source, classes: int, seed: int) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
-        features, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
+        inputs, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
         counts = torch.bincount(labels, minlength=classes)
         criterion = LOSSES[loss](counts)
+        width = inputs.shape[1]
+        if drifts:
+            with torch.no_grad():
+                width = source.network.eval()(inputs[:1]).shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = new_head(features.shape[1], hidden, classes)
+            head = new_head(width, hidden, classes)
         optimiser = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=0.0)
+        stage = nn.Sequential(source.network, head) if drifts else head
         steps = math.ceil(len(labels) / batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
         best, best_epoch, state = -1.0, -1, {}
         for epoch in range(epochs):
-            head.train()
+            stage.train()
             if sampler == "instance":
                 order = torch.randperm(len(labels), generator=generator)
             else:
                 weight = 1.0 / counts[labels]
                 order = torch.multinomial(weight, len(labels), True, generator=generator)
             for chosen in order.tensor_split(steps):
-                value = criterion(head(features[chosen]), labels[chosen])
+                value = criterion(stage(inputs[chosen]), labels[chosen])
                 optimiser.zero_grad()
                 value.backward()
                 optimiser.step()
                 schedule.step()
-            score = id_val_macro_f1(head, source, classes)
+            score = id_val_macro_f1(stage, source, classes)
             if score > best:
                 best, best_epoch = score, epoch
-                state = {key: tensor.clone() for key, tensor in head.state_dict().items()}
+                state = {key: tensor.clone() for key, tensor in stage.state_dict().items()}
             elif epoch - best_epoch >= patience:
                 break
-        head.load_state_dict(state)
-        return head
+        stage.load_state_dict(state)
+        return stage
 
     return fit
 
@@ -178,10 +208,11 @@ def new_head(features: int, hidden: int, classes: int) -> nn.Sequential:
 
 
 @torch.inference_mode()
-def id_val_macro_f1(head: nn.Module, source: Source, classes: int) -> float:
-    """Macro-F1 of a head on the source's id_val."""
-    head.eval()
-    answers = head(torch.from_numpy(source.id_val_features)).argmax(1).numpy()
+def id_val_macro_f1(stage: nn.Module, source: Source, classes: int) -> float:
+    """Macro-F1 on the source's id_val."""
+    stage.eval()
+    inputs = torch.from_numpy(source.id_val_features).split(BATCH)
+    answers = torch.cat([stage(batch).argmax(1) for batch in inputs]).numpy()
     return macro_f1(confusion_matrix(source.id_val_labels, answers, classes))
 
 
@@ -197,5 +228,6 @@ READOUTS: dict[str, Callable[..., Readout | None]] = {
     "decoupled_sampler": decoupled,
     "decoupled_loss": decoupled,
     "decoupled_neither": decoupled,
+    "decoupled_drift": decoupled,
 }
-"""Four names of one function: sampler × loss, so that each stands as a row of its own."""
+"""Five names of one function, so that each choice of its stage stands as a row of its own."""

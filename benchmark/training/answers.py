@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from itertools import chain
 
@@ -18,7 +19,7 @@ from benchmark.inference.inferences import (
     Inference,
     log_mean_probability,
 )
-from benchmark.inference.readouts import READOUTS, Features, Source
+from benchmark.inference.readouts import READOUTS, Features, PixelFeatures, Source
 from benchmark.models.loading import preprocessing
 from benchmark.numerics import version
 from benchmark.runs import Run
@@ -40,16 +41,26 @@ def answers(
         np.bincount(train.labels, minlength=len(bench.classes)) / len(train),
     )
     inference = INFERENCES[method.get("inference", "single")](**settings.get("inference", {}))
-    if readout := READOUTS[method.get("readout", "head")](**settings.get("readout", {})):
+    block = settings.get("readout", {})
+    if readout := READOUTS[method.get("readout", "head")](**block):
         features = Features(model)
         id_val = images.part(run["scenario"]["source"], "id_val")
+        seed = axis_seed("readout", run["seed"])
+        if block.get("stage2_bn") == "drift":
+            # A copy: the checkpoint's own network goes on to serve other readouts.
+            network = PixelFeatures(copy.deepcopy(features), where.preprocessing)
+            network.requires_grad_(False)
+            source = Source(train.pixels, train.labels, id_val.pixels, id_val.labels, network)
+            _, head = readout(source, len(bench.classes), seed)
+            model = torch.nn.Sequential(network.features, head.to(bench.device))
+            return [inference(model, part.pixels, where) for part in parts]
         source = Source(
             cached_features(bench, run, features, train, where),
             train.labels,
             cached_features(bench, run, features, id_val, where),
             id_val.labels,
         )
-        fitted = readout(source, len(bench.classes), axis_seed("readout", run["seed"]))
+        fitted = readout(source, len(bench.classes), seed)
         fitted = fitted.to(bench.device).eval()
         if type(inference) is Inference:  # the cache serves every readout of this network
             return [
