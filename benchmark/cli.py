@@ -436,6 +436,24 @@ def predict(
 
 
 @app.command()
+def embed(
+    runs: Annotated[list[str], typer.Argument(help="Finished runs: METHOD/SCENARIO/seedK.")],
+    profile: ProfileOption = "core",
+) -> None:
+    """Put the features of runs into a plane by t-SNE (results/<profile>/embeddings/).
+
+    Wants checkpoints and prepared images; the report draws from what is written here.
+    """
+    from benchmark.data.cards import load_label_spaces
+    from benchmark.inference.embedding import embed as embed_runs
+
+    params, _ = settings()
+    classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
+    for path in embed_runs(ROOT, profile, classes, runs):
+        say(f"wrote {path}")
+
+
+@app.command()
 def evaluate(profile: FinishedProfile = None) -> None:
     """Compute every metric from the stored predictions; needs no images."""
     from benchmark.evaluation.evaluate import evaluate as evaluate_results

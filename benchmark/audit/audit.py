@@ -34,7 +34,8 @@ from benchmark.audit.pairs import (
 )
 from benchmark.config import Params, Profile
 from benchmark.data import near_duplicates
-from benchmark.data.cards import Card, card_of, domain_images
+from benchmark.data.arrays import open_set_of
+from benchmark.data.cards import Card, card_of, domain_images, open_set_images
 from benchmark.data.fetch import raw_folder
 from benchmark.errors import UserError
 from benchmark.files import write_json
@@ -127,20 +128,23 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
     """Every image that a profile uses: dataset, domain, path, group, class_name, part, facts.
 
     Returns:
-        `part` is "" where a domain is only tested on; sha256, width, height are "" where unknown.
+        Cells of no class are a domain of their own (`<domain>.open_set`), near or far in the place
+        of a class. `part` is "" where a domain is only tested on; sha256, width, height are ""
+        where unknown.
     """
     tables = []
     for domain in profile.domains:
         card = card_of(cards, domain)
-        table = domain_images(
-            root / "datasets", card, domain, profile.label_space, profile.subset
-        ).assign(dataset=card.name, domain=domain, part="")
+        asked = root / "datasets", card, domain, profile.label_space, profile.subset
+        table = domain_images(*asked).assign(domain=domain, part="")
         if domain in profile.sources():
             table["part"] = table["path"].map(parts_of(root, domain)).fillna("no part")
-        for column in ("sha256", "width", "height"):
-            if column not in table:
-                table[column] = ""
-        tables.append(table)
+        foreign = open_set_images(*asked).rename(columns={"open_set": "class_name"})
+        for own in (table, foreign.assign(domain=open_set_of(domain), part="")):
+            for column in ("sha256", "width", "height"):
+                if column not in own:
+                    own[column] = ""
+            tables.append(own.assign(dataset=card.name))
     columns = ["dataset", "domain", "path", "group", "class_name", "part"]
     return pd.concat(tables, ignore_index=True)[[*columns, "sha256", "width", "height"]]
 

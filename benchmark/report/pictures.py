@@ -21,6 +21,12 @@ from benchmark.report.figures.confusion import Confusions, confusion_figure
 from benchmark.report.figures.corruptions import corruption_figure
 from benchmark.report.figures.curves import Curves, plain_targets, reliability_figure, risk_figure
 from benchmark.report.figures.dumbbell import dumbbell_figure, grouped
+from benchmark.report.figures.embedding import (
+    ACROSS,
+    Embedding,
+    embedding_figure,
+    embedding_text,
+)
 from benchmark.report.figures.forest import TEXT, forest_figure, forest_pages
 from benchmark.report.figures.overview import (
     heat_figure,
@@ -52,6 +58,7 @@ class Material(NamedTuple):
     confusions: Confusions
     curves: Curves
     records: Records
+    embeddings: list[Embedding]
 
 
 class Job(NamedTuple):
@@ -100,6 +107,20 @@ def overview_jobs(material: Material) -> Iterator[Job]:
         yield Job(
             OVERVIEW, Picture("throughput", text), lambda: speed_figure(points, where, left_out)
         )
+    for stem, own in embedding_pages(material.embeddings):
+        yield Job(OVERVIEW, Picture(stem, embedding_text(own)), partial(embedding_figure, own))
+
+
+def embedding_pages(embeddings: list[Embedding]) -> Iterator[tuple[str, list[Embedding]]]:
+    """Runs that show the same images, as many as a figure has room for, and its file name."""
+    alike: dict[tuple, list[Embedding]] = {}
+    for one in embeddings:
+        alike.setdefault((one.run.scenario, one.classes), []).append(one)
+    for (scenario, _), own in alike.items():
+        for start in range(0, len(own), ACROSS):
+            page = start // ACROSS + 1
+            stem = f"embedding_{scenario.file_name}" + (f"_{page}" if page > 1 else "")
+            yield stem, own[start : start + ACROSS]
 
 
 def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]:

@@ -16,6 +16,7 @@ from benchmark.report import per_class
 from benchmark.report.facts import run_records
 from benchmark.report.figures.confusion import load_confusions
 from benchmark.report.figures.curves import load_curves
+from benchmark.report.figures.embedding import load_embeddings
 from benchmark.report.figures.training import Records
 from benchmark.report.formats import cell_text, headline, to_csv, to_latex, to_markdown
 from benchmark.report.page import Overview, Section, write_page
@@ -56,7 +57,7 @@ def report(results: Path, strict: bool = False) -> None:
     sections = [write_experiment(results / "tables", e, evidence) for e in experiments]
     material = Material(
         experiments, scores, load_confusions(results, experiments),
-        load_curves(results, experiments), records,
+        load_curves(results, experiments), records, load_embeddings(results, experiments),
     )  # fmt: skip
     drawn = draw_all(results / "figures", material)
     sections = [replace(s, pictures=drawn[s.experiment.experiment]) for s in sections]

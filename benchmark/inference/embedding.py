@@ -1,0 +1,134 @@
+"""A run's network and the prepared images → its features in the plane (t-SNE), as a small record.
+
+Features are not in git; the record is, so that a clone without images draws its figure. The images
+drawn depend on the images alone, so that records of several runs show the same cells.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.manifold import TSNE
+
+from benchmark.config import corruption_of
+from benchmark.data.arrays import Images, PreparedImages
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.inference.inferences import Conditions
+from benchmark.inference.label_images import read_run, trained
+from benchmark.inference.readouts import Features
+from benchmark.models.loading import preprocessing
+from benchmark.plan import profile_folder
+from benchmark.progress import track
+from benchmark.training.answers import cached_features
+from benchmark.training.bench import Bench, axis_seed, initial_weights
+
+MOST_IMAGES = 150
+"""drawn of a test set, as many of each class as it has"""
+PERPLEXITY = 30
+NEIGHBOURS = 10
+"""counted in the features themselves, where t-SNE distorts nothing"""
+
+
+def embed(root: Path, profile: str, classes: list[str], run_ids: list[str]) -> list[Path]:
+    """Write `results/<profile>/embeddings/<run>.json` of each run.
+
+    Raises:
+        UserError: no such run, or not done; its checkpoint or the images are not here; more than
+            its network answers (an ensemble, a readout, what adapts to the test images).
+    """
+    images = PreparedImages(root, profile, classes)
+    written = []
+    for run_id in track(run_ids, "embedding"):
+        path = profile_folder(root, profile) / "embeddings" / f"{run_id.replace('/', '__')}.json"
+        record = embedding(root, profile, classes, images, run_id)
+        write_text(path, json.dumps(record) + "\n")
+        written.append(path)
+    return written
+
+
+def embedding(
+    root: Path, profile: str, classes: list[str], prepared: PreparedImages, run_id: str
+) -> dict[str, Any]:
+    """The source's id_test and every plain target in the plane of one run's features.
+
+    Returns:
+        run_id and digest of its predictions; test sets as (domain, part); of each image drawn the
+        place of its test set, its class and its coordinates; shares as in `neighbours_alike`.
+    """
+    run = read_run(root, profile, run_id)
+    model = trained(root, profile, run, len(classes))
+    bench = Bench(root, profile, classes, next(model.parameters()).device, prepared)
+    images, source = bench.images_of(run), run["scenario"]["source"]
+    labels = images.part(source, "train").labels
+    where = Conditions(
+        run["settings"]["training"]["precision"],
+        bench.device,
+        preprocessing(initial_weights(run), run["method"]["backbone"]),
+        np.bincount(labels, minlength=len(classes)) / len(labels),
+    )
+    targets = [name for name in run["scenario"]["targets"] if corruption_of(name) is None]
+    if not targets:
+        raise UserError(f"{run_id} has no target but corruptions: choose a run that has another")
+    test_sets = [(source, "id_test"), *((name, "shifted") for name in targets)]
+    found, kinds, places = [], [], []
+    for place, (domain, part) in enumerate(test_sets):
+        whole = images.domain(domain) if part == "shifted" else images.part(domain, part)
+        chosen = drawn(whole, len(classes), axis_seed("embedding", domain, part))
+        found.append(cached_features(bench, run, Features(model), chosen, where))
+        kinds.append(chosen.labels)
+        places.append(np.full(len(chosen), place))
+    features, kind, place = map(np.concatenate, (found, kinds, places))
+    # It has to be below the number of images, which a small set of one's own may not have.
+    perplexity = min(PERPLEXITY, (len(features) - 1) // 3)
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+    same_domain, same_class = neighbours_alike(features, place, kind)
+    return {
+        "schema_version": 1,
+        "run_id": run_id,
+        "predictions_sha256": run["predictions_sha256"],
+        "perplexity": perplexity,
+        "neighbours": NEIGHBOURS,
+        "same_domain": same_domain,
+        "same_class_elsewhere": same_class,
+        "test_sets": test_sets,
+        "images": {
+            "test_set": place.tolist(),
+            "class": kind.tolist(),
+            "x": [round(float(value), 1) for value in plane[:, 0]],
+            "y": [round(float(value), 1) for value in plane[:, 1]],
+        },
+    }
+
+
+def drawn(images: Images, classes: int, seed: int) -> Images:
+    """Of each class of a test set equally many images at random, or all that it has, in order."""
+    generator = np.random.default_rng(seed)
+    each = [generator.permutation(np.flatnonzero(images.labels == c)) for c in range(classes)]
+    rows = np.sort(np.concatenate([own[: MOST_IMAGES // classes] for own in each]))
+    return Images(images.pixels[rows], images.labels[rows], images.table.iloc[rows])
+
+
+def neighbours_alike(
+    features: np.ndarray, places: np.ndarray, kinds: np.ndarray
+) -> tuple[float, float]:
+    """Shares, mean over images, of an image's nearest neighbours: from its own test set, of all;
+    and of its own class, of those from the other test sets.
+
+    Args:
+        features: [N, D]; distances are Euclidean.
+        places: [N], of which test set an image is.
+        kinds: [N], of which class.
+    """
+    distances = cdist(features, features)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argsort(axis=1)[:, :NEIGHBOURS]
+    own = places == places[:, None]
+    abroad = np.where(own, np.inf, distances).argsort(axis=1)[:, :NEIGHBOURS]
+    same_domain = np.take_along_axis(own, nearest, axis=1).mean()
+    same_class = (kinds[abroad] == kinds[:, None]).mean()
+    return round(float(same_domain), 4), round(float(same_class), 4)

@@ -1,0 +1,153 @@
+"""Features of runs in the plane (t-SNE): a panel per run, class as colour, domain as mark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmark.evaluation.experiments import Experiment, Run, done_runs
+from benchmark.files import read_json
+from benchmark.progress import say
+from benchmark.report.figures.style import FAINT, MARKS, MILLIMETRE, STYLE, mark_of, panels, title
+
+ACROSS = 3
+"""runs side by side"""
+PANEL = (57.5, 46.0)
+"""mm"""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What `wbc-shift embed` wrote of a run."""
+
+    run: Run
+    classes: tuple[str, ...]
+    perplexity: int
+    neighbours: int
+    same_domain: float
+    """share of the nearest neighbours that are of an image's own domain"""
+    same_class_elsewhere: float
+    """share of the nearest ones in other domains that are of its class"""
+    test_sets: tuple[tuple[str, str], ...]
+    places: np.ndarray
+    """[N], of which test set an image is"""
+    kinds: np.ndarray
+    """[N], of which class"""
+    points: np.ndarray
+    """[N, 2]"""
+
+
+def load_embeddings(results: Path, experiments: list[Experiment]) -> list[Embedding]:
+    """Read `embeddings/*.json` in plan order; says which are of other predictions."""
+    done = done_runs(experiments)
+    planned = dict.fromkeys(run.run_id for experiment in experiments for run in experiment.runs)
+    found = {}
+    for path in sorted((Path(results) / "embeddings").glob("*.json")):
+        record = read_json(path)
+        run, classes = done.get(record["run_id"], (None, ()))
+        if run is None or run.predictions_sha256 != record["predictions_sha256"]:
+            say(f"note: {path} is stale and not drawn: run `wbc-shift embed` again, or delete it")
+            continue
+        images = record["images"]
+        found[run.run_id] = Embedding(
+            run,
+            classes,
+            *(record[name] for name in ("perplexity", "neighbours")),
+            *(record[name] for name in ("same_domain", "same_class_elsewhere")),
+            tuple((domain, part) for domain, part in record["test_sets"]),
+            np.array(images["test_set"]),
+            np.array(images["class"]),
+            np.column_stack([images["x"], images["y"]]),
+        )
+    return [found[run_id] for run_id in planned if run_id in found]
+
+
+def by_chance(embedding: Embedding) -> tuple[float, float]:
+    """What the two shares would be if features told nothing: from the numbers of images alone."""
+    places, kinds = embedding.places, embedding.kinds
+    others = len(places) - 1
+    same_domain = np.mean([(places == place).sum() - 1 for place in places]) / others
+    abroad = [kinds[places != place] == kind for place, kind in zip(places, kinds, strict=True)]
+    return float(same_domain), float(np.mean([own.mean() for own in abroad]))
+
+
+def embedding_text(embeddings: list[Embedding]) -> str:
+    """The caption: what is drawn, and what t-SNE does not show."""
+    first = embeddings[0]
+    most = np.bincount(first.places).max()
+    return (
+        f"Features of {len(first.places)} held-out images in the plane (t-SNE, perplexity "
+        f"{first.perplexity}), at most {most} of a domain, of each class equally many where there "
+        "are, the same for every network. Above, colours are classes; below, domains; marks are "
+        f"domains in both. Shares, with what chance would give, are of the {first.neighbours} "
+        "nearest in the features themselves: how many are of an image's own domain, and how many "
+        "of the nearest in other domains are of its class. In the plane, distances between "
+        "clusters, their sizes and densities mean nothing, and another seed gives another picture."
+    )
+
+
+def embedding_figure(embeddings: list[Embedding]) -> Figure:
+    """At most `ACROSS` runs of a scenario side by side: above by class, below by domain."""
+    first = embeddings[0]
+    domains = ["sources" if "+" in domain else domain for domain, _ in first.test_sets]
+    across = len(embeddings)
+    columns = 2 * across
+    rooms = [2.5 + 3.2 * -(-len(names) // columns) for names in (first.classes, domains)]
+    top, below = 11.0, 8.0
+    with matplotlib.style.context(STYLE):
+        margins = (1.5, top, 1.5, below + rooms[1])
+        figure, found = panels(2 * across, across, PANEL, (2, rooms[0]), margins)
+        height = figure.get_figheight() / MILLIMETRE
+        for embedding, upper, lower in zip(embeddings, found[:across], found[across:], strict=True):
+            draw(upper, embedding, embedding.kinds, domains)
+            draw(lower, embedding, embedding.places, domains)
+            run = embedding.run
+            upper.set_title(f"{run.method.name}, seed {run.seed}", fontsize=7)
+            lower.set_xlabel(shares(embedding), fontsize=6, labelpad=3)
+        circles = ["o"] * len(first.classes)
+        shapes = [mark_of(domain, domains)[0] for domain in domains]
+        under = (top + PANEL[1] + rooms[0] / 2, height - rooms[1] / 2)
+        for names, marks, y in zip((first.classes, domains), (circles, shapes), under, strict=True):
+            handles = [
+                Line2D([], [], linestyle="", marker=mark, markersize=3.5, markeredgewidth=0,
+                       color=mark_of(name, names)[1], label=name)
+                for name, mark in zip(names, marks, strict=True)
+            ]  # fmt: skip
+            figure.legend(handles=handles, loc="center", bbox_to_anchor=(0.5, 1 - y / height),
+                          ncols=columns, fontsize=6.5, handletextpad=0.1, labelspacing=0.3,
+                          columnspacing=1.5)  # fmt: skip
+        title(figure, f"Trained on {first.run.scenario.short_source}")
+    return figure
+
+
+def shares(embedding: Embedding) -> str:
+    """What the features say, and what chance would."""
+    whats = ("nearest: own domain", "nearest elsewhere: own class")
+    found = (embedding.same_domain, embedding.same_class_elsewhere)
+    return "\n".join(
+        f"{what} {100 * share:.0f} % (chance {100 * chance:.0f} %)"
+        for what, share, chance in zip(whats, found, by_chance(embedding), strict=True)
+    )
+
+
+def draw(axes: Axes, embedding: Embedding, colours: np.ndarray, domains: Sequence[str]) -> None:
+    """The images of a run in the plane; a domain's mark, and the colour of what is asked for."""
+    for place, domain in enumerate(domains):
+        rows = embedding.places == place
+        axes.scatter(
+            *embedding.points[rows].T,
+            s=6,
+            marker=mark_of(domain, domains)[0],
+            facecolors=[MARKS[colour % len(MARKS)][1] for colour in colours[rows]],
+            linewidth=0,
+            alpha=0.85,
+        )
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=FAINT)
