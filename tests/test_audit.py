@@ -133,6 +133,19 @@ def test_a_copy_in_a_target_domain_fails_and_passes_once_it_is_excluded(
     assert "excluded" in checks("known")
 
 
+def test_a_copy_of_a_training_image_among_cells_of_no_class_is_found(prepared, wbc_shift) -> None:
+    source, foreign = "a/monocyte/slide0_0.jpg", "b/monocyte/slide3_0.jpg"
+    put(foreign, picture(source), quality=90)
+    table = pd.read_csv(MANIFEST, dtype=str)
+    table.loc[table["path"] == foreign, "label"] = "blast"
+    table.to_csv(MANIFEST, index=False)
+    edit(Path("datasets/toy.yaml"), ", artefact: null", ", artefact: null, blast: near")
+    assert wbc_shift("audit", "-p", "tiny").status == 1
+    (found,) = (f for f in record()["failures"] if f["check"] == "conflicting labels")
+    assert {path for _, path in found["images"]} == {source, foreign}
+    assert record()["domains"]["toy-b.open_set"]["images"] == 1
+
+
 def test_one_cell_in_two_groups_of_one_domain_is_a_warning_until_its_line_is_added(
     prepared, wbc_shift
 ) -> None:
