@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import timm
@@ -146,16 +147,31 @@ def skip_reason(
     freezing: str = "none",
 ) -> str | None:
     """Why a combination makes no sense, or None; built without memory (meta), nothing loaded."""
+    network = (backbone, normalisation, tuple(parameters.items()), image_size)
+    return built_on_meta(*network, weights.model_dump_json(), head, freezing)
+
+
+@functools.cache  # methods of many experiments share a network
+def built_on_meta(
+    backbone: str,
+    normalisation: str,
+    parameters: tuple[tuple[str, object], ...],
+    image_size: int,
+    weights: str,
+    head: str,
+    freezing: str,
+) -> str | None:
+    """`skip_reason`, of arguments that can be remembered."""
     with torch.device("meta"):
         try:
             model = build_model(
                 backbone,
                 normalisation,
-                parameters,
+                dict(parameters),
                 2,
                 image_size,
                 seed=0,
-                weights=weights,
+                weights=Weights.model_validate_json(weights),
                 head=head,
                 freezing=freezing,
             )
