@@ -31,7 +31,7 @@ paper: install  ## the PDF of results/core; needs TeX and latexmk
 	latexmk -cd -pdf -interaction=nonstopmode -halt-on-error paper/main.tex
 
 test: install  ## the whole suite; with WBC_MIRROR=DIR also the tests on real images
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 WBC_THREADS=1 $(RUN) pytest --numprocesses logical --dist loadfile
 
 lint: install  ## style, and pipeline files that agree with params.yaml
 	$(RUN) ruff check .
