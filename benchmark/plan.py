@@ -31,13 +31,14 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
     profile = params.profile(name)
     data = read_data(root, name, profile)
     plans = {}
-    for experiment in profile.experiments:
+    for place, experiment in enumerate(profile.experiments):
         plans[experiment] = expand(root, params, name, experiment, data["domains"])
         write_json(
             plan_path(root, name, experiment),
             {
                 "schema_version": 1,
                 "experiment": experiment,
+                "place": place,  # params.yaml tells the order in which readers meet them
                 "title": profile.experiments[experiment].title,
                 "profile": name,
                 "label_space": profile.label_space,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +43,25 @@ profiles:
 DOMAINS = ["a", "b", "c"]
 
 
+@pytest.fixture(scope="module")
+def answered(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project with every run of `shared` done; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("answered") / "project"
+    shutil.copytree(prepared_template, folder)
+    with contextlib.chdir(folder):
+        with Path("params.yaml").open("a") as file:
+            file.write(SHARED)
+        edit(Path("params.yaml"), "profiles:\n", BLOCKS)
+        plan_profile(Path(), load_params(), "tiny")
+        runner.train_experiment(Path(), "tiny", "shared")
+    return folder
+
+
 @pytest.fixture
-def shared(prepared: Path) -> list[dict]:
-    """The toy project with every run of `shared` done; its plan."""
-    with Path("params.yaml").open("a") as file:
-        file.write(SHARED)
-    edit(Path("params.yaml"), "profiles:\n", BLOCKS)
-    plan_profile(Path(), load_params(), "tiny")
-    runner.train_experiment(Path(), "tiny", "shared")
+def shared(answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """A copy of it as the current folder; its plan."""
+    shutil.copytree(answered, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
     return read_json(Path("results/tiny/plans/shared.json"))["runs"]
 
 

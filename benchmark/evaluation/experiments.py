@@ -104,6 +104,8 @@ class Experiment(Record):
 
     schema_version: Literal[1]
     experiment: str
+    place: int = 0
+    """its place among the experiments of the profile"""
     title: str
     profile: str
     label_space: str
@@ -128,7 +130,7 @@ class Experiment(Record):
 
 
 def load_experiments(results: Path) -> list[Experiment]:
-    """Read every `experiments/*.json` of a results folder, by file name.
+    """Read every `experiments/*.json` of a results folder, in the order of the profile.
 
     Raises:
         UserError: there is none, or one that does not follow the schema.
@@ -145,7 +147,7 @@ def load_experiments(results: Path) -> list[Experiment]:
             ) from None
     if not experiments:
         raise UserError(f"{Path(results) / 'experiments'} holds no record: run `wbc-shift train`")
-    return experiments
+    return sorted(experiments, key=lambda experiment: experiment.place)
 
 
 def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, ...]]]:
