@@ -454,6 +454,21 @@ def embed(
 
 
 @app.command()
+def gallery(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="METHOD/SCENARIO/seedK; without it, all runs vote, as in the report."),
+    ] = None,
+    profile: ProfileOption = "core",
+) -> None:
+    """Show the most confident errors on every test set (results/<profile>/gallery/, not in git)."""
+    from benchmark.report.gallery import write_gallery
+
+    path = write_gallery(ROOT, profile, run)
+    say(f"wrote {path}; it shows images of other publishers: keep it on this machine")
+
+
+@app.command()
 def evaluate(profile: FinishedProfile = None) -> None:
     """Compute every metric from the stored predictions; needs no images."""
     from benchmark.evaluation.evaluate import evaluate as evaluate_results

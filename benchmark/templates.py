@@ -8,9 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def templates_beside(module: str) -> Environment:
-    """The templates in a module's folder (`__file__`): escaped, and a missing value is an error."""
+    """The templates in a module's folder (`__file__`), and what pages of images share: escaped, and
+    a missing value is an error.
+    """
     return Environment(
-        loader=FileSystemLoader(Path(module).parent),
+        loader=FileSystemLoader([Path(module).parent, Path(__file__).parent / "audit"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -21,7 +21,17 @@ from benchmark.report.paper import (
     sentence,
     write_paper,
 )
-from benchmark.report.paper_text import description, flat, inline, macros, tex
+from benchmark.report.paper_text import (
+    description,
+    flat,
+    inline,
+    macros,
+    narrower,
+    tex,
+    without_drop,
+)
+from benchmark.report.sheets.sheet import Sheet
+from benchmark.report.sheets.sheet import to_latex as sheet_to_latex
 from benchmark.report.tables import Block, Cell, Column, Row, build_table, load_scores
 
 MAIN = (REPOSITORY / "paper" / "main.tex").read_text(encoding="utf-8")
@@ -134,6 +144,32 @@ def test_a_table_longer_than_a_page_is_named_and_not_printed(tmp_path):
     assert re.findall(r"\\input\{(.*)\}", text) == ["generated/tables/short_one"]
 
 
+def test_a_heading_wider_than_its_column_stands_in_two_lines_and_no_number_is_touched():
+    rows = (("a rather long method", "12.3", "7"), ("b", "–", "8 %"))
+    sheet = Sheet("s", "Caption.", ("of", "cov@99 in-domain (%)", "runs"), rows)
+    whole = sheet_to_latex(sheet)
+    text = narrower(whole)
+    assert "\nof & \\shortstack{cov@99\\\\in-domain (\\%)} & runs \\\\\n" in text
+    assert text.partition("\\midrule")[2] == whole.partition("\\midrule")[2]
+    assert "\\setlength{\\tabcolsep}{2.5pt}" in text
+    scores = "\\toprule\n\\multicolumn{4}{l}{A title} \\\\\n\\midrule\na & b \\\\\n\\bottomrule"
+    assert narrower(scores) == scores
+
+
+def test_in_print_other_scores_lose_the_shift_drop_and_nothing_else(generated):
+    results = generated.parents[1] / "results" / "toy"
+    experiments = load_experiments(results)
+    table = build_table(experiments[0], load_scores(results, experiments), "accuracy")
+    printed = without_drop(table)
+    for whole, block in zip(table.blocks, printed.blocks, strict=True):
+        assert whole.columns[-1].key == "shift_drop"
+        assert block.columns == whole.columns[:-1]
+        assert [row.cells for row in block.rows] == [row.cells[:-1] for row in whole.rows]
+    assert "hift drop" in table.caption
+    assert "drop" not in to_latex(printed)
+    assert "In-domain: held-out part of the source. Majority:" in printed.caption
+
+
 def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):
     text = (generated / "methods.tex").read_text()
     assert "\\item[focal] gamma 2" in text
@@ -196,3 +232,4 @@ def test_the_pdf_builds_without_a_reference_that_leads_nowhere(generated):
     log = (generated.parent / "main.log").read_text(encoding="utf-8", errors="replace")
     assert built.returncode == 0, log[-3000:]
     assert not re.findall(r"(?:Citation|Reference) .* undefined|multiply defined", log)
+    assert "Overfull \\hbox" not in log

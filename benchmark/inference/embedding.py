@@ -126,9 +126,11 @@ def neighbours_alike(
     """
     distances = cdist(features, features)
     np.fill_diagonal(distances, np.inf)
-    nearest = distances.argsort(axis=1)[:, :NEIGHBOURS]
     own = places == places[:, None]
-    abroad = np.where(own, np.inf, distances).argsort(axis=1)[:, :NEIGHBOURS]
+    counted = min(NEIGHBOURS, len(features) - 1)
+    nearest = distances.argsort(axis=1)[:, :counted]
     same_domain = np.take_along_axis(own, nearest, axis=1).mean()
+    counted = min(NEIGHBOURS, int((~own).sum(axis=1).min()))
+    abroad = np.where(own, np.inf, distances).argsort(axis=1)[:, :counted]
     same_class = (kinds[abroad] == kinds[:, None]).mean()
     return round(float(same_domain), 4), round(float(same_class), 4)

@@ -1,7 +1,7 @@
 """Confident errors: predictions of all runs in; per test set the images that they get wrong, out.
 
-The runs of a test set vote with their mean probability. Names alone are shown: pictures of others
-are not ours to publish.
+The runs of a test set vote with their mean probability. The page has names alone, for pictures of
+others are not ours to publish; `write_gallery` shows them to who has them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmark.config import corruption_of
-from benchmark.errors import UserError
+from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
 
 MOST_SHOWN = 8
-"""errors listed of each test set"""
+"""errors listed of each test set on the page"""
+MOST_PICTURES = 24
+"""errors shown of each test set in the gallery"""
 
 
 class Mistake(NamedTuple):
@@ -52,17 +54,29 @@ class Mistakes:
         return f"{where}, trained on {self.source}"
 
 
-def confident_errors(results: Path, experiments: list[Experiment]) -> list[Mistakes]:
-    """Every test set of every scenario of the inductive track, corrupted copies aside.
+def confident_errors(
+    results: Path,
+    experiments: list[Experiment],
+    run_id: str | None = None,
+    most: int = MOST_SHOWN,
+) -> list[Mistakes]:
+    """Every test set of every scenario, corrupted copies aside.
+
+    Args:
+        run_id: the run whose errors are asked for; without it, all of the inductive track vote.
+        most: errors shown of a test set.
 
     Raises:
-        UserError: a done run has no predictions.
+        UserError: no such run; a done run has no predictions.
     """
     done = done_runs(experiments)
     planned = dict.fromkeys(run.run_id for experiment in experiments for run in experiment.runs)
+    if run_id is not None and run_id not in done:
+        what = f"run '{run_id}' is not done" if run_id in planned else f"no run '{run_id}'"
+        raise UserError(f"{results}: {what}{suggest(run_id, done)}")
     scenarios: dict[tuple, list[Run]] = {}
-    for run, classes in (done[run_id] for run_id in planned if run_id in done):
-        if run.track == "inductive":
+    for run, classes in (done[name] for name in planned if name in done):
+        if run.run_id == run_id or (run_id is None and run.track == "inductive"):
             scenarios.setdefault((run.scenario, classes), []).append(run)
     found = []
     for (scenario, classes), runs in scenarios.items():
@@ -70,7 +84,7 @@ def confident_errors(results: Path, experiments: list[Experiment]) -> list[Mista
         for test_set in scenario.test_sets:
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
-                found.append(mistakes(test_set, scenario.source, classes, rows))
+                found.append(mistakes(test_set, scenario.source, classes, rows, most))
     return found
 
 
@@ -100,7 +114,11 @@ def votes_of(results: Path, run: Run, classes: tuple[str, ...]) -> dict[tuple[st
 
 
 def mistakes(
-    test_set: tuple[str, str], source: str, classes: tuple[str, ...], votes: list[Votes]
+    test_set: tuple[str, str],
+    source: str,
+    classes: tuple[str, ...],
+    votes: list[Votes],
+    most: int,
 ) -> Mistakes:
     """The errors of the mean probability, the most confident first."""
     first = votes[0]
@@ -120,6 +138,6 @@ def mistakes(
             float(confidence[row]),
             int(runs_wrong[row]),
         )
-        for row in order[:MOST_SHOWN]
+        for row in order[:most]
     )
     return Mistakes(*test_set, source, len(votes), len(first.labels), len(wrong), shown)

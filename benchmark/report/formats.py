@@ -178,7 +178,7 @@ def to_latex(table: Table) -> str:
 
 def latex_block(block: Block, most: int) -> list[str]:
     """Heading, three header lines and rows of a block, padded to `most` pairs of columns."""
-    targets = len(block.columns) - len(SUMMARIES)
+    targets = sum(column.key not in SUMMARIES for column in block.columns)
 
     def line(first: str, second: str, cells: list[str]) -> str:
         """Targets first, summaries last, so that the summaries of all blocks stand in one line."""

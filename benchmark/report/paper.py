@@ -14,21 +14,24 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.evaluation.bootstrap import RESAMPLES
-from benchmark.evaluation.experiments import Experiment, gaps, load_experiments
+from benchmark.evaluation.experiments import Experiment, load_experiments
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.paired import SIGNIFICANCE
 from benchmark.files import atomic, read_json, read_yaml, write_text
 from benchmark.report import facts
-from benchmark.report.formats import cell_text, number
+from benchmark.report.formats import cell_text, number, to_latex
 from benchmark.report.leaderboard import Finding, findings, leaderboard
 from benchmark.report.paper_text import (
     appendix,
     data_table,
     figure,
+    gaps_text,
     joined,
     label,
     macros,
+    narrower,
     tex,
+    without_drop,
 )
 from benchmark.report.tables import METRICS, Block, Table, build_table, load_scores
 
@@ -68,8 +71,11 @@ def write_paper(root: Path, profile: str) -> Path:
     write_text(folder / "findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
     written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}
     claims = {name: path for name, path in written.items() if "claim" in name}
+    others = [build_table(e, scores, m) for e in experiments for m in METRICS if m != HEADLINE]
+    in_print = {table.name: to_latex(without_drop(table)) for table in others}
     for name, path in written.items():
-        write_text(folder / "tables" / f"{name}.tex", path.read_text(encoding="utf-8"))
+        text = in_print.get(name) or path.read_text(encoding="utf-8")
+        write_text(folder / "tables" / f"{name}.tex", narrower(text))
     drawn = {path.stem: path for path in sorted((results / "figures").glob("*.pdf"))}
     for path in drawn.values():
         with atomic(folder / "figures" / path.name) as temporary:
@@ -289,15 +295,3 @@ def more_text(tables: dict[str, Path], captions: dict[str, str], drawn: dict[str
     for start in range(0, len(floats), MOST_FLOATS):
         parts += [*floats[start : start + MOST_FLOATS], "\\clearpage\n"]
     return "\n".join(parts) + "\n"
-
-
-def gaps_text(experiments: list[Experiment]) -> str:
-    """The planned runs without a result, each with its reason."""
-    lines = gaps(experiments)
-    if not lines:
-        return "Every planned run is done.\n"
-    items = "".join(f"\\item {tex(line)}\n" for line in lines)
-    return (
-        "These planned runs have no result and stand in no mean:\n\\begin{itemize}\n"
-        + f"{items}\\end{{itemize}}\n"
-    )
