@@ -20,12 +20,12 @@ right); images drawn without regard to their smear (43 to 90 %).
 import numpy as np
 import pytest
 
-from benchmark.evaluation import bootstrap, metrics
+from benchmark.evaluation import bootstrap, metrics, tallies
 from benchmark.evaluation.bootstrap import Images
 from benchmark.evaluation.intervals import interval
 
 BCCD = np.array([207, 33, 20, 88, 3])
-MACRO_F1 = {"macro_f1": metrics.macro_f1}
+MACRO_F1 = {"macro_f1": tallies.macro_f1}
 
 
 def images(labels, predicted, groups=None, name="a test set"):
@@ -43,8 +43,9 @@ def some_images(seed=0, runs=3, **more):
     return images(labels, np.where(random.random((runs, 60)) < 0.6, labels, lure), **more)
 
 
-def all_confusions(test_set, resamples=500):
-    return np.concatenate(list(bootstrap.resampled_confusions(test_set, resamples)), axis=1)
+def whole_tally(test_set, resamples=500):
+    chunks = bootstrap.resampled_tallies(test_set, resamples)
+    return tallies.Tally(*(np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True)))
 
 
 def test_resamples_belong_to_the_name_of_the_test_set():
@@ -63,7 +64,7 @@ def test_a_run_meets_the_same_resamples_whoever_is_beside_it():
 
 def test_a_resample_is_the_weighted_count_of_groups():
     test_set = some_images(groups=np.arange(60) // 7)
-    found = all_confusions(test_set, 5)
+    found = whole_tally(test_set, 5)
     weights = bootstrap.generator("weights", "a test set").standard_exponential((5, 9))
     prior = bootstrap.pseudo_images(test_set.labels, 4)
     pseudo = bootstrap.generator("pseudo images", "a test set").standard_gamma(
@@ -75,7 +76,23 @@ def test_a_resample_is_the_weighted_count_of_groups():
             zip(test_set.labels, test_set.predicted[2], strict=True)
         ):
             expected[true, answer] += weights[b, i // 7]
-        assert found[2, b] == pytest.approx(expected)
+        assert found.labels[:, 2, b] == pytest.approx(expected.sum(axis=1))
+        assert found.right[:, 2, b] == pytest.approx(expected.diagonal())
+        assert found.answers[:, 2, b] == pytest.approx(expected.sum(axis=0))
+        assert found.images[2, b] == pytest.approx(expected.sum())
+
+
+def test_the_metrics_of_a_tally_are_those_of_its_confusion_matrix():
+    """Class 3 is absent, and answered; class 1 is never answered."""
+    random = np.random.default_rng(4)
+    labels, predicted = random.choice([0, 1, 2, 4], 80), random.choice([0, 2, 3, 4], (3, 80))
+    test_set = images(labels, predicted)._replace(classes=5)
+    confusions = np.stack([metrics.confusion_matrix(labels, own, 5) for own in predicted])
+    seen = tallies.observed(test_set)
+    for name, statistic in tallies.STATISTICS.items():
+        np.testing.assert_allclose(statistic(seen), metrics.OVERALL[name](confusions))
+    expected = metrics.f1(confusions)[:, [0, 1, 2, 4]]
+    np.testing.assert_allclose(tallies.f1(seen).T, expected)
 
 
 def test_pseudo_images_are_three_at_most_and_none_of_an_absent_class():
@@ -89,10 +106,11 @@ def test_pseudo_images_are_three_at_most_and_none_of_an_absent_class():
 def test_three_images_all_right_still_leave_doubt_and_never_vanish():
     labels = np.repeat(np.arange(5), BCCD)
     test_set = images(labels, labels)
-    recalls = metrics.recall(all_confusions(test_set, 2000)[0])
+    drawn = whole_tally(test_set, 2000)
+    recalls = (drawn.right / drawn.labels)[:, 0]
     assert not np.isnan(recalls).any()
-    assert np.quantile(recalls[:, 4], 0.025) < 0.85
-    assert np.quantile(recalls[:, 0], 0.025) > 0.99
+    assert np.quantile(recalls[4], 0.025) < 0.85
+    assert np.quantile(recalls[0], 0.025) > 0.99
 
 
 def test_images_of_one_group_count_as_one():
@@ -102,7 +120,7 @@ def test_images_of_one_group_count_as_one():
     predicted = np.where(random.random(400) < 0.7, labels, 1 - labels)
     twice = (np.tile(labels, 2), np.tile(predicted, 2))
     spread = [
-        bootstrap.draw(test_set, {"a": metrics.accuracy}, 2000)["a"].std()
+        bootstrap.draw(test_set, {"a": tallies.accuracy}, 2000)["a"].std()
         for test_set in (
             images(labels, predicted),
             images(*twice, groups=np.tile(np.arange(400), 2)),
@@ -118,7 +136,7 @@ def test_the_spread_of_an_accuracy_is_the_binomial_one():
     labels = np.repeat(np.arange(2), 300)
     predicted = np.where(random.random(600) < 0.8, labels, 1 - labels)
     share = np.mean(labels == predicted)
-    draws = bootstrap.draw(images(labels, predicted), {"a": metrics.accuracy}, 4000)["a"]
+    draws = bootstrap.draw(images(labels, predicted), {"a": tallies.accuracy}, 4000)["a"]
     assert draws.std() == pytest.approx(np.sqrt(share * (1 - share) / 600), rel=0.05)
 
 
@@ -145,8 +163,8 @@ def test_of_a_class_from_one_smear_nothing_is_known():
     groups = np.append(np.arange(40) % 20, np.full(40, 20))
     predicted = labels.copy()
     predicted[::5] = 1 - predicted[::5]
-    draws = bootstrap.draw(images(labels, predicted, groups), {"f1": metrics.f1}, 500)["f1"][0]
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    draws = bootstrap.draw(images(labels, predicted, groups), {"f1": tallies.f1}, 500)["f1"][:, 0]
+    low, high = np.quantile(draws, [0.025, 0.975], axis=1)
     assert high[1] - low[1] > 1 > high[0] - low[0]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.evaluation import bootstrap, metrics
+from benchmark.evaluation import bootstrap, metrics, tallies
 from benchmark.evaluation.bootstrap import Images
 from benchmark.evaluation.intervals import (
     interval,
@@ -210,7 +210,7 @@ def simulate(classifier, spreads, seeds, repeats, resamples=250):
             for spread in spreads
         ]
         test_set = Images(str(repeat), LABELS, np.arange(351), np.concatenate(tables), 5)
-        drawn = bootstrap.draw(test_set, {"f": metrics.macro_f1}, resamples)["f"]
+        drawn = bootstrap.draw(test_set, {"f": tallies.macro_f1}, resamples)["f"]
         drawn = drawn.reshape(len(spreads), seeds, -1)
         points = [macro_f1(LABELS, table) for table in tables]
         variances = zip(*seed_variances(points), strict=True)

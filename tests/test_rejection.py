@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn import metrics as sklearn_metrics
 
 from benchmark.evaluation import conformal, open_set, rejection
@@ -65,6 +66,13 @@ def test_a_guarantee_needs_enough_images():
     for images, promised in ((298, False), (299, True)):
         found = rejection.guaranteed_threshold(np.arange(images), np.ones(images), 0.99)
         assert math.isfinite(found) == promised
+
+
+def test_the_fewest_right_are_those_that_a_lower_accuracy_makes_improbable():
+    images = np.arange(1, 400)
+    fewest = rejection.right_needed(399, 0.9, 0.05)[images]
+    assert (binom.sf(fewest - 1, images, 0.9) <= 0.05).all()
+    assert (binom.sf(fewest - 2, images, 0.9) > 0.05).all()
 
 
 def test_one_early_error_voids_the_guarantee():

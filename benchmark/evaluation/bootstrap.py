@@ -12,11 +12,12 @@ Weights come from the name of the test set alone: a run added tomorrow meets the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
-from scipy import sparse, special
+from scipy import special
+
+from benchmark.evaluation.tallies import Images, Statistic, Tally, group_counts, tally
 
 RESAMPLES = 2000
 PSEUDO_RIGHT = 2.0
@@ -28,39 +29,12 @@ class of three images is mostly answered right; with them, every case tried lay 
 CHUNK = 250
 """Resamples held in memory at once. Part of the result: another size draws other pseudo images."""
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""(..., classes, classes) counts → (...) values, as in `metrics`."""
-
-
-class Images(NamedTuple):
-    """The images of a test set and what each of several runs answered."""
-
-    name: str
-    labels: np.ndarray
-    """(images,) class indices"""
-    groups: np.ndarray
-    """(images,) index of the group that an image is drawn with"""
-    predicted: np.ndarray
-    """(runs, images) class indices"""
-    classes: int
-
 
 def generator(*names: str) -> np.random.Generator:
     """Random numbers that depend on these names and on nothing else."""
     return np.random.default_rng(
         int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:16])
     )
-
-
-def group_counts(images: Images) -> sparse.csr_array:
-    """(runs · classes², groups) images by run, cell of the confusion matrix and group."""
-    cells = images.classes**2
-    runs = len(images.predicted)
-    cell = images.labels.astype(np.int64) * images.classes + images.predicted
-    rows = (cell + cells * np.arange(runs)[:, None]).ravel()
-    columns = np.tile(images.groups, runs)
-    shape = (runs * cells, int(images.groups.max()) + 1)
-    return sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=shape).tocsr()
 
 
 def pseudo_images(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -71,43 +45,35 @@ def pseudo_images(labels: np.ndarray, classes: int) -> np.ndarray:
     return prior * present[:, None]
 
 
-def resampled_confusions(images: Images, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """Confusion matrices of every run, `(runs, some resamples, classes, classes)` at a time."""
-    counts = group_counts(images)
-    prior = pseudo_images(images.labels, images.classes).ravel()
+def resampled_tallies(images: Images, resamples: int = RESAMPLES) -> Iterator[Tally]:
+    """Tallies of every run, `(classes, runs, some resamples)` at a time."""
+    counts, size = group_counts(images), images.classes
+    prior = pseudo_images(images.labels, size).ravel()
     weigh, imagine = generator("weights", images.name), generator("pseudo images", images.name)
     for start in range(0, resamples, CHUNK):
-        size = min(CHUNK, resamples - start)
+        number = min(CHUNK, resamples - start)
         # One column a resample, so that the product adds whole rows: fast, and the same bits.
-        weights = weigh.standard_exponential((size, counts.shape[1])).T
-        pseudo = imagine.standard_gamma(prior, (size, len(prior))).T
-        yield as_confusions(counts @ np.ascontiguousarray(weights), images, pseudo)
-
-
-def as_confusions(table: np.ndarray, images: Images, plus: np.ndarray | float = 0) -> np.ndarray:
-    """(runs · classes², n) → a view (runs, n, classes, classes)."""
-    size = images.classes
-    shaped = table.reshape(len(images.predicted), size * size, -1) + plus
-    return np.moveaxis(shaped.reshape(len(shaped), size, size, -1), -1, 1)
+        weights = weigh.standard_exponential((number, counts.shape[1])).T
+        pseudo = imagine.standard_gamma(prior, (number, len(prior))).T.reshape(size, size, -1)
+        yield tally(images, counts, np.ascontiguousarray(weights), pseudo[images.present])
 
 
 def draw(
     images: Images, statistics: dict[str, Statistic], resamples: int = RESAMPLES
 ) -> dict[str, np.ndarray]:
-    """(runs, resamples, ...) values of each statistic, the last axis counting classes if there is
-    one; stretched to the spread that so few groups call for.
+    """(runs, resamples) values of each statistic, or (classes, runs, resamples) of the present
+    classes; stretched to the spread that so few groups call for.
     """
     chunks = [
-        {name: statistic(confusions) for name, statistic in statistics.items()}
-        for confusions in resampled_confusions(images, resamples)
+        {name: statistic(drawn) for name, statistic in statistics.items()}
+        for drawn in resampled_tallies(images, resamples)
     ]
-    groups = effective_groups(images)
-    present = groups[~np.isnan(groups)]
+    groups = effective_groups(images)[images.present]
     draws = {}
     for name in statistics:
-        values = np.concatenate([chunk[name] for chunk in chunks], axis=1)
-        centre = values.mean(axis=1, keepdims=True)
-        number = groups if values.ndim == 3 else present.mean()
+        values = np.concatenate([chunk[name] for chunk in chunks], axis=-1)
+        centre = values.mean(axis=-1, keepdims=True)
+        number = groups[:, None, None] if values.ndim == 3 else groups.mean()
         draws[name] = centre + small_sample_factor(number) * (values - centre)
     return draws
 

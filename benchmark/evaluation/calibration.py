@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 BINS = 15
 """of equal width, as in Guo et al. 2017; a small test set inflates the ECE (each bin is noisy)"""
@@ -31,13 +30,24 @@ class Reliability(NamedTuple):
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """(images, classes) softmax of logits divided by the temperature, in float64."""
-    return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+    powers = np.exp(_below_the_highest(np.asarray(logits, np.float64) / temperature))
+    return (powers / powers.sum(axis=0)).T
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -log p(label), natural logarithm."""
-    logarithms = log_softmax(np.asarray(logits, np.float64), axis=1)
-    return float(-logarithms[np.arange(len(labels)), labels].mean())
+    below = _below_the_highest(logits)
+    own = below[labels, np.arange(len(labels))]
+    return float(-(own - np.log(np.exp(below).sum(axis=0))).mean())
+
+
+def _below_the_highest(logits: np.ndarray) -> np.ndarray:
+    """(classes, images) logits minus the highest of each image.
+
+    Classes first: of a few classes SciPy's softmax, image by image, takes five times as long.
+    """
+    logits = np.ascontiguousarray(np.asarray(logits).T, np.float64)
+    return logits - logits.max(axis=0)
 
 
 def brier(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -13,17 +13,18 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.config import corruption_of
-from benchmark.evaluation import metrics
-from benchmark.evaluation.bootstrap import RESAMPLES, Images, Statistic, draw
+from benchmark.evaluation import tallies
+from benchmark.evaluation.bootstrap import RESAMPLES, draw
 from benchmark.evaluation.experiments import Scenario
 from benchmark.evaluation.predictions import DROPPED, REDUCED, Answers, TestSet
+from benchmark.evaluation.tallies import Images, Statistic
 
 SUMMARIES = {
     "mean_target": "mean of targets",
     "worst_target": "worst target",
     "shift_drop": "shift drop",
 }
-HEADLINE = {name: metrics.OVERALL[name] for name in metrics.HEADLINE}
+HEADLINE = tallies.STATISTICS
 REDUCED_HEADLINE = {f"{name}_{REDUCED}": metric for name, metric in HEADLINE.items()}
 
 Columns = dict[str, np.ndarray]
@@ -109,7 +110,7 @@ def resample(
     """
     images, points, draws = {}, {}, {}
     names = column_names(scenario)[: len(scenario.test_sets)]
-    jobs: list[tuple[bool, dict[str, Statistic]]] = [(False, HEADLINE | {"f1": metrics.f1})]
+    jobs: list[tuple[bool, dict[str, Statistic]]] = [(False, HEADLINE | {"f1": tallies.f1})]
     # Corruptions are of one test set, whose basophils are as many in each.
     if not scenario.target_groups and all(
         answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()
@@ -125,7 +126,7 @@ def resample(
                 wanted = {name: s for name, s in statistics.items() if name != "f1"}
             for name, (observed, drawn) in values(shown, wanted).items():
                 for place, key in enumerate(metric_keys(name, classes)):
-                    own = (..., place) if key[1] else ...
+                    own = place if key[1] else ...
                     points.setdefault(key, {})[column] = observed[own]
                     draws.setdefault(key, {})[column] = drawn[own]
     for by_metric in (points, draws):
@@ -160,15 +161,26 @@ def images_of(
 def values(
     images: Images, statistics: dict[str, Statistic]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each statistic as observed (runs, ...) and in resamples (runs, resamples, ...).
+    """Each statistic as observed (runs,) and in resamples (runs, resamples).
 
-    NaN where no image is left.
+    A statistic by class has an axis of all classes before. NaN for an absent class, and where no
+    image is left.
     """
     if not len(images.labels):
         nothing = np.full((len(images.predicted), RESAMPLES), np.nan)
         return {name: (nothing[:, 0], nothing) for name in statistics}
-    confusions = np.stack(
-        [metrics.confusion_matrix(images.labels, p, images.classes) for p in images.predicted]
-    )
-    drawn = draw(images, statistics)
-    return {name: (statistic(confusions), drawn[name]) for name, statistic in statistics.items()}
+    seen, drawn = tallies.observed(images), draw(images, statistics)
+    return {
+        name: tuple(
+            by_class(found, images) if name == "f1" else found
+            for found in (statistic(seen), drawn[name])
+        )
+        for name, statistic in statistics.items()
+    }
+
+
+def by_class(found: np.ndarray, images: Images) -> np.ndarray:
+    """(present classes, ...) → (classes, ...), NaN for the absent ones."""
+    whole = np.full((images.classes, *found.shape[1:]), np.nan)
+    whole[images.present] = found
+    return whole

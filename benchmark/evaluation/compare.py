@@ -82,18 +82,12 @@ def scenario_lines(
     scenario = resampled.scenario
     pair = (first, second)
     rows = shared_rows(resampled, members, first, second)
-    p_images = permutation_tests(resampled, {pair: rows})[pair][METRIC]
+    p_images = permutation_tests(resampled, {METRIC: {pair: rows}})[METRIC][pair]
     names = ranked_columns(scenario)
-    comparisons = {
-        name: compare(
-            column_of(resampled, members, (METRIC, ""), name),
-            *pair,
-            name,
-            p_images[name],
-            METRIC,
-        )
-        for name in names
-    }
+    comparisons = {}
+    for name in names:
+        column = column_of(resampled, members, (METRIC, ""), name)
+        comparisons[name] = compare(column, name, {pair: p_images[name]}, METRIC)[pair]
     places = {"in_domain": scenario.test_sets[0]}
     places |= {name: (name, "shifted") for name in scenario.targets if name in names}
     test_sets = list(places)

@@ -69,15 +69,16 @@ def effect_rows(runs: Resampled, planned: list[Run], experiment: str) -> list[di
     rows = []
     for name in ranked_columns(runs.scenario) if pairs else ():
         column = column_of(runs, members, (METRIC, ""), name)
+        untested = {(method, reference): np.nan for _, method, reference in pairs}
+        found = compare(column, name, untested, METRIC)
         for part, method, reference in pairs:
-            found = compare(column, method, reference, name, np.nan, METRIC)
-            if found:
-                mean, low, high, seeds = found.difference
+            if comparison := found.get((method, reference)):
+                mean, low, high, seeds = comparison.difference
                 where = {"experiment": experiment, "scenario": runs.scenario.name}
                 where |= {"track": tracks[method], "part": part, "method": method}
                 where |= {"reference": reference, "column": name, "seeds": seeds}
                 where |= {"choice": getattr(methods[method], part)}
                 where |= {"plain": getattr(methods[reference], part)}
-                values = {"mean": mean, "low": low, "high": high, "p": found.p_both}
+                values = {"mean": mean, "low": low, "high": high, "p": comparison.p_both}
                 rows.append(rounded(where | values))
     return rows

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
-from benchmark.evaluation import metrics
 from benchmark.evaluation.columns import resample
 from benchmark.evaluation.effects import EFFECTS_SCHEMA, effect_rows
 from benchmark.evaluation.evidence import CELLS_SCHEMA, COLUMNS_SCHEMA, Members, block_evidence
@@ -26,15 +26,20 @@ from benchmark.evaluation.experiments import (
     load_experiments,
     predictions_digest,
 )
-from benchmark.evaluation.parallel import in_processes, processors
+from benchmark.evaluation.parallel import in_processes
 from benchmark.evaluation.predictions import (
-    DROPPED,
-    REDUCED,
-    WBC5,
     Answers,
     Predictions,
     TestSet,
     read_predictions,
+)
+from benchmark.evaluation.scores import (
+    CONFUSION_SCHEMA,
+    METRICS_SCHEMA,
+    confusion_rows,
+    majority_id,
+    majority_rows,
+    metric_rows,
 )
 from benchmark.evaluation.selective import (
     CURVES_SCHEMA,
@@ -47,25 +52,16 @@ from benchmark.evaluation.selective import (
 from benchmark.files import atomic
 from benchmark.progress import say, track
 
-MAJORITY = "majority"
-"""Name of the constant that answers the commonest class of each test set: an oracle, no method."""
-
-METRICS_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("run_id", "method", "backbone", "normalisation")),
-        *((name, pa.string()) for name in ("loss", "recipe", "track", "scenario", "source")),
-        ("seed", pa.int64()),
-        *((name, pa.string()) for name in ("domain", "part", "class_name", "metric")),
-        ("value", pa.float64()),
-        ("n", pa.int64()),
-    ]
-)
-CONFUSION_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("run_id", "domain", "part", "true", "predicted")),
-        ("count", pa.int64()),
-    ]
-)
+BY_RUN = {
+    "metrics": METRICS_SCHEMA,
+    "confusion": CONFUSION_SCHEMA,
+    "rejection": REJECTION_SCHEMA,
+    "curves": CURVES_SCHEMA,
+    "open_set": OPEN_SET_SCHEMA,
+}
+"""Files whose rows belong to one run → schema."""
+EVIDENCE = {"intervals": CELLS_SCHEMA, "evidence": COLUMNS_SCHEMA, "effects": EFFECTS_SCHEMA}
+"""Files about runs together → schema."""
 
 
 def evaluate(results: Path) -> None:
@@ -89,90 +85,94 @@ def evaluate(results: Path) -> None:
     runs = done_runs(experiments)
     predictions = read_all(results, runs)
     answers = {run_id: own.known for run_id, own in predictions.items()}
-    jobs = [partial(run_rows, *runs[run_id], own) for run_id, own in predictions.items()]
-    by_run = in_processes(jobs, "scores")
-    metric_rows, confusion_rows, rejected, curves, strange = (
-        [row for rows in by_run for row in rows[place]] for place in range(5)
-    )
-    constants: dict[tuple[str, TestSet], tuple[Run, np.ndarray, tuple[str, ...]]] = {}
-    for run_id, (run, classes) in runs.items():
-        for test_set, answer in answers[run_id].items():
-            key = (run.scenario.name, test_set)
-            if key not in constants:
-                counts = np.bincount(answer.labels, minlength=len(classes))
-                constants[key] = run, counts, classes
-    for (_, test_set), (run, counts, classes) in constants.items():
-        constant = metrics.constant_confusion(counts)
-        metric_rows += score_rows(describe_majority(run), test_set, constant, classes)
-        reduced = reduced_confusion(constant, classes)
-        metric_rows += reduced_rows(describe_majority(run), test_set, reduced)
-    cells, columns, effects = evidence(experiments, runs, answers)
+    jobs = [partial(run_columns, *runs[run_id], own) for run_id, own in predictions.items()]
+    by_run = dict(zip(runs, in_processes(jobs, "scores"), strict=True))
+    constants = {i: {"metrics": own} for i, own in majority(runs, answers).items()}
+    # Rows of a run follow each other, whatever the file is sorted by next.
+    ordered = [own for _, own in sorted((by_run | constants).items())]
+    parts = {name: [own[name] for own in ordered if name in own] for name in BY_RUN}
+    for (name, schema), rows in zip(EVIDENCE.items(), evidence(experiments, answers), strict=True):
+        parts[name] = [in_columns(rows, schema)]
     key = {b"predictions": predictions_digest(experiments).encode()}
-    for name, rows, schema in (
-        ("metrics", metric_rows, METRICS_SCHEMA),
-        ("confusion", confusion_rows, CONFUSION_SCHEMA),
-        ("rejection", rejected, REJECTION_SCHEMA),
-        ("curves", curves, CURVES_SCHEMA),
-        ("open_set", strange, OPEN_SET_SCHEMA),
-        ("intervals", cells, CELLS_SCHEMA),
-        ("evidence", columns, COLUMNS_SCHEMA),
-        ("effects", effects, EFFECTS_SCHEMA),
-    ):
-        write_sorted(results / f"{name}.parquet", rows, schema.with_metadata(key))
-    say(f"evaluate: {len(runs)} runs, {len(metric_rows)} values in {results / 'metrics.parquet'}")
+    for name, schema in (BY_RUN | EVIDENCE).items():
+        write(results / f"{name}.parquet", parts[name], schema.with_metadata(key))
+    number = sum(len(part["value"]) for part in parts["metrics"])
+    say(f"evaluate: {len(runs)} runs, {number} values in {results / 'metrics.parquet'}")
 
 
-def run_rows(
+def run_columns(
     run: Run, classes: tuple[str, ...], predictions: Predictions
-) -> tuple[list[dict], ...]:
-    """Rows of `metrics`, `confusion`, `rejection`, `curves`, `open_set.parquet` for one run."""
+) -> dict[str, dict[str, list]]:
+    """Columns of every file in `BY_RUN` for one run."""
     answers = predictions.known
-    scored, counted = [], []
-    for test_set, answer in answers.items():
-        confusion = metrics.confusion_matrix(answer.labels, answer.predicted, len(classes))
-        scored += score_rows(describe(run), test_set, confusion, classes)
-        scored += answer_rows(describe(run), test_set, answer, classes)
-        counted += count_rows(run.run_id, test_set, confusion, classes)
-    strange = open_set_rows(run, answers, predictions.foreign)
-    return scored, counted, rejection_rows(run, answers), curve_rows(run, answers), strange
+    rows = {
+        "metrics": metric_rows(run, classes, answers),
+        "confusion": confusion_rows(run, classes, answers),
+        "rejection": rejection_rows(run, answers),
+        "curves": curve_rows(run, answers),
+        "open_set": open_set_rows(run, answers, predictions.foreign),
+    }
+    return {name: in_columns(rows[name], schema) for name, schema in BY_RUN.items()}
+
+
+def majority(
+    runs: dict[str, tuple[Run, tuple[str, ...]]], answers: dict[str, dict[TestSet, Answers]]
+) -> dict[str, dict[str, list]]:
+    """Columns of `metrics.parquet` for the majority constant of each scenario, by its id."""
+    found: dict[str, tuple[Run, tuple[str, ...], dict[TestSet, np.ndarray]]] = {}
+    for run_id, (run, classes) in runs.items():
+        _, _, labels = found.setdefault(run.scenario.name, (run, classes, {}))
+        for test_set, answer in answers[run_id].items():
+            labels.setdefault(test_set, answer.labels)
+    return {
+        majority_id(name): in_columns(majority_rows(*parts), METRICS_SCHEMA)
+        for name, parts in found.items()
+    }
 
 
 def evidence(
-    experiments: list[Experiment],
-    runs: dict[str, tuple[Run, tuple[str, ...]]],
-    answers: dict[str, dict[TestSet, Answers]],
+    experiments: list[Experiment], answers: dict[str, dict[TestSet, Answers]]
 ) -> tuple[list[dict], list[dict], list[dict]]:
-    """Rows of `intervals`, `evidence` and `effects.parquet`: each scenario is resampled once."""
-    scenarios: dict[tuple[Scenario, tuple[str, ...]], dict[str, dict[TestSet, Answers]]] = {}
-    for run_id, (run, classes) in runs.items():
-        scenarios.setdefault((run.scenario, classes), {})[run_id] = answers[run_id]
-    with ThreadPoolExecutor(processors()) as pool:
-        drawn = pool.map(lambda item: resample(*item[0], item[1]), scenarios.items())
-        resampled = dict(zip(scenarios, drawn, strict=True))
-    blocks, exchanges = [], []
-    for experiment in experiments:
-        for (scenario, kind), planned in experiment.blocks().items():
-            if found := resampled.get((scenario, experiment.classes)):
-                members: Members = {}
-                for run in planned:
-                    own = [(run.seed, run.run_id)] if run.done else []
-                    members.setdefault(run.method.name, []).extend(own)
-                name = experiment.experiment
-                where = {"experiment": name, "scenario": scenario.name, "track": kind}
-                blocks.append(partial(block_evidence, found, members, where))
-        for scenario in dict.fromkeys(run.scenario for run in experiment.runs):
-            if found := resampled.get((scenario, experiment.classes)):
-                planned = [run for run in experiment.runs if run.scenario == scenario]
-                exchanges.append(partial(effect_rows, found, planned, experiment.experiment))
-    rows = in_processes([*blocks, *exchanges], "intervals")
-    cells, columns = ([row for both in rows[: len(blocks)] for row in both[k]] for k in (0, 1))
-    return cells, columns, [row for own in rows[len(blocks) :] for row in own]
+    """Rows of `intervals`, `evidence` and `effects.parquet`."""
+    jobs = [
+        partial(scenario_evidence, experiment, scenario, answers)
+        for experiment in experiments
+        for scenario in dict.fromkeys(run.scenario for run in experiment.runs if run.done)
+    ]
+    found = in_processes(jobs, "intervals")
+    return tuple([row for rows in found for row in rows[place]] for place in range(3))
+
+
+def scenario_evidence(
+    experiment: Experiment, scenario: Scenario, answers: dict[str, dict[TestSet, Answers]]
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """The same for one scenario of one experiment, whose done runs are resampled together.
+
+    A run of two experiments is resampled twice, to the same bits: that is cheaper than to hold the
+    resamples of all runs at once.
+    """
+    planned = [run for run in experiment.runs if run.scenario == scenario]
+    own = {run.run_id: answers[run.run_id] for run in planned if run.done}
+    resampled = resample(scenario, experiment.classes, own)
+    cells, columns = [], []
+    for kind in dict.fromkeys(run.track for run in planned):
+        members: Members = {}
+        for run in planned:
+            if run.track == kind:
+                seeds = [(run.seed, run.run_id)] if run.done else []
+                members.setdefault(run.method.name, []).extend(seeds)
+        where = {"experiment": experiment.experiment, "scenario": scenario.name, "track": kind}
+        found, summaries = block_evidence(resampled, members, where)
+        cells += found
+        columns += summaries
+    return cells, columns, effect_rows(resampled, planned, experiment.experiment)
 
 
 def read_all(results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]) -> dict[str, Predictions]:
     """Predictions by run id, those of known classes checked to be paired."""
+    layouts: dict = {}
     with ThreadPoolExecutor() as pool:
-        jobs = pool.map(lambda pair: read_predictions(results, *pair), runs.values())
+        jobs = pool.map(lambda pair: read_predictions(results, *pair, layouts), runs.values())
         predictions = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
     seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
     for run_id, (run, _) in runs.items():
@@ -197,106 +197,16 @@ def check_paired(
         )
 
 
-def describe(run: Run) -> dict:
-    """The columns of `metrics.parquet` that say which run a value belongs to."""
-    method = run.method.model_dump(include={"backbone", "normalisation", "loss", "recipe"})
-    scenario = {"scenario": run.scenario.name, "source": run.scenario.source}
-    run_columns = {"run_id": run.run_id, "method": run.method.name, "track": run.track}
-    return run_columns | method | scenario | {"seed": run.seed}
-
-
-def describe_majority(run: Run) -> dict:
-    """The same columns for the majority constant on the scenario of `run`."""
-    nothing = dict.fromkeys(("backbone", "normalisation", "loss", "track"), "")
-    return describe(run) | nothing | {
-        "run_id": majority_id(run.scenario.name),
-        "method": MAJORITY,
-        "recipe": "constant",
-        "seed": None,
-    }  # fmt: skip
-
-
-def majority_id(scenario: str) -> str:
-    """Stands in the `run_id` column for the majority constant of a scenario."""
-    return f"{MAJORITY}/{scenario}"
-
-
-def score_rows(
-    run: dict, test_set: TestSet, confusion: np.ndarray, classes: tuple[str, ...]
-) -> list[dict]:
-    """Rows of `metrics.parquet` that follow from a confusion matrix."""
-    where = run | {"domain": test_set[0], "part": test_set[1]}
-    images = int(confusion.sum())
-    counts = metrics.support(confusion).tolist()
-    rows = [
-        where | {"class_name": "", "metric": name, "value": float(metric(confusion)), "n": images}
-        for name, metric in metrics.OVERALL.items()
-    ]
-    for name, metric in metrics.PER_CLASS.items():
-        rows += [
-            where | {"class_name": class_name, "metric": name, "value": value, "n": n}
-            for class_name, value, n in zip(
-                classes, metric(confusion).tolist(), counts, strict=True
-            )
-        ]
-    return rows
-
-
-def answer_rows(
-    run: dict, test_set: TestSet, answer: Answers, classes: tuple[str, ...]
-) -> list[dict]:
-    """Rows of stated probabilities, and of the score on four classes where there is one."""
-    where = run | {"domain": test_set[0], "part": test_set[1], "class_name": ""}
-    rows = [
-        where | {"metric": name, "value": value, "n": len(answer.labels)}
-        for name, value in answer.stated.items()
-    ]
-    if answer.reduced is not None:
-        size = len(classes)
-        kept = answer.labels != classes.index(DROPPED)
-        if kept.any():
-            confusion = metrics.confusion_matrix(answer.labels[kept], answer.reduced[kept], size)
-            rows += reduced_rows(run, test_set, confusion)
-    return rows
-
-
-def reduced_rows(run: dict, test_set: TestSet, confusion: np.ndarray | None) -> list[dict]:
-    """The headline metrics of a reduced label space, named `macro_f1_wbc4` and so on."""
-    if confusion is None or not confusion.sum():
-        return []
-    where = run | {"domain": test_set[0], "part": test_set[1], "class_name": ""}
-    return [
-        where
-        | {"metric": f"{name}_{REDUCED}", "value": float(metrics.OVERALL[name](confusion))}
-        | {"n": int(confusion.sum())}
-        for name in metrics.HEADLINE
-    ]
-
-
-def reduced_confusion(constant: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
-    """The majority constant among the classes of the reduced label space."""
-    if frozenset(classes) != WBC5:
-        return None
-    counts = metrics.support(constant).copy()
-    counts[classes.index(DROPPED)] = 0
-    return metrics.constant_confusion(counts)
-
-
-def count_rows(
-    run_id: str, test_set: TestSet, confusion: np.ndarray, classes: tuple[str, ...]
-) -> list[dict]:
-    """Rows of `confusion.parquet` for one run on one test set, zeros included."""
-    where = {"run_id": run_id, "domain": test_set[0], "part": test_set[1]}
-    return [
-        where | {"true": true, "predicted": predicted, "count": int(confusion[i, j])}
-        for i, true in enumerate(classes)
-        for j, predicted in enumerate(classes)
-    ]
-
-
-def write_sorted(path: Path, rows: list[dict], schema: pa.Schema) -> None:
-    """Write rows in the order of their text columns, so that equal content has equal bytes."""
+def in_columns(rows: list[dict], schema: pa.Schema) -> dict[str, list]:
+    """Rows in the order of their text columns, so that equal content has equal bytes."""
     keys = [field.name for field in schema if pa.types.is_string(field.type)]
-    rows = sorted(rows, key=lambda row: [row[key] for key in keys])
+    rows = sorted(rows, key=itemgetter(*keys))
+    return {name: [row.get(name) for row in rows] for name in schema.names}
+
+
+def write(path: Path, parts: list[dict[str, list]], schema: pa.Schema) -> None:
+    """Write columns, one part after the other."""
+    tables = [pa.Table.from_pydict(part, schema=schema) for part in parts]
     with atomic(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        whole = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        pq.write_table(whole, temporary, compression="zstd")

@@ -24,7 +24,8 @@ from benchmark.evaluation.columns import (
 from benchmark.evaluation.intervals import (
     Interval,
     Variances,
-    interval,
+    intervals,
+    percentiles,
     seed_variances,
     two_level,
 )
@@ -114,32 +115,47 @@ def column_of(runs: Resampled, members: Members, metric: Metric, name: str) -> C
 
 
 def compare(
-    column: Column, first: str, second: str, name: str, p_images: float, *names: str
-) -> Comparison | None:
-    """First minus second on the seeds that both have; None without a common seed.
+    column: Column, name: str, p_images: dict[tuple[str, str], float], *names: str
+) -> dict[tuple[str, str], Comparison]:
+    """First minus second on the seeds that both have, by pair; none without a common seed.
 
     The variance of the difference is the sum of both (moderated) variances: seeds of two methods
     share the order of images, which was not seen to tie their scores.
+
+    Args:
+        p_images: (first, second) → p-value of the permutation test, NaN without one.
+        names: with the pair and the column's `name`, what the random numbers belong to.
     """
-    one, other = column.series[first], column.series[second]
-    seeds = tuple(seed for seed in one.seeds if seed in other.seeds)
-    if not seeds:
-        return None
-    one, other = one.of(seeds), other.of(seeds)
-    places = [list(column.series).index(method) for method in (first, second)]
-    variance = column.variances.values[places].sum()
-    freedom = column.variances.freedom[places].min()
-    images = one.draws - other.draws
-    draws = two_level(images, variance, freedom, "difference", first, second, name, *names)
+    places = {method: place for place, method in enumerate(column.series)}
+    found, images, draws = {}, [], []
+    for pair in p_images:
+        one, other = (column.series[method] for method in pair)
+        if not (seeds := tuple(seed for seed in one.seeds if seed in other.seeds)):
+            continue
+        one, other = one.of(seeds), other.of(seeds)
+        rows = [places[method] for method in pair]
+        variance = column.variances.values[rows].sum()
+        freedom = column.variances.freedom[rows].min()
+        difference = one.draws - other.draws
+        images.append(difference.mean(axis=0))
+        draws.append(two_level(difference, variance, freedom, "difference", *pair, name, *names))
+        found[pair] = one.mean - other.mean, len(seeds), variance
+    if not found:
+        return {}
     most = 2.0 if name == UNRANKED else 1.0
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Comparison(
-        interval(draws, one.mean - other.mean, len(seeds), (-most, most)),
-        p_images,
-        np.nan if np.isnan(variance) else draws_p(draws),
-        detectable_difference(images.mean(axis=0).std()),
-        detectable_difference((high - low) / 2 / special.ndtri(0.975)),
-    )
+    means, seeds, variances = zip(*found.values(), strict=True)
+    low, high = ends = percentiles(np.array(draws))
+    shown = intervals(ends, means, seeds, (-most, most))
+    return {
+        pair: Comparison(
+            shown[i],
+            p_images[pair],
+            np.nan if np.isnan(variances[i]) else draws_p(draws[i]),
+            detectable_difference(images[i].std()),
+            detectable_difference((high[i] - low[i]) / 2 / special.ndtri(0.975)),
+        )
+        for i, pair in enumerate(found)
+    }
 
 
 def shared_rows(runs: Resampled, members: Members, first: str, second: str) -> list:
@@ -175,23 +191,19 @@ def block_evidence(runs: Resampled, members: Members, where: dict) -> tuple[list
         key: best_method(column, key[1]) if key[1] in ranked else None
         for key, column in columns.items()
     }
-    pairs: Pairs = {}
-    for leader in dict.fromkeys(filter(None, best.values())):
-        for method in members:
+    pairs: dict[str, Pairs] = {}
+    for (metric, _), leader in best.items():
+        for method in members if leader else ():
             if method != leader and (rows := shared_rows(runs, members, leader, method)):
-                pairs[leader, method] = rows
+                pairs.setdefault(metric, {})[leader, method] = rows
     p_images = permutation_tests(runs, pairs)
     cells, summary = [], []
     for (metric, name), column in columns.items():
         key = where | {"metric": metric, "column": name}
         leader = best[metric, name]
-        comparisons = {
-            method: compare(
-                column, leader, method, name, p_images[leader, method][metric][name], metric
-            )
-            for method in members
-            if leader and (leader, method) in pairs
-        }
+        tested = p_images.get(metric, {}).items()
+        p = {pair: found[name] for pair, found in tested if pair[0] == leader}
+        comparisons = {pair[1]: c for pair, c in compare(column, name, p, metric).items()}
         cells += column_cells(key | {"class_name": ""}, column, leader, comparisons, name)
         summary.append(key | column_summary(runs, columns, metric, name, comparisons))
     for metric in runs.points:
@@ -220,11 +232,12 @@ def column_cells(
         centred = column.draws + (means - column.draws.mean(axis=1))[:, None]
         ranks = rank_stability(means, centred, descending=name != UNRANKED)
     adjusted = dict(zip(comparisons, holm([c.p for c in comparisons.values()]), strict=True))
+    seeds = [len(own.seeds) for own in column.series.values()]
+    found = intervals(percentiles(column.draws), means, seeds, bounds)
     rows = []
-    for place, (method, own) in enumerate(column.series.items()):
-        found = interval(column.draws[place], own.mean, len(own.seeds), bounds)
+    for place, method in enumerate(column.series):
         row = key | {"method": method, "freedom": column.variances.freedom[place]}
-        row |= found._asdict() | {"best": method == leader, "as_good": False}
+        row |= found[place]._asdict() | {"best": method == leader, "as_good": False}
         if not key["class_name"]:
             row |= {"rank": ranks.rank[place], "rank_low": ranks.low[place]}
             row |= {"rank_high": ranks.high[place], "first": ranks.first[place]}

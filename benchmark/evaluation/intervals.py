@@ -16,6 +16,7 @@ What these intervals cover, and what was tried and does not cover, is in tests/t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -43,11 +44,22 @@ def interval(
 
     Pseudo images move the draws away from the edge, and a perfect score lies on it.
     """
-    if np.isnan(mean) or np.isnan(draws).any():
-        return Interval(float(mean), np.nan, np.nan, seeds)
+    return intervals(percentiles(draws[None]), [mean], [seeds], bounds)[0]
+
+
+def percentiles(draws: np.ndarray) -> np.ndarray:
+    """(2, ...) ends of the middle 95 % of (..., resamples) draws; NaN where one is."""
     tails = (1 - CONFIDENCE) / 2
-    low, high = np.clip(np.quantile(draws, [tails, 1 - tails]), *bounds)
-    return Interval(float(mean), float(min(low, mean)), float(max(high, mean)), seeds)
+    return np.quantile(draws, [tails, 1 - tails], axis=-1)
+
+
+def intervals(
+    ends: np.ndarray, means: Sequence[float], seeds: Sequence[int], bounds: tuple[float, float]
+) -> list[Interval]:
+    """The same as `interval` for many at once, from their (2, intervals) percentiles."""
+    low, high = np.clip(ends, *bounds)
+    low, high = np.minimum(low, means), np.maximum(high, means)  # NaN where either is
+    return list(map(Interval, map(float, means), low.tolist(), high.tolist(), seeds))
 
 
 class Variances(NamedTuple):
@@ -112,12 +124,11 @@ def two_level(images: np.ndarray, variance: float, freedom: float, *names: str) 
     if np.isnan(variance):
         return mean
     centre, total = mean.mean(), mean.var()
-    shared = np.clip(shared_variance(images), 0, total) if seeds > 1 else total
+    shared = min(max(shared_variance(images), 0), total) if seeds > 1 else total
     ratio = np.sqrt(shared / total) if total > 0 else 1.0
     # Seeds cannot differ less than their answers on these images make them, which is known well:
     # that part reaches as far as Gauss' quantile, whatever the degrees of freedom.
-    gauss = special.ndtri(0.975) / special.stdtrit(freedom, 0.975)
-    spread = max(np.sqrt(variance / seeds), np.sqrt(total - shared) * gauss)
+    spread = max(np.sqrt(variance / seeds), np.sqrt(total - shared) * gauss_share(float(freedom)))
     student = generator("seeds", *names).permutation(student_quantiles(float(freedom), resamples))
     return centre + ratio * (mean - centre) + spread * student
 
@@ -128,8 +139,14 @@ def student_quantiles(freedom: float, number: int) -> np.ndarray:
     return special.stdtrit(freedom, (np.arange(number) + 0.5) / number)
 
 
+@lru_cache(maxsize=256)
+def gauss_share(freedom: float) -> float:
+    """How far Gauss' 97.5 % quantile reaches, as a share of Student's."""
+    return float(special.ndtri(0.975) / special.stdtrit(freedom, 0.975))
+
+
 def shared_variance(images: np.ndarray) -> float:
     """Mean covariance of two different seeds over the resamples of (seeds, resamples) values."""
     seeds = len(images)
-    single = images.var(axis=1).sum()
-    return float((images.sum(axis=0).var() - single) / (seeds * (seeds - 1)))
+    *single, together = np.vstack([images, images.sum(axis=0)]).var(axis=1)
+    return float((together - np.sum(single)) / (seeds * (seeds - 1)))

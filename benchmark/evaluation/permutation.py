@@ -2,18 +2,20 @@
 
 If two methods answer alike, swapping their answers on a group of images changes nothing but names.
 Each permutation swaps every group or leaves it, with equal chance, for all seeds together; the
-statistic is the difference of a metric, averaged over the seeds that both methods have. Confusion
-matrices are sums over groups, so a permutation is one row of a matrix product.
+statistic is the difference of a metric, averaged over the seeds that both methods have. Tallies are
+sums over groups, so a permutation is one column of a matrix product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy import sparse
 
-from benchmark.evaluation.bootstrap import CHUNK, Images, as_confusions, generator, group_counts
-from benchmark.evaluation.columns import HEADLINE, REDUCED_HEADLINE, Columns, Resampled, summarise
+from benchmark.evaluation.bootstrap import CHUNK, generator
+from benchmark.evaluation.columns import HEADLINE, REDUCED_HEADLINE, Resampled, summarise
+from benchmark.evaluation.tallies import LINEAR, Images, Statistic, Tally, group_counts, tally
 
 PERMUTATIONS = 2000
 Pairs = dict[tuple[str, str], list[tuple[int, int]]]
@@ -21,80 +23,109 @@ Pairs = dict[tuple[str, str], list[tuple[int, int]]]
 
 
 def permutation_tests(
-    runs: Resampled, pairs: Pairs, permutations: int = PERMUTATIONS
-) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
-    """Two-sided p-value of every pair, by metric and column.
+    runs: Resampled, wanted: dict[str, Pairs], permutations: int = PERMUTATIONS
+) -> dict[str, dict[tuple[str, str], dict[str, float]]]:
+    """Two-sided p-value of every pair, by metric, pair and column.
 
     p = (1 + #{|d*| ≥ |d|}) / (permutations + 1): the observed arrangement counts as one.
+
+    Args:
+        wanted: metric → its pairs.
     """
-    if not pairs:
-        return {}
-    first, second = np.array([rows for seeds in pairs.values() for rows in seeds]).T
-    starts = np.cumsum([0, *map(len, pairs.values())])[:-1]
-    sizes = np.array([[len(seeds)] for seeds in pairs.values()])
-
-    def mean_difference(one: Columns, other: Columns) -> Columns:
-        """(pairs, n) mean over seeds of (pairs · seeds, n)."""
-        return {
-            column: np.add.reduceat(one[column] - other[column], starts, axis=0) / sizes
-            for column in one
+    found = {}
+    for reduced, statistics in ((False, HEADLINE), (True, REDUCED_HEADLINE)):
+        tests = {
+            name: Test(runs, name, statistic, wanted[name])
+            for name, statistic in statistics.items()
+            if wanted.get(name)
         }
+        rows = sorted({row for test in tests.values() for row in (*test.first, *test.second)})
+        if rows:
+            test_sets = [runs.images[test_set, reduced] for test_set in runs.scenario.test_sets]
+            swaps = (swapped(images, rows, permutations) for images in test_sets)
+            for tallies in zip(*swaps, strict=True):
+                for test in tests.values():
+                    test.count(rows, tallies)
+        found |= {name: test.p_values(permutations) for name, test in tests.items()}
+    return found
 
-    extreme: dict[str, Columns] = {}
-    metrics = {False: HEADLINE}
-    if any(reduced for _, reduced in runs.images):
-        metrics[True] = REDUCED_HEADLINE
-    for reduced, statistics in metrics.items():
-        observed = {}
-        for name in statistics:
-            points = runs.points[name, ""]
-            observed[name] = mean_difference(
-                *({c: v[rows][:, None] for c, v in points.items()} for rows in (first, second))
+
+class Test:
+    """The pairs of one metric, and in how many permutations they differ as much as observed."""
+
+    def __init__(self, runs: Resampled, name: str, statistic: Statistic, pairs: Pairs) -> None:
+        self.scenario, self.statistic, self.pairs = runs.scenario, statistic, list(pairs)
+        self.first, self.second = np.array([rows for seeds in pairs.values() for rows in seeds]).T
+        sizes = [len(seeds) for seeds in pairs.values()]
+        # (pairs, pairs · seeds): times it, values of runs are means over the seeds of a pair.
+        weights = np.repeat(1 / np.array(sizes), sizes)
+        self.mean = sparse.csr_array((weights, np.arange(sum(sizes)), np.cumsum([0, *sizes])))
+        self.observed = {
+            column: np.abs(self.mean @ (points[self.first] - points[self.second]))[:, None]
+            for column, points in runs.points[name, ""].items()
+        }
+        self.extreme = {column: np.zeros(len(pairs)) for column in self.observed}
+
+    def count(self, rows: Sequence[int], test_sets: Sequence[tuple[Tally, Tally]]) -> None:
+        """Take in what `swapped` yields of these `rows`, for every test set of the scenario."""
+        sides = np.searchsorted(rows, [(self.first, self.second), (self.second, self.first)])
+        values = [self.exchanged(*both, sides) for both in test_sets]
+        one, other = (summarise(side, self.scenario) for side in zip(*values, strict=True))
+        for column, observed in self.observed.items():
+            difference = np.abs(self.mean @ (one[column] - other[column]))
+            # Sums in another order may differ in the last bit, and a tie counts.
+            self.extreme[column] += (difference >= observed - 1e-12).sum(axis=1)
+
+    def exchanged(self, kept: Tally, moved: Tally, sides: np.ndarray) -> list[np.ndarray]:
+        """(pairs · seeds, some permutations) values of either side on one test set.
+
+        Args:
+            sides: (2, 2, pairs · seeds) rows that keep their own answers, and that send theirs.
+        """
+        if self.statistic in LINEAR:
+            stay, come = self.statistic(kept), self.statistic(moved)
+            return [stay[own] + come[others] for own, others in sides]
+        mixed = (
+            kept._replace(
+                right=kept.right[:, own] + moved.right[:, others],
+                answers=kept.answers[:, own] + moved.answers[:, others],
             )
-            extreme[name] = {column: np.zeros(len(pairs)) for column in points}
-        test_sets = [runs.images[test_set, reduced] for test_set in runs.scenario.test_sets]
-        swaps = (swapped(images, first, second, permutations) for images in test_sets)
-        for confusions in zip(*swaps, strict=True):
-            for name, statistic in statistics.items():
-                sides = (
-                    summarise([statistic(test_set[side]) for test_set in confusions], runs.scenario)
-                    for side in (0, 1)
-                )
-                for column, difference in mean_difference(*sides).items():
-                    # Sums in another order may differ in the last bit, and a tie counts.
-                    enough = np.abs(observed[name][column]) - 1e-12
-                    extreme[name][column] += (np.abs(difference) >= enough).sum(axis=1)
-    return {
-        pair: {
-            name: {c: float((1 + count[i]) / (permutations + 1)) for c, count in columns.items()}
-            for name, columns in extreme.items()
+            for own, others in sides
+        )
+        return list(map(self.statistic, mixed))
+
+    def p_values(self, permutations: int) -> dict[tuple[str, str], dict[str, float]]:
+        """By pair and column."""
+        return {
+            pair: {c: float((1 + n[i]) / (permutations + 1)) for c, n in self.extreme.items()}
+            for i, pair in enumerate(self.pairs)
         }
-        for i, pair in enumerate(pairs)
-    }
 
 
 def swapped(
-    images: Images, first: np.ndarray, second: np.ndarray, permutations: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Confusion matrices of pairs of runs after random swaps, some permutations at a time.
+    images: Images, rows: Sequence[int], permutations: int
+) -> Iterator[tuple[Tally, Tally]]:
+    """Tallies of runs on the groups of images that are left and that are swapped.
 
-    The swaps come from the name of the test set: all pairs, hence all seeds, share them.
+    Some permutations at a time. The swaps come from the name of the test set: all pairs, hence all
+    seeds, share them.
 
     Args:
-        first, second: (pairs,) rows of `images.predicted`.
+        rows: of `images.predicted`.
 
     Yields:
-        two arrays (pairs, some permutations, classes, classes).
+        (classes, runs, some permutations) of what is left, and of what is swapped; labels and
+        images are those of both together.
     """
-    rows, places = np.unique([first, second], return_inverse=True)
-    first, second = places.reshape(2, -1)
     images = images._replace(predicted=images.predicted[rows])
     counts = group_counts(images)
-    total = as_confusions(np.asarray(counts.sum(axis=1))[:, None], images)
+    groups = counts.shape[1]
+    total = tally(images, counts, np.ones((groups, 1), np.int32))
+    labels, shown = total.labels[:, :1], total.images[:1]
     random = generator("swaps", images.name)
     for start in range(0, permutations, CHUNK):
         size = min(CHUNK, permutations - start)
-        chosen = random.integers(0, 2, (size, counts.shape[1])).T.astype(float)
-        moved = as_confusions(counts @ np.ascontiguousarray(chosen), images)
-        exchange = moved[second] - moved[first]
-        yield total[first] + exchange, total[second] - exchange
+        chosen = random.integers(0, 2, (size, groups)).T.astype(np.int32, order="C")
+        moved = tally(images, counts, chosen)
+        rest = total.right - moved.right, total.answers - moved.answers
+        yield tuple(Tally(labels, *own, shown) for own in (rest, moved[1:3]))

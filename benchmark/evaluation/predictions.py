@@ -14,16 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
-from benchmark.evaluation import calibration, metrics, rejection
+from benchmark.evaluation import metrics
 from benchmark.evaluation.experiments import Run
 from benchmark.files import sha256_file
 
 TestSet = tuple[str, str]
 """(domain, part)"""
+KEYS = ["domain", "part", "image", "group", "label"]
+"""Columns of a file beside its logits."""
 REDUCED = "wbc4"
 DROPPED = "basophil"
 WBC5 = frozenset({"neutrophil", "lymphocyte", "monocyte", "eosinophil", DROPPED})
@@ -39,7 +42,7 @@ class Foreign(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a run answered on one test set, images in the order of their names."""
+    """What a run answered on one test set."""
 
     images: np.ndarray
     """(images,) names"""
@@ -47,19 +50,13 @@ class Answers(NamedTuple):
     """(images,) class indices, as are the answers"""
     groups: np.ndarray
     """(images,) index of the patient, smear or source image"""
+    digest: str
+    """tells apart test sets of other images or labels"""
     predicted: np.ndarray
     reduced: np.ndarray | None
     """answers without the dropped class; None in a label space that has no reduced form"""
     logits: np.ndarray
     """(images, classes) as stored, in half precision"""
-    stated: dict[str, float]
-    """metrics of the stated probabilities: calibration, and rejection by maximum probability"""
-
-    @property
-    def digest(self) -> str:
-        """Tells apart test sets of other images or labels."""
-        names = "\n".join(self.images).encode()
-        return hashlib.sha256(names + self.labels.tobytes()).hexdigest()
 
 
 class Predictions(NamedTuple):
@@ -70,13 +67,32 @@ class Predictions(NamedTuple):
     """by domain; empty where no cell of no class was tested"""
 
 
+class Layout(NamedTuple):
+    """Which rows of a file are which images; runs of a scenario mostly share one."""
+
+    table: pa.Table
+    """the columns that say so"""
+    order: np.ndarray
+    """(rows,) places in the file, sorted by test set and image"""
+    test_sets: dict[TestSet, tuple[slice, tuple[np.ndarray, np.ndarray, np.ndarray, str]]]
+    """slice of the order, and the first fields of `Answers`"""
+
+
 def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[TestSet, Answers]:
     """Every test set of known classes; see `read_predictions`."""
     return read_predictions(results, run, classes).known
 
 
-def read_predictions(results: Path, run: Run, classes: tuple[str, ...]) -> Predictions:
+def read_predictions(
+    results: Path,
+    run: Run,
+    classes: tuple[str, ...],
+    layouts: dict[tuple[str, tuple[str, ...]], Layout] | None = None,
+) -> Predictions:
     """Every test set in a run's `predictions.parquet`.
+
+    Args:
+        layouts: the last one by scenario and classes, which a file that has the same shares.
 
     Raises:
         UserError: the file is missing, is not the one recorded, does not follow the schema, or
@@ -91,19 +107,22 @@ def read_predictions(results: Path, run: Run, classes: tuple[str, ...]) -> Predi
             "`wbc-shift train` makes it again"
         )
     logit_columns = [f"logit_{name}" for name in classes]
-    columns = ["domain", "part", "image", "group", "label", *logit_columns]
+    layouts = {} if layouts is None else layouts
+    key = run.scenario.name, classes
     try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
-        # One order for all runs, so that equal test sets have equal digests.
-        table = table.sort_by([(name, "ascending") for name in ("domain", "part", "image")])
-        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])
+        table = pq.read_table(path, columns=[*KEYS, *logit_columns], partitioning=None)
+        layout = layouts.get(key)
+        if layout is None or not layout.table.equals(table.select(KEYS)):
+            layout = layouts[key] = layout_of(table.select(KEYS), len(classes))
+        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])[layout.order]
         found = Predictions({}, {})
-        for (domain, part), rows in contiguous(table):
+        for (domain, part), (rows, shown) in layout.test_sets.items():
             if part == OPEN_SET_PART:
-                kinds = table["label"][rows].to_numpy().astype(np.int64)
-                found.foreign[domain] = Foreign(kinds, logits[rows])
+                found.foreign[domain] = Foreign(shown[1], logits[rows])
             else:
-                found.known[domain, part] = answer(table[rows], logits[rows], classes)
+                predicted = metrics.predicted_classes(logits[rows])
+                reduced = without_dropped(logits[rows], classes)
+                found.known[domain, part] = Answers(*shown, predicted, reduced, logits[rows])
     except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's errors are ValueErrors
         raise UserError(
             f"run {run.run_id}: {path}: {error}: delete it, then `wbc-shift train` makes it again"
@@ -117,30 +136,22 @@ def read_predictions(results: Path, run: Run, classes: tuple[str, ...]) -> Predi
     return found
 
 
-def answer(table: pa.Table, logits: np.ndarray, classes: tuple[str, ...]) -> Answers:
-    """The rows of one test set, sorted by image, with their (images, classes) logits."""
-    labels = table["label"].to_numpy().astype(np.int64)
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise ValueError(f"a label lies outside the {len(classes)} classes of the label space")
-    predicted = metrics.predicted_classes(logits)
-    images = table["image"].to_numpy(zero_copy_only=False).astype(str)
-    groups = table["group"].to_numpy(zero_copy_only=False).astype(str)
-    correct = predicted == labels
-    stated = {name: metric(logits, labels) for name, metric in calibration.PROBABILITY.items()}
-    confidence = rejection.maximum_probability(logits)
-    stated |= {
-        "aurc": rejection.aurc(confidence, correct),
-        "excess_aurc": rejection.excess_aurc(confidence, correct),
-    }
-    return Answers(
-        images,
-        labels,
-        np.unique(groups, return_inverse=True)[1],
-        predicted,
-        without_dropped(logits, classes),
-        logits,
-        stated,
-    )
+def layout_of(table: pa.Table, classes: int) -> Layout:
+    """Sort the rows of a file, one order for all runs, and check their labels."""
+    keys = [(name, "ascending") for name in ("domain", "part", "image")]
+    order = pc.sort_indices(table, keys)
+    columns = table.take(order)
+    names = {name: columns[name].to_numpy(zero_copy_only=False) for name in KEYS}
+    test_sets = {}
+    for test_set, rows in contiguous(names["domain"], names["part"]):
+        labels = names["label"][rows].astype(np.int64)
+        if test_set[1] != OPEN_SET_PART and (labels.min() < 0 or labels.max() >= classes):
+            raise ValueError(f"a label lies outside the {classes} classes of the label space")
+        images, groups = (names[name][rows].astype(str) for name in ("image", "group"))
+        digest = hashlib.sha256("\n".join(images).encode() + labels.tobytes()).hexdigest()
+        groups = np.unique(groups, return_inverse=True)[1]
+        test_sets[test_set] = rows, (images, labels, groups, digest)
+    return Layout(table, order.to_numpy(), test_sets)
 
 
 def without_dropped(logits: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
@@ -151,14 +162,13 @@ def without_dropped(logits: np.ndarray, classes: tuple[str, ...]) -> np.ndarray 
     return kept[logits[:, kept].argmax(axis=1)]
 
 
-def contiguous(table: pa.Table) -> list[tuple[TestSet, slice]]:
-    """The test sets of a table sorted by domain and part, each with its slice of rows."""
-    names = [table[name].to_numpy(zero_copy_only=False) for name in ("domain", "part")]
-    if not len(table):
+def contiguous(domains: np.ndarray, parts: np.ndarray) -> list[tuple[TestSet, slice]]:
+    """The test sets of rows sorted by domain and part, each with its slice of rows."""
+    if not len(domains):
         return []
-    changes = (names[0][1:] != names[0][:-1]) | (names[1][1:] != names[1][:-1])
-    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(table)]
+    changes = (domains[1:] != domains[:-1]) | (parts[1:] != parts[:-1])
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(domains)]
     return [
-        ((str(names[0][start]), str(names[1][start])), slice(start, stop))
+        ((str(domains[start]), str(parts[start])), slice(start, stop))
         for start, stop in itertools.pairwise(edges)
     ]

@@ -8,6 +8,7 @@ The conformal rejector is in `conformal`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -86,9 +87,11 @@ class Rejection(NamedTuple):
 def reject(confidence: np.ndarray, correct: np.ndarray, threshold: float) -> Rejection:
     """Rr, Ra and R of (images,) confidences and hits at a threshold."""
     accepted = np.asarray(confidence) >= threshold
-    right = np.asarray(correct, bool)[accepted]
-    accuracy = float(right.mean()) if len(right) else float("nan")
-    return Rejection(float(1 - accepted.mean()), accuracy, float(right.sum() / len(accepted)))
+    found, hits = (
+        int(np.count_nonzero(a)) for a in (accepted, accepted & np.asarray(correct, bool))
+    )
+    accuracy = hits / found if found else float("nan")
+    return Rejection(1 - found / len(accepted), accuracy, hits / len(accepted))
 
 
 def threshold_at(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
@@ -97,7 +100,7 @@ def threshold_at(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -
     Chosen among the confidences that occur; `inf` (nothing accepted) if none reaches the accuracy.
     No guarantee: it is the luckiest of many thresholds. See `guaranteed_threshold`.
     """
-    thresholds, accepted, right = _accepted(confidence, correct)
+    thresholds, accepted, right = ranked(confidence, correct)
     reached = np.flatnonzero(right >= accuracy * accepted - 1e-9)
     return float(thresholds[reached[-1]]) if len(reached) else float("inf")
 
@@ -118,13 +121,20 @@ def guaranteed_threshold(
     Returns:
         The threshold, or `inf` where nothing can be guaranteed.
     """
-    thresholds, accepted, right = _accepted(confidence, correct)
+    thresholds, accepted, right = ranked(confidence, correct)
     fewest = int(np.ceil(np.log(error) / np.log(accuracy) - 1e-9)) if accuracy < 1 else np.inf
-    # P(at least so many right | the accuracy is no better than asked for).
-    chance = binom.sf(right - 1, accepted, accuracy)
-    passed = (chance <= error)[accepted >= fewest]
+    passed = (right >= right_needed(len(correct), accuracy, error)[accepted])[accepted >= fewest]
     length = len(passed) if passed.all() else int(np.argmin(passed))
     return float(thresholds[accepted >= fewest][length - 1]) if length else float("inf")
+
+
+@lru_cache(maxsize=64)
+def right_needed(most: int, accuracy: float, error: float) -> np.ndarray:
+    """(most + 1,) fewest right among 0 … `most` images that a lower accuracy makes improbable.
+
+    P(at least so many right | the accuracy is no better than asked for) ≤ `error`.
+    """
+    return binom.isf(error, np.arange(most + 1), accuracy) + 1
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,11 +148,10 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
     Returns:
         coverage and risk, (images,) each.
     """
-    confidence, wrong = np.asarray(confidence), ~np.asarray(correct, bool)
-    _, tied, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
-    errors = np.bincount(tied, weights=wrong, minlength=len(sizes)) / sizes
-    answered = np.arange(1, len(wrong) + 1)
-    return answered / len(wrong), np.cumsum(np.repeat(errors, sizes)) / answered
+    _, accepted, right = ranked(confidence, correct)
+    sizes, answered = _steps(accepted), np.arange(1, len(correct) + 1)
+    errors = _steps(accepted - right) / sizes
+    return answered / len(correct), np.cumsum(np.repeat(errors, sizes)) / answered
 
 
 def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -152,15 +161,29 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 def excess_aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
     """E-AURC: AURC minus that of an oracle that ranks every error last (exact, for n images)."""
-    ordered = np.sort(np.asarray(correct, int))
-    return aurc(confidence, correct) - aurc(ordered, ordered)
+    return aurc(confidence, correct) - oracle_aurc(len(correct), int(np.sum(correct)))
 
 
-def _accepted(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
+@lru_cache(maxsize=4096)
+def oracle_aurc(images: int, right: int) -> float:
+    """AURC of an order that has every error last: no error among the first `right`."""
+    answered = np.arange(1, images + 1)
+    return float((np.maximum(answered - right, 0) / answered).mean())
+
+
+def ranked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
     """Thresholds that occur, descending, with the number of images accepted and right at each."""
     if not len(confidence):
-        raise ValueError("no images to choose a threshold on")
-    order = np.argsort(-np.asarray(confidence), kind="stable")
-    confidence, right = np.asarray(confidence)[order], np.cumsum(np.asarray(correct)[order])
-    last = np.flatnonzero(np.append(np.diff(confidence) != 0, True))
+        raise ValueError("no images to rank")
+    confidence = np.asarray(confidence)
+    order = np.argsort(-confidence)
+    confidence, right = confidence[order], np.cumsum(np.asarray(correct)[order])
+    last = np.append(np.flatnonzero(confidence[1:] != confidence[:-1]), len(order) - 1)
     return confidence[last], last + 1, right[last]
+
+
+def _steps(sums: np.ndarray) -> np.ndarray:
+    """What was summed up; NumPy's `diff` takes longer over so few."""
+    steps = sums.copy()
+    steps[1:] -= sums[:-1]
+    return steps

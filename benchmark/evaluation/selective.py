@@ -16,7 +16,12 @@ from scipy.special import expit
 from benchmark.config import corruption_of, sources_of
 from benchmark.data.arrays import FOREIGN
 from benchmark.evaluation import conformal, open_set, rejection
-from benchmark.evaluation.calibration import fit_temperature, probabilities, reliability
+from benchmark.evaluation.calibration import (
+    PROBABILITY,
+    fit_temperature,
+    probabilities,
+    reliability,
+)
 from benchmark.evaluation.experiments import Method, Run
 from benchmark.evaluation.predictions import Answers, Foreign, TestSet
 
@@ -87,15 +92,30 @@ def log_probabilities(method: Method) -> bool:
     return averaged or method.readout == "nearest_neighbours"
 
 
-def judged(answer: Answers, method: Method, temperature: float | None) -> dict[str, Judged]:
-    """Every rejector that works on confidences, the method's own first.
+def judged(
+    answers: dict[TestSet, Answers], method: Method, temperature: float | None
+) -> dict[TestSet, dict[str, Judged]]:
+    """Every rejector that works on confidences, the method's own first, on each test set.
 
     Args:
         temperature: fitted on the calibration part; None without one.
     """
-    correct = answer.predicted == answer.labels
-    found = confidences(answer.logits, method, temperature)
-    return {name: Judged(confidence, correct) for name, confidence in found.items()}
+    logits = np.concatenate([answer.logits for answer in answers.values()])
+    ends = np.cumsum([len(answer.labels) for answer in answers.values()])[:-1]
+    found = confidences(logits, method, temperature).items()
+    parts = {name: np.split(confidence, ends) for name, confidence in found}
+    correct = [answer.predicted == answer.labels for answer in answers.values()]
+    return {
+        test_set: {name: Judged(own[place], correct[place]) for name, own in parts.items()}
+        for place, test_set in enumerate(answers)
+    }
+
+
+def own_confidence(logits: np.ndarray, method: Method) -> np.ndarray:
+    """The first of `confidences`."""
+    if closeness(method):
+        return rejection.published_ccl(expit(logits.astype(np.float64)))
+    return rejection.maximum_probability(logits)
 
 
 def confidences(
@@ -113,6 +133,16 @@ def confidences(
     return found
 
 
+def stated(answer: Answers) -> dict[str, float]:
+    """Metrics of the stated probabilities: calibration, and rejection by the largest of them."""
+    found = {name: metric(answer.logits, answer.labels) for name, metric in PROBABILITY.items()}
+    confidence = rejection.maximum_probability(answer.logits)
+    correct = answer.predicted == answer.labels
+    found["aurc"] = rejection.aurc(confidence, correct)
+    best = rejection.oracle_aurc(len(correct), int(np.count_nonzero(correct)))
+    return found | {"excess_aurc": found["aurc"] - best}
+
+
 def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answers]:
     """The test sets of a run's scenario without single corruptions."""
     return {
@@ -124,18 +154,21 @@ def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answ
 
 def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
     """Rows of `rejection.parquet`. Without a calibration part there is no threshold."""
-    held = answers.get((run.scenario.source, "calibration"))
+    calibration = run.scenario.source, "calibration"
+    held, scored = answers.get(calibration), scored_sets(run, answers)
     soft = held is not None and not closeness(run.method)
     temperature = fit_temperature(held.logits, held.labels) if soft else None
-    fitted = judged(held, run.method, temperature) if held is not None else {}
+    views = judged(scored | ({calibration: held} if held else {}), run.method, temperature)
     thresholds = {
-        name: {fit: f(*view, ACCURACY) for fit, f in FITS.items()} for name, view in fitted.items()
+        name: {fit: f(*view, ACCURACY) for fit, f in FITS.items()}
+        for name, view in views.get(calibration, {}).items()
     }
+    plausible = conformal_rows(run.method, held, scored) if held else {}
     rows = []
-    for (domain, part), answer in scored_sets(run, answers).items():
+    for (domain, part), answer in scored.items():
         where = {"run_id": run.run_id, "domain": domain, "part": part, "n": len(answer.labels)}
-        where |= {"calibration_n": 0 if held is None else len(held.labels)}
-        for name, view in judged(answer, run.method, temperature).items():
+        where |= {"calibration_n": len(held.labels) if held else 0}
+        for name, view in views[domain, part].items():
             scores = curve_scores(view)
             for fit, threshold in thresholds.get(name, {"none": np.nan}).items():
                 gained = rejection.reject(*view, threshold)
@@ -143,8 +176,8 @@ def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
                     gained = rejection.Rejection(*[np.nan] * 3)
                 row = where | {"rejector": name, "fit": fit, "threshold": threshold}
                 rows.append(row | gained._asdict() | scores)
-        if held is not None:
-            rows.append(where | conformal_row(run.method, held, answer))
+        if held:
+            rows.append(where | plausible[domain, part])
     return rows
 
 
@@ -172,33 +205,37 @@ def open_set_rows(
     return rows
 
 
-def conformal_row(method: Method, held: Answers, answer: Answers) -> dict:
+def conformal_rows(
+    method: Method, held: Answers, scored: dict[TestSet, Answers]
+) -> dict[TestSet, dict]:
     """The row of conformal prediction: accepted is what has exactly one plausible class."""
     to_probability = expit if closeness(method) else probabilities
-    scores, tested = (
-        conformal.improbability(to_probability(a.logits.astype(np.float64))) for a in (held, answer)
-    )
+    scores = conformal.improbability(to_probability(held.logits.astype(np.float64)))
     calibration = conformal.calibrate(scores, held.labels)
     own = conformal.leave_one_out_p_values(calibration, scores, held.labels)
     epsilon = conformal.epsilon_at(own, held.labels, ACCURACY)
-    p = conformal.p_values(calibration, tested)
-    second, first = np.partition(p, -2, axis=1)[:, -2:].T
-    correct = p.argmax(axis=1) == answer.labels
-    accepted = (second <= epsilon) & (epsilon < first)
-    right = correct & accepted
-    row = {"rejector": "conformal", "fit": "plain", "threshold": epsilon}
-    row |= {"rejected": float(1 - accepted.mean()), "right": float(right.mean())}
-    row["accuracy"] = float(right.sum() / accepted.sum()) if accepted.any() else np.nan
-    row["marginal_classes"] = int(calibration.marginal.sum())
-    return row | curve_scores(Judged(-second, correct))
+    rows = {}
+    for test_set, answer in scored.items():
+        tested = conformal.improbability(to_probability(answer.logits.astype(np.float64)))
+        p = conformal.p_values(calibration, tested)
+        second, first = np.partition(p, -2, axis=1)[:, -2:].T
+        correct = p.argmax(axis=1) == answer.labels
+        accepted = (second <= epsilon) & (epsilon < first)
+        right = correct & accepted
+        row = {"rejector": "conformal", "fit": "plain", "threshold": epsilon}
+        row |= {"rejected": float(1 - accepted.mean()), "right": float(right.mean())}
+        row["accuracy"] = float(right.sum() / accepted.sum()) if accepted.any() else np.nan
+        row["marginal_classes"] = int(calibration.marginal.sum())
+        rows[test_set] = row | curve_scores(Judged(-second, correct))
+    return rows
 
 
 def curve_scores(view: Judged) -> dict[str, float]:
     """AURC, E-AURC and the coverage at each accuracy of `MATCHED`."""
     coverage, risk = rejection.risk_coverage(*view)
-    ordered = np.sort(view.correct.astype(int))
+    best = rejection.oracle_aurc(len(risk), int(np.count_nonzero(view.correct)))
     scores = {"aurc": float(risk.mean())}
-    scores["excess_aurc"] = scores["aurc"] - rejection.aurc(ordered, ordered)
+    scores["excess_aurc"] = scores["aurc"] - best
     for name, accuracy in MATCHED.items():
         reached = np.flatnonzero(risk <= 1 - accuracy + 1e-9)
         scores[name] = float(coverage[reached[-1]]) if len(reached) else 0.0
@@ -210,8 +247,9 @@ def curve_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
     rows = []
     for (domain, part), answer in scored_sets(run, answers).items():
         where = {"run_id": run.run_id, "domain": domain, "part": part}
-        view = next(iter(judged(answer, run.method, None).values()))
-        coverage, risk = rejection.risk_coverage(*view)
+        confidence = own_confidence(answer.logits, run.method)
+        correct = answer.predicted == answer.labels
+        coverage, risk = rejection.risk_coverage(confidence, correct)
         steps = np.unique(np.ceil(np.arange(1, POINTS + 1) * len(risk) / POINTS).astype(int)) - 1
         count, confidence, accuracy = reliability(answer.logits, answer.labels)
         full = np.flatnonzero(count)

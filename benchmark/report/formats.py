@@ -8,7 +8,7 @@ import math
 import re
 
 from benchmark.evaluation.columns import SUMMARIES
-from benchmark.evaluation.evaluate import MAJORITY
+from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.tables import Block, Cell, Column, Row, Table
 
 NOTHING = "–"

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmark.config import corruption_of, sources_of
 from benchmark.evaluation.columns import SUMMARIES
-from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.formats import cell_text, column_support, column_title, number
 from benchmark.report.tables import METRICS, Block, Cell, Column, Row, Table
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.evaluation.columns import SUMMARIES
-from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment, gaps
+from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import read_json, write_text
 from benchmark.report import facts, per_class
 from benchmark.report.confident_errors import confident_errors

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from benchmark.config import corruption_of
 from benchmark.evaluation.columns import column_names
-from benchmark.evaluation.evaluate import MAJORITY, majority_id
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.report.formats import (
     NOTHING,
     cell_text,

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.table import Table as TerminalTable
 
 from benchmark.errors import UserError
-from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment, gaps, load_experiments
+from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import write_text
 from benchmark.progress import console, say
 from benchmark.report import per_class

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from benchmark.config import corruption_of
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import SUMMARIES, summarise
-from benchmark.evaluation.evaluate import MAJORITY, majority_id
 from benchmark.evaluation.experiments import (
     Experiment,
     Run,
@@ -27,6 +26,7 @@ from benchmark.evaluation.experiments import (
 )
 from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.evaluation.predictions import DROPPED, REDUCED
+from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.report.notes import (
     INTERVAL_NOTE,
     evidence_notes,

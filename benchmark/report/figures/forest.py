@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from benchmark.evaluation.evaluate import MAJORITY
 from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.figures.style import (
     CONSTANT,
     FAINT,

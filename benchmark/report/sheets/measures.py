@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from benchmark.evaluation import metrics, rejection
-from benchmark.evaluation.evaluate import majority_id
 from benchmark.evaluation.experiments import Experiment, Method
+from benchmark.evaluation.scores import majority_id
 from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection
