@@ -129,7 +129,9 @@ def confidences(
     if log_probabilities(method):
         del found["energy"]
     if temperature is not None:
-        found["scaled_msp"] = rejection.maximum_probability(logits / temperature)
+        # Stored in half precision, which a division would round a second time.
+        scaled = logits.astype(np.float64) / temperature
+        found["scaled_msp"] = rejection.maximum_probability(scaled)
     return found
 
 
