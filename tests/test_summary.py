@@ -63,7 +63,7 @@ def test_a_linear_probe_keeps_nothing_of_its_backbone() -> None:
 def test_the_command_shows_each_network_of_a_profile_once(
     project: Path, wbc_shift: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("benchmark.progress.console.width", 200)
     params = project / "params.yaml"
     params.write_text(
         params.read_text().replace("normalisations: [bn]", "normalisations: [bn, gn]")
