@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.config import sources_of
+from benchmark.config import corruption_of, sources_of
 from benchmark.data.corruptions import corrupt
 from benchmark.data.label_spaces import OPEN_SET
 from benchmark.data.split import read_split
@@ -104,6 +104,17 @@ class PreparedImages:
         """The cells of a domain that are of no class, labelled as in `FOREIGN`."""
         whole = self.domain(open_set_of(domain))
         return replace(whole, table=whole.table.assign(domain=domain, part=OPEN_SET_PART))
+
+    def test_set(self, domain: str, part: str) -> Images:
+        """The images of a test set: a part of a source, a target, corrupted or not, or cells of no
+        class.
+        """
+        if part == OPEN_SET_PART:
+            return self.open_set(domain)
+        if part != "shifted":
+            return self.part(domain, part)
+        corruption = corruption_of(domain)
+        return self.corrupted(*corruption) if corruption else self.domain(domain)
 
     def stained(self, source: str, stain: str) -> PreparedImages:
         """The same images, stain normalised as fitted on the source's training part alone."""

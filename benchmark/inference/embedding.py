@@ -18,14 +18,12 @@ from benchmark.config import corruption_of
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
 from benchmark.files import write_text
-from benchmark.inference.inferences import Conditions
 from benchmark.inference.label_images import read_run, trained
 from benchmark.inference.readouts import Features
-from benchmark.models.loading import preprocessing
 from benchmark.plan import profile_folder
 from benchmark.progress import track
-from benchmark.training.answers import cached_features
-from benchmark.training.bench import Bench, axis_seed, initial_weights
+from benchmark.training.answers import cached_features, conditions
+from benchmark.training.bench import Bench, axis_seed
 
 MOST_IMAGES = 150
 """drawn of a test set, as many of each class as it has"""
@@ -64,21 +62,15 @@ def embedding(
     model = trained(root, profile, run, len(classes))
     bench = Bench(root, profile, classes, next(model.parameters()).device, prepared)
     images, source = bench.images_of(run), run["scenario"]["source"]
-    labels = images.part(source, "train").labels
-    where = Conditions(
-        run["settings"]["training"]["precision"],
-        bench.device,
-        preprocessing(initial_weights(run), run["method"]["backbone"]),
-        np.bincount(labels, minlength=len(classes)) / len(labels),
-    )
+    where = conditions(bench, run, images.part(source, "train").labels)
     targets = [name for name in run["scenario"]["targets"] if corruption_of(name) is None]
     if not targets:
         raise UserError(f"{run_id} has no target but corruptions: choose a run that has another")
     test_sets = [(source, "id_test"), *((name, "shifted") for name in targets)]
     found, kinds, places = [], [], []
     for place, (domain, part) in enumerate(test_sets):
-        whole = images.domain(domain) if part == "shifted" else images.part(domain, part)
-        chosen = drawn(whole, len(classes), axis_seed("embedding", domain, part))
+        seed = axis_seed("embedding", domain, part)
+        chosen = drawn(images.test_set(domain, part), len(classes), seed)
         found.append(cached_features(bench, run, Features(model), chosen, where))
         kinds.append(chosen.labels)
         places.append(np.full(len(chosen), place))

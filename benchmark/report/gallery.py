@@ -46,7 +46,6 @@ def write_gallery(root: Path, profile: str, run_id: str | None = None) -> Path:
 
 def pictures(images: PreparedImages, found: Mistakes) -> list[str]:
     """The address of each picture shown."""
-    domain, part = found.domain, found.part
-    whole = images.domain(domain) if part == "shifted" else images.part(domain, part)
+    whole = images.test_set(found.domain, found.part)
     places = {name: place for place, name in enumerate(whole.table["image"])}
     return [address(Image.fromarray(whole.pixels[places[one.image]])) for one in found.shown]

@@ -34,12 +34,7 @@ def answers(
     """Logits float32 [N, C] of each part, by the run's readout and inference."""
     method, settings = run["method"], run["settings"]
     train = images.part(run["scenario"]["source"], "train")
-    where = Conditions(
-        settings["training"]["precision"],
-        bench.device,
-        preprocessing(initial_weights(run), method["backbone"]),
-        np.bincount(train.labels, minlength=len(bench.classes)) / len(train),
-    )
+    where = conditions(bench, run, train.labels)
     inference = INFERENCES[method.get("inference", "single")](**settings.get("inference", {}))
     block = settings.get("readout", {})
     if readout := READOUTS[method.get("readout", "head")](**block):
@@ -69,6 +64,16 @@ def answers(
             ]
         model = torch.nn.Sequential(features, fitted)
     return [inference(model, part.pixels, where) for part in parts]
+
+
+def conditions(bench: Bench, run: Run, labels: np.ndarray) -> Conditions:
+    """What all answers of a run have in common; `labels` are those of its training part."""
+    return Conditions(
+        run["settings"]["training"]["precision"],
+        bench.device,
+        preprocessing(initial_weights(run), run["method"]["backbone"]),
+        np.bincount(labels, minlength=len(bench.classes)) / len(labels),
+    )
 
 
 def cached_features(

@@ -13,11 +13,10 @@ import pandas as pd
 import torch
 from filelock import Timeout
 
-from benchmark.config import Training, corruption_of
+from benchmark.config import Training
 from benchmark.data.arrays import (
     OPEN_SET_PART,
     OPEN_SET_SUFFIX,
-    Images,
     PreparedImages,
     open_set_of,
 )
@@ -189,7 +188,7 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
     earlier = earlier_record(bench, run)
     standing = standing_predictions(bench, run, earlier) if earlier else {}
     asked = [name for name in test_sets(run) if name not in standing]
-    parts = [images_of(images, *name) for name in asked]
+    parts = [images.test_set(*name) for name in asked]
     logits = answers(bench, run, model, images, parts)
     if not all(np.isfinite(values).all() for values in logits):
         raise NotFinite("logits of a test set are not finite")
@@ -233,16 +232,6 @@ def test_sets(run: Run) -> list[TestSet]:
 def tested_as(domain: str, part: str) -> str | None:
     """The key of a test set among a run's `tested`; None of one that its training settles."""
     return {"shifted": domain, OPEN_SET_PART: open_set_of(domain)}.get(part)
-
-
-def images_of(images: PreparedImages, domain: str, part: str) -> Images:
-    """The images of a test set."""
-    if part == OPEN_SET_PART:
-        return images.open_set(domain)
-    if part != "shifted":
-        return images.part(domain, part)
-    corruption = corruption_of(domain)
-    return images.corrupted(*corruption) if corruption else images.domain(domain)
 
 
 def earlier_record(bench: Bench, run: Run) -> dict[str, Any] | None:
