@@ -26,7 +26,6 @@ from benchmark.audit.images import look_at
 from benchmark.audit.page import write_page
 from benchmark.audit.pairs import (
     check_pairs,
-    excluded_at_hand,
     find_pairs,
     known_cases,
     precision,
@@ -96,13 +95,10 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
         audit.failures += failures
         audit.warnings += warnings
         audit.known += known
-    aside = excluded_at_hand(root, chosen)
-    files += [raw_folder(root / "datasets", cards[r.dataset]) / r.path for r in aside.itertuples()]
     looks = look_at(files, root / "datasets" / "cache" / "audit")
-    audit.failures += check_files(images, looks[: len(images)])
-    everything = pd.concat([images.assign(reason=""), aside], ignore_index=True)
+    audit.failures += check_files(images, looks)
     sound = [row for row, seen in enumerate(looks) if seen.fault is None]
-    table, looks = everything.iloc[sound].reset_index(drop=True), [looks[row] for row in sound]
+    table, looks = images.iloc[sound].reset_index(drop=True), [looks[row] for row in sound]
     pairs = find_pairs(looks)
     pairs["verdict"] = review(root / "datasets", table, looks, pairs)
     audit.pairs = precision(pairs["verdict"])

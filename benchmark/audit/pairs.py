@@ -17,9 +17,7 @@ from scipy.stats import binomtest
 from benchmark.audit.checks import Scenarios
 from benchmark.audit.findings import Finding, Mend, exclude, join_groups
 from benchmark.audit.images import Look
-from benchmark.audit.manifest import excluded_images
-from benchmark.data.cards import Card, published_images
-from benchmark.data.fetch import raw_folder
+from benchmark.data.cards import Card
 from benchmark.data.known_cases import (
     DIFFERENT_CELLS,
     EXCLUSIONS,
@@ -52,19 +50,16 @@ class Judged:
 def check_pairs(
     scenarios: Scenarios, images: pd.DataFrame, looks: list[Look], pairs: pd.DataFrame
 ) -> Judged:
-    """Judge the pairs of images that are used; those reviewed as two cells are passed over.
+    """Judge the pairs of images; those reviewed as two cells are passed over.
 
     Args:
-        images: dataset, domain, path, group, class_name, part ("" where nothing is split) and
-            reason ("" where an image is used).
+        images: dataset, domain, path, group, class_name and part ("" where nothing is split).
         looks: of the same rows, all without fault.
         pairs: of `find_pairs`, with the verdict of `review`.
     """
     judged = Judged()
     for pair in pairs[pairs["verdict"] != TWO_CELLS].itertuples():
         first, second = images.iloc[pair.first], images.iloc[pair.second]
-        if first["reason"] or second["reason"]:
-            continue
         exact = looks[pair.first].sha256 == looks[pair.second].sha256
         what = "the same file" if exact else "one cell"
         names = f"{first['path']} and {second['path']}"
@@ -139,31 +134,15 @@ def find_pairs(looks: list[Look]) -> pd.DataFrame:
     return pd.DataFrame([*equal, *near.itertuples(index=False)], columns=near.columns)
 
 
-def excluded_at_hand(root: Path, cards: Iterable[Card]) -> pd.DataFrame:
-    """Images that review took out of every use, where their files are here: dataset, path, reason.
-
-    The search sees them too: what it says of known copies tells how good it is.
-    """
-    rows = [
-        (card.name, path, reason)
-        for card in cards
-        for path, reason in excluded_images(
-            root / "datasets", card.name, published_images(root / "datasets", card)
-        ).items()
-        if (raw_folder(root / "datasets", card) / path).is_file()
-    ]
-    return pd.DataFrame(rows, columns=["dataset", "path", "reason"])
-
-
 def review(
     datasets: Path, images: pd.DataFrame, looks: list[Look], pairs: pd.DataFrame
 ) -> list[str]:
     """What is known of each pair: one cell, two cells, or that nobody has looked at it.
 
-    Equal files need no eye. An excluded image is one cell with the one that its reason names.
+    Equal files need no eye.
 
     Args:
-        images: dataset, path and reason ("" where an image is used).
+        images: dataset and path.
         looks: of the same rows.
         pairs: of `find_pairs`.
     """
@@ -177,8 +156,7 @@ def review(
     for pair in pairs.itertuples():
         first, second = images.iloc[pair.first], images.iloc[pair.second]
         both = frozenset((row["dataset"], row["path"]) for row in (first, second))
-        named = f" {second['path']}" in first["reason"] or f" {first['path']}" in second["reason"]
-        same = named or looks[pair.first].sha256 == looks[pair.second].sha256
+        same = looks[pair.first].sha256 == looks[pair.second].sha256
         verdicts.append(ONE_CELL if same else reviewed.get(both, UNREVIEWED))
     return verdicts
 
