@@ -22,12 +22,16 @@ def random_logits(seed=0, images=400, classes=4, sharpness=2.0):
     return logits, labels
 
 
+def calibration_error(stated, labels):
+    return calibration.expected_calibration_error(calibration.reliability(stated, labels))
+
+
 def test_likelihood_and_brier_by_hand():
     logits, labels = logits_of([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]]), np.array([0, 2])
     nll = -(math.log(0.7) + math.log(0.25)) / 2
     assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(nll)
     brier = (0.3**2 + 0.2**2 + 0.1**2 + 0.5**2 + 0.25**2 + 0.75**2) / 2
-    assert calibration.brier(logits, labels) == pytest.approx(brier)
+    assert calibration.brier(calibration.probabilities(logits), labels) == pytest.approx(brier)
 
 
 def test_likelihood_and_brier_agree_with_scikit_learn():
@@ -37,16 +41,16 @@ def test_likelihood_and_brier_agree_with_scikit_learn():
     assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(expected)
     binary, truth = random_logits(classes=2)
     # scikit-learn's binary score counts one of two equal squares.
-    expected = 2 * sklearn_metrics.brier_score_loss(truth, calibration.probabilities(binary)[:, 1])
-    assert calibration.brier(binary, truth) == pytest.approx(expected)
+    stated = calibration.probabilities(binary)
+    expected = 2 * sklearn_metrics.brier_score_loss(truth, stated[:, 1])
+    assert calibration.brier(stated, truth) == pytest.approx(expected)
 
 
 def test_calibration_error_by_hand():
     # Two images at 0.7 of which one is right, one at 0.95 that is right: 15 bins of 1/15.
-    logits = logits_of([[0.7, 0.3], [0.7, 0.3], [0.95, 0.05]])
-    labels = np.array([0, 1, 0])
+    stated, labels = np.array([[0.7, 0.3], [0.7, 0.3], [0.95, 0.05]]), np.array([0, 1, 0])
     expected = (2 * abs(0.5 - 0.7) + 1 * abs(1 - 0.95)) / 3
-    assert calibration.expected_calibration_error(logits, labels) == pytest.approx(expected)
+    assert calibration_error(stated, labels) == pytest.approx(expected)
 
 
 def test_calibration_error_agrees_with_a_loop_over_bins():
@@ -58,26 +62,29 @@ def test_calibration_error_agrees_with_a_loop_over_bins():
         if inside:
             right = np.mean([stated[i].argmax() == labels[i] for i in inside])
             total += len(inside) * abs(right - np.mean([stated[i].max() for i in inside]))
-    found = calibration.expected_calibration_error(logits, labels)
-    assert found == pytest.approx(total / len(labels))
+    assert calibration_error(stated, labels) == pytest.approx(total / len(labels))
 
 
 def test_certain_and_right_is_perfectly_calibrated():
     logits = np.array([[60.0, -60.0], [-60.0, 60.0]])
     labels = np.array([0, 1])
-    for metric in calibration.PROBABILITY.values():
-        assert metric(logits, labels) == pytest.approx(0, abs=1e-12)
+    stated = calibration.probabilities(logits)
+    assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(0, abs=1e-12)
+    assert calibration.brier(stated, labels) == pytest.approx(0, abs=1e-12)
+    assert calibration_error(stated, labels) == pytest.approx(0, abs=1e-12)
 
 
 def test_huge_half_precision_logits_give_finite_scores():
-    logits = np.array([[65504, -65504, 0]], np.float16)
-    for metric in calibration.PROBABILITY.values():
-        assert math.isfinite(metric(logits, np.array([1])))
+    logits, labels = np.array([[65504, -65504, 0]], np.float16), np.array([1])
+    assert math.isfinite(calibration.negative_log_likelihood(logits, labels))
+    assert calibration.brier(calibration.probabilities(logits), labels) == 2
+    assert calibration_error(calibration.probabilities(logits), labels) == 1
 
 
 def test_every_image_falls_into_one_bin():
     logits, labels = random_logits(2)
-    count, confidence, accuracy = calibration.reliability(logits, labels)
+    bins = calibration.reliability(calibration.probabilities(logits), labels)
+    count, confidence, accuracy = bins
     assert count.sum() == len(labels)
     empty = count == 0
     assert np.isnan(confidence[empty]).all()

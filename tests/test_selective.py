@@ -1,5 +1,7 @@
 """Selective: thresholds come from the source's calibration part and meet test sets unseen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,7 +75,7 @@ def test_conformal_prediction_says_when_classes_are_too_small_for_it(tmp_path):
 def test_no_label_of_a_target_moves_a_threshold_or_what_is_rejected(tmp_path):
     run, answers = answers_of(tmp_path)
     target = answers["bccd", "shifted"]
-    wrong = answers | {("bccd", "shifted"): target._replace(labels=(target.labels + 1) % 5)}
+    wrong = answers | {("bccd", "shifted"): replace(target, labels=(target.labels + 1) % 5)}
     honest, poisoned = (by_rejector(rejection_rows(run, a), "bccd") for a in (answers, wrong))
     assert ("conformal", "plain") in honest
     for rejector, row in honest.items():

@@ -50,21 +50,25 @@ def _below_the_highest(logits: np.ndarray) -> np.ndarray:
     return logits - logits.max(axis=0)
 
 
-def brier(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over images of Σ_c (p_c - [c = label])²: Brier's own form, from 0 to 2."""
-    distance = probabilities(logits)
+def brier(stated: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over images of Σ_c (p_c - [c = label])²: Brier's own form, from 0 to 2.
+
+    Args:
+        stated: (images, classes) probabilities.
+        labels: (images,) class indices.
+    """
+    distance = stated.copy()
     distance[np.arange(len(labels)), labels] -= 1
     return float((distance**2).sum(axis=1).mean())
 
 
-def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability(stated: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
     """Counts, mean confidence and accuracy by bin; bin b holds confidences in (b/bins, (b+1)/bins].
 
     Args:
-        logits: (images, classes).
+        stated: (images, classes) probabilities.
         labels: (images,) class indices.
     """
-    stated = probabilities(logits)
     confidence, correct = stated.max(axis=1), stated.argmax(axis=1) == labels
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -73,12 +77,12 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Rel
     return Reliability(count, *means)
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+def expected_calibration_error(bins: Reliability) -> float:
     """Σ_b n_b/n |accuracy_b - confidence_b| over the bins that hold an image (Naeini et al. 2015).
 
     Of the predicted class only; the choice between equal highest logits is `predicted_classes`'.
     """
-    count, confidence, accuracy = reliability(logits, labels)
+    count, confidence, accuracy = bins
     return float(np.nansum(count * np.abs(accuracy - confidence)) / count.sum())
 
 
@@ -100,11 +104,3 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         options={"xatol": 1e-6},
     )
     return float(np.exp(found.x))
-
-
-PROBABILITY = {
-    "nll": negative_log_likelihood,
-    "brier": brier,
-    "ece": expected_calibration_error,
-}
-"""Metric → function of logits (images, classes) and labels (images,)."""

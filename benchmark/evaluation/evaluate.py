@@ -6,6 +6,7 @@ Every file is a pure function of the records and predictions: the same input giv
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -104,7 +105,8 @@ def run_columns(
     run: Run, classes: tuple[str, ...], predictions: Predictions
 ) -> dict[str, dict[str, list]]:
     """Columns of every file in `BY_RUN` for one run."""
-    answers = predictions.known
+    # Copies, so that what is computed along the way goes with them.
+    answers = {test_set: replace(answer) for test_set, answer in predictions.known.items()}
     rows = {
         "metrics": metric_rows(run, classes, answers),
         "confusion": confusion_rows(run, classes, answers),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,9 @@ import pyarrow.parquet as pq
 from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
 from benchmark.evaluation import metrics
+from benchmark.evaluation.calibration import Reliability, probabilities, reliability
 from benchmark.evaluation.experiments import Run
+from benchmark.evaluation.rejection import risk_coverage
 from benchmark.files import sha256_file
 
 TestSet = tuple[str, str]
@@ -41,8 +45,9 @@ class Foreign(NamedTuple):
     """(images, classes) as stored"""
 
 
-class Answers(NamedTuple):
-    """What a run answered on one test set."""
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a run answered on one test set; what several measures ask for is computed once."""
 
     images: np.ndarray
     """(images,) names"""
@@ -57,6 +62,26 @@ class Answers(NamedTuple):
     """answers without the dropped class; None in a label space that has no reduced form"""
     logits: np.ndarray
     """(images, classes) as stored, in half precision"""
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(images,) booleans"""
+        return self.predicted == self.labels
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(images, classes) softmax of the logits"""
+        return probabilities(self.logits)
+
+    @cached_property
+    def reliability(self) -> Reliability:
+        """Confidence and accuracy by bin of confidence"""
+        return reliability(self.probabilities, self.labels)
+
+    @cached_property
+    def risk_coverage(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coverage and risk, (images,) each, where the largest probability decides what is kept"""
+        return risk_coverage(self.probabilities.max(axis=1), self.correct)
 
 
 class Predictions(NamedTuple):

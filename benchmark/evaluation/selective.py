@@ -17,10 +17,11 @@ from benchmark.config import corruption_of, sources_of
 from benchmark.data.arrays import FOREIGN
 from benchmark.evaluation import conformal, open_set, rejection
 from benchmark.evaluation.calibration import (
-    PROBABILITY,
+    brier,
+    expected_calibration_error,
     fit_temperature,
+    negative_log_likelihood,
     probabilities,
-    reliability,
 )
 from benchmark.evaluation.experiments import Method, Run
 from benchmark.evaluation.predictions import Answers, Foreign, TestSet
@@ -104,18 +105,10 @@ def judged(
     ends = np.cumsum([len(answer.labels) for answer in answers.values()])[:-1]
     found = confidences(logits, method, temperature).items()
     parts = {name: np.split(confidence, ends) for name, confidence in found}
-    correct = [answer.predicted == answer.labels for answer in answers.values()]
     return {
-        test_set: {name: Judged(own[place], correct[place]) for name, own in parts.items()}
-        for place, test_set in enumerate(answers)
+        test_set: {name: Judged(own[place], answer.correct) for name, own in parts.items()}
+        for place, (test_set, answer) in enumerate(answers.items())
     }
-
-
-def own_confidence(logits: np.ndarray, method: Method) -> np.ndarray:
-    """The first of `confidences`."""
-    if closeness(method):
-        return rejection.published_ccl(expit(logits.astype(np.float64)))
-    return rejection.maximum_probability(logits)
 
 
 def confidences(
@@ -137,12 +130,11 @@ def confidences(
 
 def stated(answer: Answers) -> dict[str, float]:
     """Metrics of the stated probabilities: calibration, and rejection by the largest of them."""
-    found = {name: metric(answer.logits, answer.labels) for name, metric in PROBABILITY.items()}
-    confidence = rejection.maximum_probability(answer.logits)
-    correct = answer.predicted == answer.labels
-    found["aurc"] = rejection.aurc(confidence, correct)
-    best = rejection.oracle_aurc(len(correct), int(np.count_nonzero(correct)))
-    return found | {"excess_aurc": found["aurc"] - best}
+    return {
+        "nll": negative_log_likelihood(answer.logits, answer.labels),
+        "brier": brier(answer.probabilities, answer.labels),
+        "ece": expected_calibration_error(answer.reliability),
+    } | area_under(answer.risk_coverage[1], answer.correct)
 
 
 def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answers]:
@@ -235,13 +227,18 @@ def conformal_rows(
 def curve_scores(view: Judged) -> dict[str, float]:
     """AURC, E-AURC and the coverage at each accuracy of `MATCHED`."""
     coverage, risk = rejection.risk_coverage(*view)
-    best = rejection.oracle_aurc(len(risk), int(np.count_nonzero(view.correct)))
-    scores = {"aurc": float(risk.mean())}
-    scores["excess_aurc"] = scores["aurc"] - best
+    scores = area_under(risk, view.correct)
     for name, accuracy in MATCHED.items():
         reached = np.flatnonzero(risk <= 1 - accuracy + 1e-9)
         scores[name] = float(coverage[reached[-1]]) if len(reached) else 0.0
     return scores
+
+
+def area_under(risk: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """AURC and E-AURC of the risks of (images,) hits at each coverage."""
+    area = float(risk.mean())
+    best = rejection.oracle_aurc(len(correct), int(np.count_nonzero(correct)))
+    return {"aurc": area, "excess_aurc": area - best}
 
 
 def curve_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
@@ -249,11 +246,12 @@ def curve_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
     rows = []
     for (domain, part), answer in scored_sets(run, answers).items():
         where = {"run_id": run.run_id, "domain": domain, "part": part}
-        confidence = own_confidence(answer.logits, run.method)
-        correct = answer.predicted == answer.labels
-        coverage, risk = rejection.risk_coverage(confidence, correct)
+        coverage, risk = answer.risk_coverage
+        if closeness(run.method):
+            own = next(iter(confidences(answer.logits, run.method, None).values()))
+            coverage, risk = rejection.risk_coverage(own, answer.correct)
         steps = np.unique(np.ceil(np.arange(1, POINTS + 1) * len(risk) / POINTS).astype(int)) - 1
-        count, confidence, accuracy = reliability(answer.logits, answer.labels)
+        count, confidence, accuracy = answer.reliability
         full = np.flatnonzero(count)
         for curve, columns in (
             ("risk_coverage", (coverage[steps], risk[steps], steps + 1)),

@@ -68,8 +68,8 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
         macro_f1[test_set] = found_values["macro_f1"]
         texts = [f"{metrics.HEADLINE[key]} {shown(*pair)}" for key, pair in found_values.items()]
         if submission.probabilities is not None:
-            logits = np.log(np.maximum(submission.probabilities[rows], 1e-12))
-            error = calibration.expected_calibration_error(logits, own.labels)
+            bins = calibration.reliability(submission.probabilities[rows], own.labels)
+            error = calibration.expected_calibration_error(bins)
             texts.append(f"ECE {100 * error:.1f}")
         yield f"  {name}, n = {len(rows)}: {', '.join(texts)}"
     yield from place_lines(Path(results), found, macro_f1)
