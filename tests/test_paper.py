@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
 from test_page import write_gaps
 
+from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Scenario, load_experiments
+from benchmark.report.discussion import discussion
 from benchmark.report.formats import to_latex
 from benchmark.report.paper import (
     MOST_ROWS,
@@ -35,7 +38,8 @@ from benchmark.report.sheets.sheet import to_latex as sheet_to_latex
 from benchmark.report.tables import Block, Cell, Column, Row, build_table, load_scores
 
 MAIN = (REPOSITORY / "paper" / "main.tex").read_text(encoding="utf-8")
-BODY = re.sub(r"(?<!\\)%.*", "", MAIN.partition("\\begin{document}")[2])
+DISCUSSION = (REPOSITORY / "paper" / "discussion" / "core.tex").read_text(encoding="utf-8")
+BODY = re.sub(r"(?<!\\)%.*", "", MAIN.partition("\\begin{document}")[2] + DISCUSSION)
 SETTINGS = """\
 split: {seed: 0, fractions: {train: 0.6, id_val: 0.1, calibration: 0.1, id_test: 0.2}}
 losses: {ce: {}, focal: {gamma: 2.0, note: "γ ≥ 0 → ½ × µ² ≈ α − β"}}
@@ -80,6 +84,7 @@ def defined(generated):
 
 def test_the_prose_types_no_number():
     keys = r"\\(?:cite[a-z]*|ref|label|input|bibliography|bibliographystyle)\{[^}]*\}"
+    keys += r"|\\(?:entry|difference)(?:\{[^}]*\})+"
     assert re.findall(r"[^\n]*\d[^\n]*", re.sub(keys, "", BODY)) == []
     words = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:runs?|seeds?|networks?)\b"
     assert re.findall(words, BODY, re.IGNORECASE) == []
@@ -127,6 +132,63 @@ def test_a_number_of_the_text_is_the_number_of_the_table(generated):
     mean = lead["LeadInDomain"].split()[0]
     assert mean in line
     assert f"{mean} [" in (generated / "findings.tex").read_text()
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A table of scores, a sheet and a difference, with a dash and an empty interval."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "norms.csv").write_text(
+        "scenario,method,bccd,bccd_low,bccd_high\na->*,bn,12.34,10.06,20.00\na->*,gn,7.00,,\n"
+        "b->*,bn,1,2,3\n"
+    )
+    (tmp_path / "tables" / "counts.csv").write_text('part,pairs,least\n"loss, all",3,-1.5\n')
+    keys = ("scenario", "method", "reference", "column", "mean", "low", "high")
+    rows = [("a->*", "gn", "bn", "bccd", -0.053, -0.1, 0.02)]
+    pd.DataFrame(rows, columns=keys).to_parquet(tmp_path / "effects.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [
+        (r"\entry{norms}{a->* | bn}{bccd}", "12.3 [10.1, 20.0]"),
+        (r"\entry{norms}{gn}{bccd}", "7.0"),
+        (r"\entry{counts}{loss, all}{least}", "−1.5"),
+        (r"\difference{a->*}{gn}{bn}{bccd}", "−5.3 [−10.0, 2.0]"),
+    ],
+)
+def test_a_discussion_is_filled_with_the_numbers_that_it_names(results, named, shown):
+    path = results / "toy.tex"
+    path.write_text(f"before {named}\\,\\% after")
+    assert discussion(path, results) == f"before {tex(shown)}\\,\\% after"
+    assert discussion(results / "of another profile.tex", results) == ""
+
+
+@pytest.mark.parametrize(
+    ("named", "fault"),
+    [
+        (r"\entry{norm}{bn}{bccd}", "there is no table norm; did you mean 'norms'?"),
+        (r"\entry{norms}{gn}{bcd}", "norms has no column bcd; did you mean 'bccd'"),
+        (r"\entry{norms}{bn}{bccd}", "2 rows of norms hold bn"),
+        (r"\entry{norms}{c->* | bn}{bccd}", "0 rows of norms hold bn and c->*"),
+        (r"\difference{a->*}{in}{bn}{bccd}", "no difference with method in"),
+        (r"\difference{a->*}{gn}", "missing 2 required positional arguments"),
+    ],
+)
+def test_a_number_that_the_results_do_not_hold_is_refused(results, named, fault):
+    path = results / "toy.tex"
+    path.write_text(f"first line\n{named}")
+    with pytest.raises(UserError, match=r"toy.tex, line 2: \\") as refused:
+        discussion(path, results)
+    assert fault in str(refused.value)
+
+
+def test_the_results_hold_every_number_of_the_discussion():
+    filled = discussion(REPOSITORY / "paper/discussion/core.tex", REPOSITORY / "results/core")
+    assert filled.startswith("\\section{Discussion}")
+    assert "\\entry" not in filled
+    assert "\\difference" not in filled
 
 
 def test_claims_are_shown_where_there_are_any_and_their_absence_is_said(generated):

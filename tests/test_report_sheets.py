@@ -164,6 +164,7 @@ def test_pairs_differ_in_one_part_alone():
         "gn": method("gn"),
         "bn strong": method("bn", augmentation="strong"),
         "gn focal": method("gn", "focal"),
+        "gn ldam, for longer": method("gn", "ldam", training="epochs 100"),
         "both": Method(name=""),
     }
     assert one_part_pairs(methods) == [

@@ -36,6 +36,8 @@ class Method(Record):
     freezing: str = "none"
     readout: str = "head"
     inference: str = "single"
+    training: str = ""
+    """digest of epochs, sampler and all else that has no name among the parts"""
 
     @property
     def is_ensemble(self) -> bool:

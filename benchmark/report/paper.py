@@ -1,7 +1,7 @@
 """Paper: a results folder, settings and cards in; what `paper/main.tex` reads, `generated/`, out.
 
 Every number of the paper is written here: `numbers.tex` holds macros, the other files sentences,
-tables and figures. `main.tex` has prose alone.
+tables and figures. `main.tex` and `discussion/` have prose alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from benchmark.evaluation.bootstrap import RESAMPLES
 from benchmark.evaluation.experiments import Experiment, load_experiments
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.paired import SIGNIFICANCE
+from benchmark.evaluation.selective import ACCURACY
 from benchmark.files import atomic, read_json, read_yaml, write_text
 from benchmark.report import facts
+from benchmark.report.discussion import discussion
 from benchmark.report.formats import cell_text, number, to_latex
 from benchmark.report.leaderboard import Finding, findings, leaderboard
 from benchmark.report.paper_text import (
@@ -85,6 +87,8 @@ def write_paper(root: Path, profile: str) -> Path:
     results_parts.append(results_text(tables, captions, written, drawn))
     write_text(folder / "results.tex", "\n".join(results_parts))
     write_text(folder / "claims.tex", claims_text(claims))
+    own_words = root / "paper" / "discussion" / f"{profile}.tex"
+    write_text(folder / "discussion.tex", discussion(own_words, results))
     shown = {table.name for _, table in tables} | {*claims, EXCHANGES}
     later = dict(pair for own in captions.values() for pair in own[1:])
     rest = {name: path for name, path in written.items() if name not in shown}
@@ -139,6 +143,7 @@ def numbers(
         "Significance": f"{100 * SIGNIFICANCE:g} %",
         "Confidence": "95 %",
         "MinimumSupport": MINIMUM_SUPPORT,
+        "AcceptedAccuracy": percent(ACCURACY),
         "Headline": METRICS[HEADLINE],
         "SplitSeed": settings["split"]["seed"],
         **{f"Split{''.join(map(str.title, p.split('_')))}": percent(split[p]) for p in split},

@@ -12,7 +12,14 @@ import pandas as pd
 from filelock import FileLock
 
 from benchmark.errors import UserError
-from benchmark.files import cannot_write, read_json, sha256_file, writable_folder, write_json
+from benchmark.files import (
+    cannot_write,
+    digest,
+    read_json,
+    sha256_file,
+    writable_folder,
+    write_json,
+)
 from benchmark.plan import plan_path, profile_folder
 from benchmark.runs import Run
 
@@ -111,10 +118,20 @@ def write_index(root: Path, profile: str, experiment: str) -> list[dict[str, Any
     """
     plan = read_json(plan_path(root, profile, experiment))
     keys = ("run_id", "fingerprint")
-    more = ("method", "track", "scenario", "seed")
+    more = ("track", "scenario", "seed")
     plan["runs"] = [
-        {k: run[k] for k in keys} | read_outcome(root, profile, run) | {k: run[k] for k in more}
+        {k: run[k] for k in keys}
+        | read_outcome(root, profile, run)
+        | {"method": run["method"] | {"training": training_digest(run)}}
+        | {k: run[k] for k in more}
         for run in plan["runs"]
     ]
     write_json(profile_folder(root, profile) / "experiments" / f"{experiment}.json", plan)
     return plan["runs"]
+
+
+def training_digest(run: Run) -> str:
+    """Tells apart methods that are trained for longer, averaged or sampled in another way."""
+    training = run["settings"].get("training", {})
+    # The name of the augmentation stands among the parts of the method.
+    return digest({key: value for key, value in training.items() if key != "augmentation"})

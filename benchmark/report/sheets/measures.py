@@ -95,9 +95,10 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]
 
 
 def is_plain(method: Method, *apart: str) -> bool:
-    """Cross-entropy, no recipe, nothing added; backbone, normalisation and `apart` may be any."""
+    """Cross-entropy, no recipe, nothing added; backbone, normalisation, training and `apart` may be
+    any."""
     plain = Method(name="", loss="ce", recipe="erm")
-    free = {"name", "backbone", "normalisation", *apart}
+    free = {"name", "backbone", "normalisation", "training", *apart}
     return method.model_dump(exclude=free) == plain.model_dump(exclude=free)
 
 

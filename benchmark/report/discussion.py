@@ -1,0 +1,92 @@
+r"""Discussion: prose about a profile's results in; the same with its numbers filled in, out.
+
+`paper/discussion/<profile>.tex` names numbers and holds none, so that none of them can grow old:
+
+- `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.csv`, with its interval
+  if it has one. ROW is what the row has in other cells, set apart by ` | `; one row alone may fit.
+- `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
+  that differs from it in a single part, in points, from `effects.parquet`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.errors import UserError, suggest
+from benchmark.report.paper_text import tex
+from benchmark.report.sheets.measures import signed
+
+NAMED = re.compile(r"\\(entry|difference)((?:\{[^{}]*\})+)")
+
+
+def discussion(path: Path, results: Path) -> str:
+    """The text of a discussion with its numbers, ready for LaTeX; nothing if none was written.
+
+    Raises:
+        UserError: a number that the results do not hold, or that is not named unmistakably.
+    """
+    if not path.is_file():
+        return ""
+    tables: dict[str, pd.DataFrame] = {}
+
+    def filled(line: int, kind: str, words: list[str]) -> str:
+        try:
+            return tex(NUMBERS[kind](results, tables, *words))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {line}: \\{kind}: {error}") from None
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(
+        NAMED.sub(lambda m, n=n: filled(n, m[1], re.findall(r"\{([^{}]*)\}", m[2])), line)
+        for n, line in enumerate(lines, 1)
+    )
+
+
+def entry(results: Path, tables: dict[str, pd.DataFrame], name: str, row: str, column: str) -> str:
+    """A cell of a table of the report."""
+    path = results / "tables" / f"{name}.csv"
+    if not path.is_file():
+        known = [other.stem for other in path.parent.glob("*.csv")]
+        raise ValueError(f"there is no table {name}{suggest(name, known)}")
+    if name not in tables:
+        tables[name] = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = tables[name]
+    if column not in table:
+        raise ValueError(f"{name} has no column {column}{suggest(column, table.columns)}")
+    words = {word.strip() for word in row.split("|")}
+    fits = [place for place, cells in enumerate(table.to_numpy()) if words <= set(cells)]
+    if len(fits) != 1:
+        raise ValueError(f"{len(fits)} rows of {name} hold {' and '.join(sorted(words))}")
+    found = table.iloc[fits[0]]
+    if f"{column}_low" not in table:
+        return found[column].replace("-", "−")
+    ends = [found[f"{column}{end}"] for end in ("", "_low", "_high")]
+    mean, *interval = (f"{float(end):.1f}".replace("-", "−") for end in ends if end)
+    return f"{mean} [{', '.join(interval)}]" if interval else mean
+
+
+def difference(
+    results: Path,
+    tables: dict[str, pd.DataFrame],
+    scenario: str,
+    method: str,
+    other: str,
+    column: str,
+) -> str:
+    """What two methods that differ in one part differ by."""
+    if "" not in tables:
+        tables[""] = pd.read_parquet(results / "effects.parquet")
+    asked = {"scenario": scenario, "method": method, "reference": other, "column": column}
+    own = tables[""]
+    for key, value in asked.items():
+        known = own[key].unique()
+        own = own[own[key] == value]
+        if own.empty:
+            raise ValueError(f"no difference with {key} {value}{suggest(value, known)}")
+    return signed(own.iloc[0])
+
+
+NUMBERS = {"entry": entry, "difference": difference}
