@@ -50,6 +50,10 @@ def test_records_of_two_runs_show_the_same_images_and_say_whose_they_are(
     assert "not on this machine" in wbc_shift("embed", RUN, "-p", "tiny").err
     edit(run, '"loss": "ce"', '"loss": "ce", "readout": "linear_probe"')
     assert "a readout" in wbc_shift("embed", RUN, "-p", "tiny").err
+    settings = json.loads(run.read_text())["settings"]
+    record = json.loads(run.read_text()) | {"settings": settings | {"members": ["a", "b"]}}
+    run.write_text(json.dumps(record, indent=1))
+    assert "an ensemble" in wbc_shift("embed", RUN, "-p", "tiny").err
     edit(run, '"outcome": "done"', '"outcome": "nan"')
     outcome = wbc_shift("embed", RUN, "-p", "tiny")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)

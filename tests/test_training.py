@@ -260,6 +260,15 @@ def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(
     assert wbc_shift("train", "-p", "tiny").status == 0  # a failure is never taken for a result
 
 
+def test_the_index_tells_methods_that_are_trained_otherwise_apart() -> None:
+    def told(**training: object) -> str:
+        plain = {"epochs": 10, "augmentation": {"scale": 0.1}}
+        return records.training_digest({"settings": {"training": plain | training}})
+
+    assert told() == told(augmentation={"scale": 0.2})  # a part of the method, under its name
+    assert len({told(), told(epochs=20), told(averaging="ema")}) == 3
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"), [(MemoryError("x"), "oom"), (RuntimeError("boom"), "error")]
 )
