@@ -143,8 +143,9 @@ def results(tmp_path):
         "b->*,bn,1,2,3\n"
     )
     (tmp_path / "tables" / "counts.csv").write_text('part,pairs,least\n"loss, all",3,-1.5\n')
-    keys = ("scenario", "method", "reference", "column", "mean", "low", "high")
-    rows = [("a->*", "gn", "bn", "bccd", -0.053, -0.1, 0.02)]
+    keys = ("scenario", "method", "reference", "column", "seeds", "mean", "low", "high")
+    pair = ("a->*", "gn", "bn", "bccd")
+    rows = [(*pair, 2, 0.3, 0.2, 0.4), (*pair, 5, -0.053, -0.1, 0.02)]
     pd.DataFrame(rows, columns=keys).to_parquet(tmp_path / "effects.parquet")
     return tmp_path
 

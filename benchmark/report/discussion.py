@@ -5,7 +5,8 @@ r"""Discussion: prose about a profile's results in; the same with its numbers fi
 - `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.csv`, with its interval
   if it has one. ROW is what the row has in other cells, set apart by ` | `; one row alone may fit.
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
-  that differs from it in a single part, in points, from `effects.parquet`.
+  that differs from it in a single part, in points, from `effects.parquet`; of several experiments
+  that compare them, in the one with the most seeds.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def difference(
 ) -> str:
     """What two methods that differ in one part differ by."""
     if "" not in tables:
-        tables[""] = pd.read_parquet(results / "effects.parquet")
+        effects = pd.read_parquet(results / "effects.parquet")
+        tables[""] = effects.sort_values("seeds", ascending=False, kind="stable")
     asked = {"scenario": scenario, "method": method, "reference": other, "column": column}
     own = tables[""]
     for key, value in asked.items():

@@ -38,8 +38,9 @@ Measured = Iterator[tuple[str, str]]
 
 
 def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) -> Evidence:
-    """What `evaluate` wrote."""
+    """What `evaluate` wrote; of comparisons in several experiments that on most seeds first."""
     effects = pd.DataFrame(read_evaluated(Path(results) / "effects.parquet", experiments))
+    effects = effects.sort_values("seeds", ascending=False, kind="stable")
     rejected, foreign = (load(results, experiments) for load in (load_rejection, load_open_set))
     return Evidence(experiments, scores, effects, rejected, foreign)
 
