@@ -266,6 +266,8 @@ def test_a_sentence_says_which_methods_are_not_shown_to_be_worse():
 
 def test_letters_that_latex_would_choke_on_are_escaped():
     assert tex("a_b & 5 % #") == "a\\_\\allowbreak{}b \\& 5\\,\\% \\#"
+    digest = "0123456789abcdef" * 4
+    assert tex(digest).split("\\allowbreak{}") == [digest[:16]] * 4
     with pytest.raises(ValueError, match="Lead1"):
         macros({"Lead1": "x"})
 

@@ -174,6 +174,15 @@ def test_pairs_differ_in_one_part_alone():
     ]
 
 
+def test_a_plain_method_may_have_any_backbone_normalisation_and_training():
+    plain = Method(name="a", backbone="r", normalisation="gn", loss="ce", recipe="erm")
+    assert plain.model_copy(update={"training": "epochs 100"}).is_plain()
+    for part in ("loss", "recipe", "augmentation", "stain", "weights", "readout", "inference"):
+        other = plain.model_copy(update={part: "another"})
+        assert not other.is_plain()
+        assert other.is_plain(part)
+
+
 def test_every_gap_is_named(tmp_path):
     runs = [run_record("resnet18-bn-ce", seed, None, outcome="oom") for seed in (0, 1)]
     write_experiment(tmp_path, runs)

@@ -49,6 +49,14 @@ class Method(Record):
         """Whether its answers are those of its network's own head, in one view."""
         return (self.readout, self.inference) == ("head", "single") and not self.is_ensemble
 
+    def is_plain(self, *apart: str) -> bool:
+        """Cross-entropy from scratch, no recipe, nothing added; backbone, normalisation, settings of
+        training and `apart` may be any.
+        """
+        plain = Method(name="", loss="ce", recipe="erm")
+        free = {"name", "backbone", "normalisation", "training", *apart}
+        return self.model_dump(exclude=free) == plain.model_dump(exclude=free)
+
 
 class Scenario(Record):
     """The domain trained on and the domains tested on."""

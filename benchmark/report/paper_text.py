@@ -45,6 +45,7 @@ def tex(text: str) -> str:
     """
     escaped = escape_latex(text)
     escaped = re.sub(r"(\\_|(?<=\w)[+/](?=[a-z]))", r"\1\\allowbreak{}", escaped)
+    escaped = re.sub(r"([0-9a-f]{16})(?=[0-9a-f]{16})", r"\1\\allowbreak{}", escaped)  # digests
     return escaped.replace(" \\%", "\\,\\%")
 
 

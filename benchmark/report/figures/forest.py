@@ -186,9 +186,9 @@ def draw_column(
         axes.vlines(at(constant[0]), *y, colors=CONSTANT, linewidth=0.8, linestyle=(0, (3, 2)),
                     zorder=1)  # fmt: skip
     name = {"in_domain": "in-domain"}.get(column.key, column.title)
-    n = f"n = {column.n}" if column.n else ""
+    lines = (name, f"n = {column.n}") if column.n else name.rsplit(" ", 1)
     axes.text(
-        (x[0] + x[1]) / 2, y[0] - 0.8, f"{name}\n{n}", ha="center", va="bottom", fontsize=6.5,
+        (x[0] + x[1]) / 2, y[0] - 0.8, "\n".join(lines), ha="center", va="bottom", fontsize=6.5,
         color=colour, fontweight="bold" if colour != INK else "normal",
     )  # fmt: skip
 

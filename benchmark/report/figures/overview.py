@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.config import sources_of
-from benchmark.evaluation.experiments import Experiment, Method, Run, done_runs
+from benchmark.evaluation.experiments import Experiment, Run, done_runs
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.forest import HEADLINE
 from benchmark.report.figures.style import FAINT, IN_DOMAIN, INK, MARKS, STYLE, page
 from benchmark.report.figures.training import Records, trained
 from benchmark.report.tables import Scores, values
 
-OTHERS = "all others"
+OTHERS = "several"
 """Row of the scenarios that train on several domains at once."""
 BEST = "best method of each cell"
 ACROSS = 3
@@ -31,7 +31,8 @@ Cells = dict[tuple[str, str], list[float]]
 def heat_maps(experiments: list[Experiment], scores: Scores) -> dict[str, Cells]:
     """Macro-F1 by source and target: of each normalisation in plain training, and of the best.
 
-    Plain is cross-entropy, no recipe, the profile's own augmentation, one view and a trained head.
+    Plain is from scratch, cross-entropy, no recipe, the profile's own augmentation, one view and a
+    trained head.
     The best is chosen on the target itself, by its mean over seeds: what could be had at most.
     """
     plain: dict[str, Cells] = {}
@@ -43,19 +44,11 @@ def heat_maps(experiments: list[Experiment], scores: Scores) -> dict[str, Cells]
             continue
         for (source, target), value in cells_of(run, scores).items():
             every.setdefault((source, target), {}).setdefault(run.method.name, []).append(value)
-            if is_plain(run) and run.method.backbone == common:
+            if run.method.is_plain() and run.method.backbone == common:
                 kind = f"{common}, {run.method.normalisation}"
                 plain.setdefault(kind, {}).setdefault((source, target), []).append(value)
     best = {key: max(methods.values(), key=np.mean) for key, methods in every.items()}
     return plain | ({BEST: best} if best else {})
-
-
-def is_plain(run: Run) -> bool:
-    """Trained from scratch as the profile says, with nothing added."""
-    method = run.method
-    plain = Method(name="", loss="ce", recipe="erm")
-    own = {"name": "", "backbone": "", "normalisation": ""}
-    return method.model_copy(update=own) == plain
 
 
 def cells_of(run: Run, scores: Scores) -> dict[tuple[str, str], float]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.evaluation import metrics, rejection
-from benchmark.evaluation.experiments import Experiment, Method
+from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import majority_id
 from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
@@ -79,7 +79,7 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]
         own = evidence.effects
         own = own[(own["part"] == part) & (own["choice"] == choice) & (own["plain"] == plain)]
         methods = {run.method.name: run.method for e in evidence.experiments for run in e.runs}
-        simple = own["reference"].map(lambda name: is_plain(methods[name], part)).astype(bool)
+        simple = own["reference"].map(lambda name: methods[name].is_plain(part)).astype(bool)
         own = own[simple] if simple.any() else own
         keys = ["scenario", "method", "reference"]
         for (scenario, method, ref), rows in own.groupby(keys, sort=False):
@@ -93,14 +93,6 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]
             yield f"{scenario}, {method} − {ref}", ", ".join(parts)
 
     return measure
-
-
-def is_plain(method: Method, *apart: str) -> bool:
-    """Cross-entropy, no recipe, nothing added; backbone, normalisation, training and `apart` may be
-    any."""
-    plain = Method(name="", loss="ce", recipe="erm")
-    free = {"name", "backbone", "normalisation", "training", *apart}
-    return method.model_dump(exclude=free) == plain.model_dump(exclude=free)
 
 
 def ensembles_against_members(evidence: Evidence) -> Measured:
@@ -138,7 +130,7 @@ def augmentation_against_normalisation(evidence: Evidence) -> Measured:
             table: dict[tuple[str, str], float] = {}
             for run in runs:
                 found = cell(evidence.scores, where, run.method.name, "macro_f1", "", "mean_target")
-                if is_plain(run.method, "augmentation") and not math.isnan(found.mean):
+                if run.method.is_plain("augmentation") and not math.isnan(found.mean):
                     table[run.method.normalisation, run.method.augmentation] = found.mean
             grid = pd.Series(table, dtype=float).unstack() if table else pd.DataFrame()
             if min(grid.shape) < 2 or grid.isna().any().any():
