@@ -50,8 +50,9 @@ class Method(Record):
         return (self.readout, self.inference) == ("head", "single") and not self.is_ensemble
 
     def is_plain(self, *apart: str) -> bool:
-        """Cross-entropy from scratch, no recipe, nothing added; backbone, normalisation, settings of
-        training and `apart` may be any.
+        """Cross-entropy from scratch, no recipe, nothing added.
+
+        Backbone, normalisation, settings of training and the parts in `apart` may be any.
         """
         plain = Method(name="", loss="ce", recipe="erm")
         free = {"name", "backbone", "normalisation", "training", *apart}
