@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmark.config import sources_of
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
@@ -209,8 +210,9 @@ def speed_figure(points: dict[str, Speed], where: str, left_out: int) -> Figure:
             speed = [p.images_per_s for p in points.values()]
             axes.set_xlim(min(speed) * 0.8, max(speed) * 1.25)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(which="both", labelsize=6)
         axes.set(xlabel="images per second in training (median of seeds)")
         axes.set_ylabel("macro-F1, mean of targets (%)")
