@@ -7,13 +7,15 @@ import shutil
 import subprocess
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
 from test_page import write_gaps
 
 from benchmark.errors import UserError
-from benchmark.evaluation.experiments import Scenario, load_experiments
+from benchmark.evaluation.experiments import Scenario, load_experiments, predictions_digest
 from benchmark.report.discussion import discussion
 from benchmark.report.formats import to_latex
 from benchmark.report.paper import (
@@ -146,8 +148,17 @@ def results(tmp_path):
     keys = ("scenario", "method", "reference", "column", "seeds", "mean", "low", "high")
     pair = ("a->*", "gn", "bn", "bccd")
     rows = [(*pair, 2, 0.3, 0.2, 0.4), (*pair, 5, -0.053, -0.1, 0.02)]
-    pd.DataFrame(rows, columns=keys).to_parquet(tmp_path / "effects.parquet")
+    effects = pa.Table.from_pandas(pd.DataFrame(rows, columns=keys), preserve_index=False)
+    effects = effects.replace_schema_metadata({"predictions": predictions_digest([])})
+    pq.write_table(effects, tmp_path / "effects.parquet")
     return tmp_path
+
+
+def filled(results, named):
+    """A discussion of two lines, the second of which names a number."""
+    path = results / "toy.tex"
+    path.write_text(f"first line\n{named}\\,\\%")
+    return discussion(path, results, [])
 
 
 @pytest.mark.parametrize(
@@ -160,10 +171,8 @@ def results(tmp_path):
     ],
 )
 def test_a_discussion_is_filled_with_the_numbers_that_it_names(results, named, shown):
-    path = results / "toy.tex"
-    path.write_text(f"before {named}\\,\\% after")
-    assert discussion(path, results) == f"before {tex(shown)}\\,\\% after"
-    assert discussion(results / "of another profile.tex", results) == ""
+    assert filled(results, f"before {named}") == f"first line\nbefore {tex(shown)}\\,\\%"
+    assert discussion(results / "of another profile.tex", results, []) == ""
 
 
 @pytest.mark.parametrize(
@@ -178,18 +187,18 @@ def test_a_discussion_is_filled_with_the_numbers_that_it_names(results, named, s
     ],
 )
 def test_a_number_that_the_results_do_not_hold_is_refused(results, named, fault):
-    path = results / "toy.tex"
-    path.write_text(f"first line\n{named}")
     with pytest.raises(UserError, match=r"toy.tex, line 2: \\") as refused:
-        discussion(path, results)
+        filled(results, named)
     assert fault in str(refused.value)
 
 
 def test_the_results_hold_every_number_of_the_discussion():
-    filled = discussion(REPOSITORY / "paper/discussion/core.tex", REPOSITORY / "results/core")
-    assert filled.startswith("\\section{Discussion}")
-    assert "\\entry" not in filled
-    assert "\\difference" not in filled
+    results = REPOSITORY / "results/core"
+    path = REPOSITORY / "paper/discussion/core.tex"
+    text = discussion(path, results, load_experiments(results))
+    assert text.startswith("\\section{Discussion}")
+    assert "\\entry" not in text
+    assert "\\difference" not in text
 
 
 def test_claims_are_shown_where_there_are_any_and_their_absence_is_said(generated):

@@ -104,6 +104,10 @@ def test_the_guarantee_holds_and_the_plain_threshold_has_none():
     assert broken["plain"] / 400 > 0.4
 
 
+def area(name, confidence, correct):
+    return rejection.areas(rejection.risk_coverage(confidence, correct)[1], correct)[name]
+
+
 def naive_aurc(confidence, correct):
     """Mean over coverages of the risk of the most confident, without ties."""
     order = sorted(range(len(confidence)), key=lambda i: -confidence[i])
@@ -114,22 +118,22 @@ def naive_aurc(confidence, correct):
 def test_aurc_agrees_with_a_naive_loop():
     random = np.random.default_rng(1)
     confidence, correct = random.random(80), random.random(80) < 0.7
-    assert rejection.aurc(confidence, correct) == pytest.approx(naive_aurc(confidence, correct))
+    assert area("aurc", confidence, correct) == pytest.approx(naive_aurc(confidence, correct))
     best = naive_aurc(np.arange(80), np.sort(correct))
     expected = naive_aurc(confidence, correct) - best
-    assert rejection.excess_aurc(confidence, correct) == pytest.approx(expected)
+    assert area("excess_aurc", confidence, correct) == pytest.approx(expected)
 
 
 def test_tied_images_come_in_random_order():
     random = np.random.default_rng(2)
     confidence, correct = np.array([2, 2, 2, 1, 1, 0.0]), np.array([1, 0, 1, 1, 0, 1], bool)
     shuffled = [naive_aurc(confidence + 1e-3 * random.random(6), correct) for _ in range(4000)]
-    assert rejection.aurc(confidence, correct) == pytest.approx(np.mean(shuffled), abs=0.004)
+    assert area("aurc", confidence, correct) == pytest.approx(np.mean(shuffled), abs=0.004)
 
 
 @pytest.mark.parametrize("correct", [np.ones(5, bool), np.zeros(5, bool)])
 def test_excess_is_zero_where_there_is_nothing_to_rank(correct):
-    assert rejection.excess_aurc(np.arange(5.0), correct) == pytest.approx(0)
+    assert area("excess_aurc", np.arange(5.0), correct) == pytest.approx(0)
 
 
 def cells(random, images, classes=4, rare=0.05):

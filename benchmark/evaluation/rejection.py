@@ -154,14 +154,19 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
     return answered / len(correct), np.cumsum(np.repeat(errors, sizes)) / answered
 
 
-def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Area under the risk-coverage curve: mean risk over the coverages 1/n … 1 (Geifman 2019)."""
-    return float(risk_coverage(confidence, correct)[1].mean())
+def areas(risk: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """Area under the risk-coverage curve, AURC (Geifman 2019), and E-AURC, what an oracle spares.
 
+    AURC is the mean risk over the coverages 1/n … 1; the oracle ranks every error last (exact, for
+    n images).
 
-def excess_aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """E-AURC: AURC minus that of an oracle that ranks every error last (exact, for n images)."""
-    return aurc(confidence, correct) - oracle_aurc(len(correct), int(np.sum(correct)))
+    Args:
+        risk: (images,) of `risk_coverage`.
+        correct: (images,) booleans.
+    """
+    area = float(risk.mean())
+    best = oracle_aurc(len(correct), int(np.count_nonzero(correct)))
+    return {"aurc": area, "excess_aurc": area - best}
 
 
 @lru_cache(maxsize=4096)

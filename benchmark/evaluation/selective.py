@@ -134,7 +134,7 @@ def stated(answer: Answers) -> dict[str, float]:
         "nll": negative_log_likelihood(answer.logits, answer.labels),
         "brier": brier(answer.probabilities, answer.labels),
         "ece": expected_calibration_error(answer.reliability),
-    } | area_under(answer.risk_coverage[1], answer.correct)
+    } | rejection.areas(answer.risk_coverage[1], answer.correct)
 
 
 def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answers]:
@@ -227,18 +227,11 @@ def conformal_rows(
 def curve_scores(view: Judged) -> dict[str, float]:
     """AURC, E-AURC and the coverage at each accuracy of `MATCHED`."""
     coverage, risk = rejection.risk_coverage(*view)
-    scores = area_under(risk, view.correct)
+    scores = rejection.areas(risk, view.correct)
     for name, accuracy in MATCHED.items():
         reached = np.flatnonzero(risk <= 1 - accuracy + 1e-9)
         scores[name] = float(coverage[reached[-1]]) if len(reached) else 0.0
     return scores
-
-
-def area_under(risk: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """AURC and E-AURC of the risks of (images,) hits at each coverage."""
-    area = float(risk.mean())
-    best = rejection.oracle_aurc(len(correct), int(np.count_nonzero(correct)))
-    return {"aurc": area, "excess_aurc": area - best}
 
 
 def curve_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:

@@ -11,19 +11,24 @@ r"""Discussion: prose about a profile's results in; the same with its numbers fi
 
 from __future__ import annotations
 
+import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from benchmark.errors import UserError, suggest
+from benchmark.evaluation.experiments import Experiment
+from benchmark.report.formats import cell_text
 from benchmark.report.paper_text import tex
-from benchmark.report.sheets.measures import signed
+from benchmark.report.sheets.measures import load_effects, signed
+from benchmark.report.tables import Cell
 
 NAMED = re.compile(r"\\(entry|difference)((?:\{[^{}]*\})+)")
 
 
-def discussion(path: Path, results: Path) -> str:
+def discussion(path: Path, results: Path, experiments: list[Experiment]) -> str:
     """The text of a discussion with its numbers, ready for LaTeX; nothing if none was written.
 
     Raises:
@@ -31,11 +36,14 @@ def discussion(path: Path, results: Path) -> str:
     """
     if not path.is_file():
         return ""
-    tables: dict[str, pd.DataFrame] = {}
+    numbers = {
+        "entry": partial(entry, results / "tables"),
+        "difference": partial(difference, load_effects(results, experiments)),
+    }
 
     def filled(line: int, kind: str, words: list[str]) -> str:
         try:
-            return tex(NUMBERS[kind](results, tables, *words))
+            return tex(numbers[kind](*words))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}, line {line}: \\{kind}: {error}") from None
 
@@ -46,15 +54,13 @@ def discussion(path: Path, results: Path) -> str:
     )
 
 
-def entry(results: Path, tables: dict[str, pd.DataFrame], name: str, row: str, column: str) -> str:
+def entry(tables: Path, name: str, row: str, column: str) -> str:
     """A cell of a table of the report."""
-    path = results / "tables" / f"{name}.csv"
+    path = tables / f"{name}.csv"
     if not path.is_file():
-        known = [other.stem for other in path.parent.glob("*.csv")]
+        known = [other.stem for other in tables.glob("*.csv")]
         raise ValueError(f"there is no table {name}{suggest(name, known)}")
-    if name not in tables:
-        tables[name] = pd.read_csv(path, dtype=str, keep_default_na=False)
-    table = tables[name]
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if column not in table:
         raise ValueError(f"{name} has no column {column}{suggest(column, table.columns)}")
     words = {word.strip() for word in row.split("|")}
@@ -62,33 +68,20 @@ def entry(results: Path, tables: dict[str, pd.DataFrame], name: str, row: str, c
     if len(fits) != 1:
         raise ValueError(f"{len(fits)} rows of {name} hold {' and '.join(sorted(words))}")
     found = table.iloc[fits[0]]
+    if not found[column]:
+        raise ValueError(f"{name} has no value of {column} in the row of {row}")
     if f"{column}_low" not in table:
         return found[column].replace("-", "−")
-    ends = [found[f"{column}{end}"] for end in ("", "_low", "_high")]
-    mean, *interval = (f"{float(end):.1f}".replace("-", "−") for end in ends if end)
-    return f"{mean} [{', '.join(interval)}]" if interval else mean
+    ends = (found[f"{column}{end}"] for end in ("", "_low", "_high"))
+    return cell_text(Cell(*(float(end) if end else math.nan for end in ends)))
 
 
-def difference(
-    results: Path,
-    tables: dict[str, pd.DataFrame],
-    scenario: str,
-    method: str,
-    other: str,
-    column: str,
-) -> str:
+def difference(effects: pd.DataFrame, scenario: str, method: str, other: str, column: str) -> str:
     """What two methods that differ in one part differ by."""
-    if "" not in tables:
-        effects = pd.read_parquet(results / "effects.parquet")
-        tables[""] = effects.sort_values("seeds", ascending=False, kind="stable")
     asked = {"scenario": scenario, "method": method, "reference": other, "column": column}
-    own = tables[""]
     for key, value in asked.items():
-        known = own[key].unique()
-        own = own[own[key] == value]
-        if own.empty:
+        known = effects[key].unique()
+        effects = effects[effects[key] == value]
+        if effects.empty:
             raise ValueError(f"no difference with {key} {value}{suggest(value, known)}")
-    return signed(own.iloc[0])
-
-
-NUMBERS = {"entry": entry, "difference": difference}
+    return signed(effects.iloc[0])

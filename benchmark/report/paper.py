@@ -88,7 +88,7 @@ def write_paper(root: Path, profile: str) -> Path:
     write_text(folder / "results.tex", "\n".join(results_parts))
     write_text(folder / "claims.tex", claims_text(claims))
     own_words = root / "paper" / "discussion" / f"{profile}.tex"
-    write_text(folder / "discussion.tex", discussion(own_words, results))
+    write_text(folder / "discussion.tex", discussion(own_words, results, experiments))
     shown = {table.name for _, table in tables} | {*claims, EXCHANGES}
     later = dict(pair for own in captions.values() for pair in own[1:])
     rest = {name: path for name, path in written.items() if name not in shown}

@@ -38,11 +38,15 @@ Measured = Iterator[tuple[str, str]]
 
 
 def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) -> Evidence:
-    """What `evaluate` wrote; of comparisons in several experiments that on most seeds first."""
+    """What `evaluate` wrote."""
+    loads = load_effects, load_rejection, load_open_set
+    return Evidence(experiments, scores, *(load(results, experiments) for load in loads))
+
+
+def load_effects(results: Path, experiments: list[Experiment]) -> pd.DataFrame:
+    """`effects.parquet`; of comparisons in several experiments that on most seeds first."""
     effects = pd.DataFrame(read_evaluated(Path(results) / "effects.parquet", experiments))
-    effects = effects.sort_values("seeds", ascending=False, kind="stable")
-    rejected, foreign = (load(results, experiments) for load in (load_rejection, load_open_set))
-    return Evidence(experiments, scores, effects, rejected, foreign)
+    return effects.sort_values("seeds", ascending=False, kind="stable")
 
 
 def constant_against_models(evidence: Evidence) -> Measured:
