@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from scipy.stats import binom
 from sklearn import metrics as sklearn_metrics
 
@@ -16,12 +17,19 @@ INFINITY = float("inf")
 
 def test_softmax_confidences_by_hand():
     logits = np.log(STATED) + 3
-    found = {name: f(logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
+    found = rejection.softmax_confidences(logits)
     assert found["msp"] == pytest.approx([0.7, 0.4])
     assert found["margin"] == pytest.approx([0.5, 0.05])
     assert found["energy"] == pytest.approx([3, 3])
     entropies = [sum(-p * math.log(p) for p in row) for row in STATED]
     assert found["entropy"] == pytest.approx([-h for h in entropies])
+
+
+def test_the_energy_is_the_logarithm_of_the_sum_of_powers():
+    logits = np.random.default_rng(0).normal(0, 20, (400, 5)).astype(np.float16)
+    logits[:3] = [[1, 1, 1, 1, 1], [7, 7, -60000, 0, 0], [60000, 0, 0, 0, 0]]
+    expected = logsumexp(logits.astype(np.float64), axis=1)
+    np.testing.assert_allclose(rejection.energy(logits), expected, rtol=1e-14)
 
 
 def test_a_cell_far_from_every_centroid_looks_reliable_to_the_published_confidence_alone():

@@ -16,12 +16,14 @@ red cells agree, or where it is that of a copy.
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy.fft import dct, irfft2, rfft2
 from scipy.ndimage import affine_transform, gaussian_filter1d
 
+from benchmark.parallel import in_processes
 from benchmark.progress import track
 
 SIDE = 64
@@ -219,23 +221,29 @@ def retry_warped(table: pd.DataFrame, miniatures: np.ndarray) -> None:
     """Raise similarity and margin, in place, of doubtful pairs that agree zoomed or rotated."""
     doubtful = (table["similarity"] >= DOUBTFUL[0]) & (table["margin"] >= DOUBTFUL[1])
     doubtful = np.flatnonzero(doubtful & ~same_cell(table))
-    for start in track(range(0, len(doubtful), 256), "zooming and rotating"):
-        rows = doubtful[start : start + 256]
-        pairs = table.loc[rows]
-        firsts = spectrum(local_contrast(miniatures[pairs["first"]]))
-        seconds = [as_matched(miniatures, pair) for pair in pairs.itertuples()]
-        found = np.stack(
-            [
-                peak(firsts, spectrum(local_contrast(np.stack([warp(s, *how) for s in seconds]))))
-                for how in WARPS[1:]
-            ]
-        )
-        gained = found.max(axis=0) - pairs["similarity"].to_numpy()
+    blocks = [doubtful[start : start + 256] for start in range(0, len(doubtful), 256)]
+    jobs = [partial(best_warp, miniatures, table.loc[rows]) for rows in blocks]
+    found = in_processes(jobs, "zooming and rotating")
+    for rows, (similarity, place) in zip(blocks, found, strict=True):
+        gained = similarity - table.loc[rows, "similarity"].to_numpy()
         better = gained > PRICE
         rows, gained = rows[better], gained[better]
         table.loc[rows, "similarity"] += gained
         table.loc[rows, "margin"] += gained
-        table.loc[rows, "warp"] = 1 + found.argmax(axis=0)[better]
+        table.loc[rows, "warp"] = place[better]
+
+
+def best_warp(miniatures: np.ndarray, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Largest correlation of each pair over all warps, float32 [N], and the place of that warp."""
+    firsts = spectrum(local_contrast(miniatures[pairs["first"]]))
+    seconds = [as_matched(miniatures, pair) for pair in pairs.itertuples()]
+    found = np.stack(
+        [
+            peak(firsts, spectrum(local_contrast(np.stack([warp(s, *how) for s in seconds]))))
+            for how in WARPS[1:]
+        ]
+    )
+    return found.max(axis=0), 1 + found.argmax(axis=0)
 
 
 def surroundings(miniatures: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:

@@ -27,7 +27,6 @@ from benchmark.evaluation.experiments import (
     load_experiments,
     predictions_digest,
 )
-from benchmark.evaluation.parallel import in_processes
 from benchmark.evaluation.predictions import (
     Answers,
     Predictions,
@@ -51,6 +50,7 @@ from benchmark.evaluation.selective import (
     rejection_rows,
 )
 from benchmark.files import atomic
+from benchmark.parallel import in_processes, processors
 from benchmark.progress import say, track
 
 BY_RUN = {
@@ -173,7 +173,7 @@ def scenario_evidence(
 def read_all(results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]) -> dict[str, Predictions]:
     """Predictions by run id, those of known classes checked to be paired."""
     layouts: dict = {}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         jobs = pool.map(lambda pair: read_predictions(results, *pair, layouts), runs.values())
         predictions = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
     seen: dict[tuple[str, TestSet], tuple[str, str]] = {}

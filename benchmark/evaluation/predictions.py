@@ -135,7 +135,8 @@ def read_predictions(
     layouts = {} if layouts is None else layouts
     key = run.scenario.name, classes
     try:
-        table = pq.read_table(path, columns=[*KEYS, *logit_columns], partitioning=None)
+        # Files are read side by side: threads within one would only wait for each other.
+        table = pq.ParquetFile(path).read([*KEYS, *logit_columns], use_threads=False)
         layout = layouts.get(key)
         if layout is None or not layout.table.equals(table.select(KEYS)):
             layout = layouts[key] = layout_of(table.select(KEYS), len(classes))

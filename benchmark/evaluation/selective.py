@@ -118,7 +118,7 @@ def confidences(
     if closeness(method):
         near = expit(logits.astype(np.float64))
         return {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
-    found = {name: f(logits) for name, f in rejection.SOFTMAX_CONFIDENCES.items()}
+    found = rejection.softmax_confidences(logits)
     if log_probabilities(method):
         del found["energy"]
     if temperature is not None:

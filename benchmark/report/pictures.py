@@ -16,7 +16,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
-from benchmark.evaluation.parallel import in_processes
+from benchmark.parallel import in_processes
 from benchmark.report.figures.confusion import Confusions, confusion_figure
 from benchmark.report.figures.corruptions import corruption_figure
 from benchmark.report.figures.curves import Curves, plain_targets, reliability_figure, risk_figure
