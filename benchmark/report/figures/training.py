@@ -8,7 +8,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.report.figures.style import STYLE, line_handles, mark_of, panels, shown_methods
@@ -67,6 +67,7 @@ def training_figure(rows: list[Row], records: Records) -> Figure:
             pair[0].set_title(text, fontsize=7.5)
         for axes in found[-2:]:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(handles=line_handles(names), loc="lower left", ncols=3, fontsize=6.5)
     return figure
 
