@@ -288,18 +288,19 @@ def models(profile: ProfileOption = "demo") -> None:
     params, _ = settings()
     chosen = params.profile(profile)
     classes = len(load_label_spaces(ROOT / "datasets")[chosen.label_space])
-    table = Table(title=f"per image of {chosen.image_size} × {chosen.image_size}, in fp32")
-    for column in ("backbone", "normalisation", "head", "freezing"):
-        table.add_column(column)
-    for column in ("parameters (M)", "trained (M)", "multiply-adds (G)", "activations (MiB)"):
+    table = Table(title="per image, in fp32")
+    table.add_column("network", no_wrap=True)
+    for column in ("size (px)", "parameters (M)", "trained (M)", "multiply-adds (G)"):
         table.add_column(column, justify="right")
+    table.add_column("activations (MiB)", justify="right")
     table.add_column("norm layers")
-    for key, cost in summarise_profile(params, profile, classes).items():
+    for (*names, size), cost in summarise_profile(params, profile, classes).items():
         if isinstance(cost, Summary):
             numbers = (cost.parameters / 1e6, cost.trainable / 1e6, cost.multiply_adds / 1e9)
             norms = ", ".join(f"{n} {kind}" for kind, n in cost.norms.items()) or "none"
             memory = f"{cost.activation_bytes / 2**20:.1f}"
-            table.add_row(*key, *(f"{n:.3f}" for n in numbers), memory, norms)
+            network = " ".join(name for name in names if name not in ("linear", "none"))
+            table.add_row(network, str(size), *(f"{n:.3f}" for n in numbers), memory, norms)
         else:
             say(f"note: {cost}")
     console.print(table)

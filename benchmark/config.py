@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -145,6 +145,8 @@ class Method(Strict):
     stain: str = "none"
     augmentation: str | None = None
     """A block of `augmentations`; without one, the profile's own."""
+    framing: str | None = None
+    """A block of the profile's `framings`; without one, the profile's own size and crops."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Training settings that differ from the profile's."""
     readout: str = "head"
@@ -171,7 +173,7 @@ class Method(Strict):
         plain = {"recipe": "erm", "weights": SCRATCH, "head": "linear", "freezing": "none"}
         plain |= {"stain": "none", "readout": "head", "inference": "single"}
         parts = [self.backbone, self.normalisation, self.loss]
-        parts += [self.augmentation] if self.augmentation else []
+        parts += [part for part in (self.augmentation, self.framing) if part]
         parts += [getattr(self, part) for part in plain if getattr(self, part) != plain[part]]
         return "-".join(parts)
 
@@ -191,6 +193,8 @@ class Experiment(Strict):
     losses: list[str] = Field(default_factory=lambda: ["ce"])
     augmentations: list[str | None] = Field(default_factory=lambda: [None])
     """Blocks of `augmentations`; null is the profile's own."""
+    framings: list[str | None] = Field(default_factory=lambda: [None])
+    """Blocks of the profile's `framings`; null is the profile's own size and crops."""
     stains: list[str] = Field(default_factory=lambda: ["none"])
     recipes: list[str] = Field(default_factory=lambda: ["erm"])
     readouts: list[str] = Field(default_factory=lambda: ["head"])
@@ -207,12 +211,31 @@ class Experiment(Strict):
         return self
 
 
+class Framing(Strict):
+    """Another size of the images, or more or less of what surrounds a cell, in all domains."""
+
+    image_size: int | None = Field(None, ge=32)
+    """Side in pixels; without one, the profile's."""
+    crop: float = Field(1.0, gt=0, le=2)
+    """Factor on the side of the square that a card cuts; no square is larger than its image."""
+
+    @model_validator(mode="after")
+    def _something_else(self) -> Framing:
+        if self.image_size is None and self.crop == 1:
+            raise ValueError("changes nothing: give an image_size or a crop")
+        return self
+
+
 class Profile(Strict):
     """Data and grid of one pipeline. Profiles differ in nothing else."""
 
     subset: Subset
     image_size: int = Field(ge=32)
     """Side of the square images in pixels. Below 32 a ResNet's last feature map is empty."""
+    framings: dict[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Framing] = Field(
+        default_factory=dict
+    )
+    """Other ways to show the same cells, by name; methods choose one."""
     label_space: str
     domains: list[str] = Field(min_length=2)
     training: Training
@@ -227,6 +250,10 @@ class Profile(Strict):
                 except UserError as error:
                     raise ValueError(f"experiments.{name}.scenarios: {error}") from None
         return self
+
+    def size_of(self, framing: str | None) -> int:
+        """Side in pixels of the images in a framing."""
+        return (self.framings[framing].image_size if framing else None) or self.image_size
 
     def sources(self) -> list[str]:
         """The domains that the profile's experiments train on, sorted."""
@@ -281,6 +308,10 @@ def load_params(path: Path = PARAMS) -> Params:
                     raise UserError(f"{where}.methods: no '{chosen}' under methods{near}")
             for method in grid(experiment):
                 check_parts(params, method, where)
+            for method in [*grid(experiment), *(params.methods[m] for m in experiment.methods)]:
+                if method.framing not in (None, *profile.framings):
+                    near = suggest(method.framing, profile.framings)
+                    raise UserError(f"{where}: no '{method.framing}' under its framings{near}")
     return params
 
 
@@ -296,7 +327,7 @@ def check_parts(params: Params, method: Method, where: str) -> None:
 
 def grid(experiment: Experiment) -> list[Method]:
     """The grid of an experiment: the product of its axes, the backbone slowest."""
-    names = ("backbone", "normalisation", "loss", "augmentation", "stain")
+    names = ("backbone", "normalisation", "loss", "augmentation", "framing", "stain")
     names += ("recipe", "readout", "inference")
     plural = {"loss": "losses"}
     axes = [getattr(experiment, plural.get(name, f"{name}s")) for name in names]

@@ -90,6 +90,7 @@ def profile_stages(
     splits = [f"datasets/splits/{source}.csv" for source in profile.sources()]
     data_keys = [f"profiles.{name}.{key}" for key in ("subset", "domains")]
     shape_keys = [f"profiles.{name}.{key}" for key in ("image_size", "label_space")]
+    shape_keys += [f"profiles.{name}.framings"] if profile.framings else []
     indices = [f"{results}/experiments/{e}.json" for e in profile.experiments]
     # What draws cells matters only where cells are drawn.
     drawing = ["benchmark/data/specimen.py", "benchmark/data/phantom.py"]

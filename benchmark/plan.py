@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Experiment, Params, Profile, expand_scenario, grid, sources_of
+from benchmark.config import Experiment, Framing, Params, Profile, expand_scenario, grid, sources_of
 from benchmark.data.cards import load_label_spaces
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json, write_json
@@ -32,7 +32,7 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
     data = read_data(root, name, profile)
     plans = {}
     for place, experiment in enumerate(profile.experiments):
-        plans[experiment] = expand(root, params, name, experiment, data["domains"])
+        plans[experiment] = expand(root, params, name, experiment, data)
         write_json(
             plan_path(root, name, experiment),
             {
@@ -81,7 +81,7 @@ def plan_one(
     alone = profile.model_copy(update={"experiments": {"one": one}})
     changed = {"methods": known, "profiles": {profile_name: alone}}
     data = read_data(root, profile_name, profile)
-    runs = expand(root, params.model_copy(update=changed), profile_name, "one", data["domains"])
+    runs = expand(root, params.model_copy(update=changed), profile_name, "one", data)
     return [run for run in runs if run["seed"] == seed]
 
 
@@ -92,7 +92,7 @@ def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")
     data = read_data(root, name, params.profile(name))
-    if read_json(path)["runs"] != expand(root, params, name, experiment, data["domains"]):
+    if read_json(path)["runs"] != expand(root, params, name, experiment, data):
         raise UserError(f"{path} is older than the settings, data or splits: {mend}")
 
 
@@ -104,7 +104,12 @@ def read_data(root: Path, name: str, profile: Profile) -> dict[str, Any]:
         raise UserError(f"{path} is missing: {mend}")
     data = read_json(path)
     made = (data["image_size"], data["label_space"], data["subset"])
-    if made != (profile.image_size, profile.label_space, profile.subset):
+    framings = {
+        framing: Framing.model_validate({k: v for k, v in facts.items() if k != "domains"})
+        for framing, facts in data.get("framings", {}).items()
+    }
+    wanted = (profile.image_size, profile.label_space, profile.subset)
+    if made != wanted or framings != profile.framings:
         raise UserError(f"{path} was made with other settings than params.yaml: {mend}")
     if missing := [d for d in profile.domains if d not in data["domains"]]:
         raise UserError(f"{path} lacks domain '{missing[0]}': {mend}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.config import (
     BLOCKS_OF_PARTS,
@@ -39,12 +39,12 @@ BATCH_STATISTICS = ("bn", "ibn_a", "ibn_b", "ibn_literal")
 
 
 def expand(
-    root: Path, params: Params, profile_name: str, experiment_name: str, domains: dict[str, Any]
+    root: Path, params: Params, profile_name: str, experiment_name: str, prepared: dict[str, Any]
 ) -> list[Run]:
     """The runs of one experiment: scenario × method × seed.
 
     Args:
-        domains: facts of the prepared domains (their digests enter the fingerprints).
+        prepared: `data.json` (the digests of its arrays enter the fingerprints).
     """
     profile = params.profile(profile_name)
     experiment = profile.experiments[experiment_name]
@@ -57,16 +57,11 @@ def expand(
     for scenario in experiment.scenarios:
         source, targets = expand_scenario(scenario, profile.domains)
         refuse_shared_cells(cards, scenario, source, targets)
-        data = {
-            "source": source,
-            "source_data": joined(source, lambda domain: domains[domain]["digest"]),
-            "split": joined(source, lambda domain: split_digest(root / "datasets", domain)),
-        }
-        tested = {target: target_digest(target, domains, data["split"]) for target in targets}
-        foreign = {
-            open_set_of(domain): domains[domain]["open_set"]["digest"]
-            for domain in (*sources_of(source), *targets)
-            if "open_set" in domains.get(domain, ())
+        split = joined(source, lambda domain: split_digest(root / "datasets", domain))
+        shown = {None: prepared} | prepared.get("framings", {})
+        used = {
+            framing: what_is_used(source, targets, split, facts["domains"])
+            for framing, facts in shown.items()
         }
         planned: dict[tuple[str, int], Run] = {}
         # Members stand before the ensembles that ask for them.
@@ -80,11 +75,39 @@ def expand(
             if method.members:
                 run |= ensemble(name, [planned[member, seed] for member in method.members])
             else:
-                run |= network(params, profile, (name, method), data, (tested, foreign), seed)
+                run |= network(params, profile, (name, method), used[method.framing], seed)
                 run["skip"] = skips[name] or too_few_sources(method, source)
             planned[name, seed] = run
             runs.append({key: run[key] for key in RUN_KEYS})
     return runs
+
+
+class Used(NamedTuple):
+    """What a run's answers follow from, beside its method and seed.
+
+    Attributes:
+        data: source, digest of its images and of its split.
+        tested: target → digest of its images.
+        foreign: the same of the cells of no class that come with the domains.
+    """
+
+    data: dict[str, Any]
+    tested: dict[str, str]
+    foreign: dict[str, str]
+
+
+def what_is_used(source: str, targets: list[str], split: str, domains: dict[str, Any]) -> Used:
+    """What the runs of a scenario use of the domains as prepared in one framing."""
+    images = joined(source, lambda domain: domains[domain]["digest"])
+    return Used(
+        {"source": source, "source_data": images, "split": split},
+        {target: target_digest(target, domains, split) for target in targets},
+        {
+            open_set_of(domain): domains[domain]["open_set"]["digest"]
+            for domain in (*sources_of(source), *targets)
+            if "open_set" in domains.get(domain, ())
+        },
+    )
 
 
 def methods_of(params: Params, experiment: Experiment, where: str) -> dict[str, Method]:
@@ -151,7 +174,7 @@ def skip(params: Params, profile: Profile, method: Method) -> str | None:
         method.backbone,
         method.normalisation,
         params.normalisations[method.normalisation],
-        profile.image_size,
+        profile.size_of(method.framing),
         weights=initial_weights(params, method),
         head=method.head,
         freezing=method.freezing,
@@ -171,25 +194,20 @@ def network(
     params: Params,
     profile: Profile,
     named: tuple[str, Method],
-    data: dict[str, Any],
-    asked: tuple[dict[str, str], dict[str, str]],
+    used: Used,
     seed: int,
 ) -> Run:
     """Fingerprints, parts and settings of a run of one network.
 
     What answers is no part of the training's fingerprint: methods that differ in readout or
     inference alone share one training.
-
-    Args:
-        data: source, digest of its data and of its split.
-        asked: target → digest of its images; and of the cells of no class that come with them.
     """
     from benchmark.inference.inferences import INFERENCES
 
     name, method = named
     inference = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
     # What adapts to the test images would adapt to foreign cells alone.
-    tested = asked[0] | ({} if inference.transductive else asked[1])
+    tested = used.tested | ({} if inference.transductive else used.foreign)
     parts, settings = describe(params, profile, method.trained)
     # The canonical name stands for the parts: a named method shares the grid's training.
     training = {
@@ -198,7 +216,7 @@ def network(
         "method": {"name": method.trained.canonical_name} | parts,
         **settings,
         "label_space": profile.label_space,
-        **data,
+        **used.data,
         "seed": seed,
     }
     answering = {
@@ -284,14 +302,18 @@ def describe(
         parts["augmentation"] = method.augmentation
         block = params.augmentations[method.augmentation]
         training["augmentation"] = block.model_dump(mode="json", exclude_defaults=True)
+    if method.framing is not None:
+        parts["framing"] = method.framing
     where = f"{PARAMS}: methods: training of {method.canonical_name}"
     training = parse(Training, training | method.training, where)
     settings = {
         "normalisation": params.normalisations[method.normalisation],
         "loss": params.losses[method.loss],
         "training": training.model_dump(mode="json", exclude_defaults=True),
-        "image_size": profile.image_size,
+        "image_size": profile.size_of(method.framing),
     }
+    if method.framing is not None and (crop := profile.framings[method.framing].crop) != 1:
+        settings["crop"] = crop
     if method.recipe != "erm":
         settings["recipe"] = params.recipes[method.recipe]
     if method.weights != SCRATCH:

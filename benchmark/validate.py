@@ -32,10 +32,11 @@ def validate_profile(
     profile = params.profile(name)
     problems = []
     try:
-        domains = read_data(root, name, profile)["domains"]
+        prepared = read_data(root, name, profile)
     except UserError as error:
         problems.append(str(error))
-        domains = {domain: {"digest": "unknown"} for domain in profile.domains}
+        unknown = {"domains": {domain: {"digest": "unknown"} for domain in profile.domains}}
+        prepared = unknown | {"framings": dict.fromkeys(profile.framings, unknown)}
     experiments: dict[str, list[dict[str, Any]]] = {}
     to_do: dict[str, Run] = {}
     for experiment_name, experiment in profile.experiments.items():
@@ -48,7 +49,7 @@ def validate_profile(
         if lacking:
             problems += [f"split of {source}: run `wbc-shift split`" for source in sorted(lacking)]
             continue
-        runs = expand(root, params, name, experiment_name, domains)
+        runs = expand(root, params, name, experiment_name, prepared)
         outcomes = [read_outcome(root, name, run) for run in runs]
         experiments[experiment_name] = outcomes
         for run, outcome in zip(runs, outcomes, strict=True):

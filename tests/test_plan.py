@@ -24,8 +24,8 @@ profiles:
 def runs(experiment: str = "first") -> dict[str, Run]:
     """The expanded runs of the toy profile, by run id."""
     params, root = load_params(), Path()
-    domains = read_data(root, "tiny", params.profile("tiny"))["domains"]
-    return {r["run_id"]: r for r in expand(root, params, "tiny", experiment, domains)}
+    prepared = read_data(root, "tiny", params.profile("tiny"))
+    return {r["run_id"]: r for r in expand(root, params, "tiny", experiment, prepared)}
 
 
 def with_named_methods(project: Path, methods: str, more: str = "") -> None:

@@ -65,12 +65,13 @@ def test_the_command_shows_each_network_of_a_profile_once(
 ) -> None:
     monkeypatch.setattr("benchmark.progress.console.width", 200)
     params = project / "params.yaml"
-    params.write_text(
-        params.read_text().replace("normalisations: [bn]", "normalisations: [bn, gn]")
-    )
+    text = params.read_text().replace("normalisations: [bn]", "normalisations: [bn, gn]")
+    text = text.replace("losses: [ce, focal]", "losses: [ce, focal]\n        methods: [both]")
+    both = "methods: {both: {members: [resnet10t-bn-ce, resnet10t-gn-ce]}}\nprofiles:\n"
+    params.write_text(text.replace("profiles:\n", both))
     result = wbc_shift("models", "--profile", "tiny")
     assert result.status == 0, result.err
     rows = [line.split() for line in result.out.splitlines() if "resnet10t" in line]
-    assert [row[3] for row in rows] == ["bn", "gn"]  # two losses, one network each
+    assert [row[2] for row in rows] == ["bn", "gn"]  # two losses, one network each
     assert "14 batch" in result.out
     assert "14 group" in result.out

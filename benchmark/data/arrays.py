@@ -32,9 +32,9 @@ def cache_folder(root: Path, profile: str) -> Path:
     return Path(root) / "datasets" / "cache" / profile
 
 
-def array_path(cache: Path, domain: str) -> Path:
-    """The uint8 [N, S, S, 3] array of a domain."""
-    return cache / f"{domain}.npy"
+def array_path(cache: Path, domain: str, framing: str | None = None) -> Path:
+    """The uint8 [N, S, S, 3] array of a domain, in the profile's framing or another."""
+    return cache / (f"{domain}@{framing}.npy" if framing else f"{domain}.npy")
 
 
 def table_path(cache: Path) -> Path:
@@ -66,13 +66,20 @@ class PreparedImages:
     """Prepared images of a profile, read once and kept for all runs of a process.
 
     Args:
-        stain: normalises the stain of every domain's images; see `stained`.
+        framing: how the cells are shown, if not as the profile does.
+        stain: normalises the stain of every domain's images; see `seen_by`.
     """
 
     def __init__(
-        self, root: Path, profile: str, classes: list[str], stain: Stain | None = None
+        self,
+        root: Path,
+        profile: str,
+        classes: list[str],
+        framing: str | None = None,
+        stain: Stain | None = None,
     ) -> None:
         self.root, self.profile, self.classes = Path(root), profile, classes
+        self.framing = framing
         self.stain = stain
         self.stain_failures: dict[str, float] = {}
         """Domain → share of its images whose stain could not be fitted and is as it was."""
@@ -86,7 +93,7 @@ class PreparedImages:
     def domain(self, name: str) -> Images:
         """Every image of a domain, as a shifted test set."""
         if name not in self._domains:
-            path = array_path(self.cache, name)
+            path = array_path(self.cache, name, self.framing)
             if not path.exists():
                 raise UserError(f"{path} is missing: run `wbc-shift prepare -p {self.profile}`")
             table = self.table[self.table["domain"] == name].assign(part="shifted")
@@ -116,15 +123,27 @@ class PreparedImages:
         corruption = corruption_of(domain)
         return self.corrupted(*corruption) if corruption else self.domain(domain)
 
-    def stained(self, source: str, stain: str) -> PreparedImages:
-        """The same images, stain normalised as fitted on the source's training part alone."""
-        fitted = fit_stain(stain, self.part(source, "train").pixels)
-        return PreparedImages(self.root, self.profile, self.classes, fitted)
+    def seen_by(self, source: str, stain: str, framing: str | None) -> PreparedImages:
+        """The same cells in a framing, stain normalised as fitted on the source's training part.
+
+        Args:
+            stain: `none`, or a normalisation of `benchmark/data/stain.py`.
+            framing: one of the profile's; None, as the profile shows them.
+        """
+        framed = self
+        if framing != self.framing:
+            framed = PreparedImages(self.root, self.profile, self.classes, framing)
+        if stain == "none":
+            return framed
+        fitted = fit_stain(stain, framed.part(source, "train").pixels)
+        return PreparedImages(self.root, self.profile, self.classes, framing, fitted)
 
     def corrupted(self, source: str, corruption: str, severity: int) -> Images:
         """The source's id_test under a corruption, as a domain of its own."""
         # The microscope comes before the stain normalisation: the raw image is what is corrupted.
-        raw = self if self.stain is None else PreparedImages(self.root, self.profile, self.classes)
+        raw = self
+        if self.stain is not None:
+            raw = PreparedImages(self.root, self.profile, self.classes, self.framing)
         whole = raw.part(source, "id_test")
         pixels = corrupt(whole.pixels, whole.table["image"].tolist(), corruption, severity)
         if self.stain is not None:

@@ -41,6 +41,15 @@ Crop = Annotated[float, Field(gt=0, le=1)] | CentredPixels | AroundCell
 """A number is the side of the centred square as a fraction of the image's shorter side."""
 
 
+def scaled(crop: Crop, factor: float) -> Crop:
+    """The crop whose square has `factor` times the side."""
+    if factor == 1:
+        return crop
+    if isinstance(crop, int | float):
+        return min(1.0, crop * factor)
+    return type(crop)(**{name: round(side * factor) for name, side in crop.model_dump().items()})
+
+
 def crop_facts(crop: Crop) -> float | dict[str, int | str]:
     """A crop as it stands in digests and reports; a fraction stands for itself."""
     if isinstance(crop, int | float):

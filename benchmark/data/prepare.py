@@ -2,7 +2,8 @@
 
 `datasets/raw/` → `datasets/cache/<profile>/{<domain>.npy, manifest.parquet}`; the digests of the
 arrays, which are part of every run's fingerprint, go to `results/<profile>/data.json`. Cells of no
-class of the label space lie apart, as `<domain>.open_set`.
+class of the label space lie apart, as `<domain>.open_set`; other framings of the same cells, in the
+same order, as `<domain>@<framing>`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import hashlib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,8 +29,9 @@ from benchmark.data.arrays import (
     open_set_of,
     table_path,
 )
+from benchmark.data.card import Domain
 from benchmark.data.cards import Card, card_of, domain_images, open_set_images
-from benchmark.data.crop import Crop, crop_box, crop_facts, crop_fraction
+from benchmark.data.crop import Crop, crop_box, crop_facts, crop_fraction, scaled
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
 from benchmark.progress import say, track
@@ -114,23 +118,29 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     datasets = root / "datasets"
     cache = cache_folder(root, profile_name)
     tables: list[pd.DataFrame] = []
-    facts: dict[str, dict[str, Any]] = {}
-    for domain in profile.domains:
-        card = card_of(cards, domain)
-        asked = datasets, card, domain, profile.label_space, profile.subset
-        crop = card.domains[domain].crop_for(profile.label_space)
-        cells = domain_images(*asked)
-        facts[domain], table = make_array(datasets, cache, profile, card, (domain, crop), cells)
-        tables.append(table)
-        cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
-        if len(cells):
-            name = (open_set_of(domain), crop)
-            own, table = make_array(datasets, cache, profile, card, name, cells)
-            facts[domain]["open_set"] = own
+    facts: dict[str | None, dict[str, dict[str, Any]]] = {}
+    for framing in (None, *profile.framings):
+        facts[framing] = {}
+        for domain in profile.domains:
+            card = card_of(cards, domain)
+            asked = datasets, card, domain, profile.label_space, profile.subset
+            how = shown(profile, card.domains[domain], framing)
+            make = partial(make_array, datasets, cache, card, how)
+            facts[framing][domain], table = make(domain, domain_images(*asked))
             tables.append(table)
-    remove_unknown(cache, [name for table in tables for name in table["domain"].unique()])
+            cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
+            if len(cells):
+                facts[framing][domain]["open_set"], table = make(open_set_of(domain), cells)
+                tables.append(table)
+    rows = pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+    names = rows["domain"].unique()
+    remove_unknown(cache, [array_path(cache, *both) for both in product(names, facts)])
     with atomic(table_path(cache)) as temporary:
-        pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+        rows.to_parquet(temporary, index=False)
+    framings = {
+        name: framing.model_dump(exclude_none=True) | {"domains": facts[name]}
+        for name, framing in profile.framings.items()
+    }
     write_json(
         root / "results" / profile_name / "data.json",
         {
@@ -139,47 +149,58 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
             "image_size": profile.image_size,
             "label_space": profile.label_space,
             "decoder": DECODER,
-            "domains": facts,
+            "domains": facts.pop(None),
+            **({"framings": framings} if framings else {}),
         },
     )
 
 
+class Shown(NamedTuple):
+    """How a domain's cells are shown."""
+
+    framing: str | None
+    image_size: int
+    crop: Crop
+
+
+def shown(profile: Profile, domain: Domain, framing: str | None) -> Shown:
+    """How the cells of a domain are shown in a framing, or without one as the profile does."""
+    crop = domain.crop_for(profile.label_space)
+    factor = profile.framings[framing].crop if framing else 1.0
+    return Shown(framing, profile.size_of(framing), scaled(crop, factor))
+
+
 def make_array(
-    datasets: Path,
-    cache: Path,
-    profile: Profile,
-    card: Card,
-    named: tuple[str, Crop],
-    images: pd.DataFrame,
+    datasets: Path, cache: Path, card: Card, how: Shown, name: str, images: pd.DataFrame
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Decode images into an array, or keep the one that was made of the same.
 
     Args:
-        named: the array's name and how its images are cropped.
+        name: of the domain, or of its cells of no class.
         images: path, sha256, group and class_name of each.
 
     Returns:
         What data.json says of the array, and the table of its rows.
     """
-    name, crop = named
     domain = card.domains[name.removesuffix(OPEN_SET_SUFFIX)]
     key = digest(
         [
             DECODER,
-            profile.image_size,
-            crop_facts(crop),
+            how.image_size,
+            crop_facts(how.crop),
             images[["path", "sha256", "class_name"]].to_numpy().tolist(),
             domain.model_dump(mode="json")["acquisition"],
         ]
     )
-    array = array_path(cache, name)
+    array = array_path(cache, name, how.framing)
     receipt = array.with_suffix(".json")
     known = read_json(receipt) if receipt.exists() else {}
     if known.get("key") == key and array.exists() and known["sha256"] == sha256_file(array):
-        say(f"prepare {name}: {len(images)} images, unchanged")
+        say(f"prepare {array.stem}: {len(images)} images, unchanged")
     else:
         raw = datasets / "raw" / card.folder
-        pixels = decode_all([raw / p for p in images["path"]], crop, profile.image_size, name)
+        paths = [raw / path for path in images["path"]]
+        pixels = decode_all(paths, how.crop, how.image_size, array.stem)
         with atomic(array) as temporary, temporary.open("wb") as file:
             np.save(file, pixels)
         known = {"key": key, "sha256": sha256_file(array)}
@@ -198,7 +219,7 @@ def make_array(
         "dataset": card.name,
         "images": len(images),
         "classes": images["class_name"].value_counts().sort_index().to_dict(),
-        "crop": crop_facts(crop),
+        "crop": crop_facts(how.crop),
         "digest": hashlib.sha256(both.encode()).hexdigest()[:16],
     }, table
 
@@ -233,10 +254,10 @@ def decode_all(paths: list[Path], crop: Crop, size: int, domain: str) -> np.ndar
     return pixels
 
 
-def remove_unknown(cache: Path, arrays: list[str]) -> None:
-    """Delete arrays of domains that the profile no longer has: the cache is what the plan says."""
+def remove_unknown(cache: Path, arrays: list[Path]) -> None:
+    """Delete arrays that the profile no longer has: the cache is what the plan says."""
     for path in [*cache.glob("*.npy"), *cache.glob("*.json")]:
-        if path.stem not in arrays:
+        if path.with_suffix(".npy") not in arrays:
             try:
                 path.unlink()
             except OSError as error:

@@ -19,6 +19,7 @@ REFERENCES = {
     "loss": ("ce",),
     "recipe": ("erm",),
     "augmentation": ("",),
+    "framing": ("",),
     "stain": ("none",),
     "weights": ("scratch",),
     # Retraining the same head on the same features costs as much as the second stage it replaces.

@@ -30,6 +30,8 @@ class Method(Record):
     recipe: str = ""
     augmentation: str = ""
     """"" is the profile's own"""
+    framing: str = ""
+    """"" is the profile's own image size and crops"""
     weights: str = "scratch"
     stain: str = "none"
     head: str = "linear"

@@ -19,6 +19,7 @@ import torch
 from benchmark.audit.own_images import look_at_own
 from benchmark.audit.pictures import address, small_picture
 from benchmark.data.arrays import PreparedImages
+from benchmark.data.crop import scaled
 from benchmark.data.layouts import image_paths, refuse_links_outwards
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError, suggest
@@ -92,7 +93,8 @@ def label_images(
     """Label every image below a folder.
 
     Args:
-        crop: side of the centred square that shows one cell, as a fraction of the shorter side.
+        crop: side of the centred square that shows one cell, as a fraction of the shorter side; a
+            run's own framing makes it larger or smaller.
         tta: average the probabilities of the 8 flips and quarter turns.
         accuracy: that accepted answers shall have, on the source.
 
@@ -112,6 +114,8 @@ def label_images(
         raise UserError(f"{folder}: no image in it: png, jpg, bmp, tif, gif and webp are read")
     network = Network.of_run(root, profile, run_id, classes, tta)
     gauge = network.gauge(accuracy)
+    settings = network.record["settings"]
+    framed = scaled(crop, settings.get("crop", 1.0))
     looks = look_at_own([folder / path for path in paths], root / "datasets" / "cache" / "audit")
     faults = np.array([seen.fault or "" for seen in looks])
     sound = np.flatnonzero(faults == "")
@@ -119,7 +123,7 @@ def label_images(
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         files = [folder / paths[row] for row in rows]
-        pixels = decode_all(files, crop, network.record["settings"]["image_size"], folder.name)
+        pixels = decode_all(files, framed, settings["image_size"], folder.name)
         stated[rows] = probabilities(network.logits(pixels), gauge.temperature)
     labels, flags = np.full((2, len(paths)), "", dtype=object)
     labels[sound] = np.array(classes, dtype=object)[predicted_classes(stated[sound])]
@@ -169,8 +173,8 @@ class Network:
     def images(self) -> PreparedImages:
         """The profile's prepared images as the run sees them, which must be here."""
         images = PreparedImages(self.root, self.profile, self.classes)
-        stain = self.record["method"].get("stain", "none")
-        return images if stain == "none" else images.stained(self.source, stain)
+        method = self.record["method"]
+        return images.seen_by(self.source, method.get("stain", "none"), method.get("framing"))
 
     @property
     def source(self) -> str:

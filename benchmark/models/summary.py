@@ -75,25 +75,27 @@ def storage(tensor: Tensor) -> int:
 
 def summarise_profile(
     params: Params, profile_name: str, classes: int
-) -> dict[tuple[str, str, str, str], Summary | str]:
+) -> dict[tuple[str, str, str, str, int], Summary | str]:
     """Cost of every network that a profile trains, or the reason why one is skipped.
 
     Returns:
-        By backbone, normalisation, head and freezing, in the order of the experiments.
+        By backbone, normalisation, head, freezing and side of the images in pixels, in the order of
+        the experiments.
     """
     profile = params.profile(profile_name)
-    found: dict[tuple[str, str, str, str], Summary | str] = {}
+    found: dict[tuple[str, str, str, str, int], Summary | str] = {}
     for experiment in profile.experiments.values():
         for method in [*grid(experiment), *(params.methods[name] for name in experiment.methods)]:
-            key = (method.backbone, method.normalisation, method.head, method.freezing)
-            if key in found:
+            size = profile.size_of(method.framing)
+            key = (method.backbone, method.normalisation, method.head, method.freezing, size)
+            if method.members or key in found:
                 continue
             parts = {"weights": initial_weights(params, method)}
             parts |= {"head": method.head, "freezing": method.freezing}
             what = (*key[:2], params.normalisations[method.normalisation])
-            found[key] = skip_reason(*what, profile.image_size, **parts) or ""
+            found[key] = skip_reason(*what, size, **parts) or ""
             if not found[key]:
                 with torch.device("meta"):
-                    model = build_model(*what, classes, profile.image_size, seed=0, **parts)
-                found[key] = summarise(model, profile.image_size)
+                    model = build_model(*what, classes, size, seed=0, **parts)
+                found[key] = summarise(model, size)
     return found

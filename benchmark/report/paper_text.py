@@ -30,6 +30,7 @@ GRID = (
     "losses",
     "recipes",
     "augmentations",
+    "framings",
     "stains",
     "readouts",
     "inferences",

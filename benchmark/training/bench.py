@@ -22,16 +22,17 @@ class Bench:
     classes: list[str]
     device: torch.device
     images: PreparedImages
-    stained: dict[tuple[str, str], PreparedImages] = field(default_factory=dict)
+    seen: dict[tuple[str, str, str | None], PreparedImages] = field(default_factory=dict)
 
     def images_of(self, run: Run) -> PreparedImages:
-        """The images as a run sees them: those of the last stain normalisation are kept."""
-        key = run["scenario"]["source"], run["method"].get("stain", "none")
-        if key[1] == "none":
+        """The images as a run sees them: those of the last framing and stain are kept."""
+        source, method = run["scenario"]["source"], run["method"]
+        key = source, method.get("stain", "none"), method.get("framing")
+        if key[1:] == ("none", None):
             return self.images
-        if key not in self.stained:
-            self.stained = {key: self.images.stained(*key)}
-        return self.stained[key]
+        if key not in self.seen:
+            self.seen = {key: self.images.seen_by(*key)}
+        return self.seen[key]
 
 
 def initial_weights(run: Run) -> Weights:

@@ -1,0 +1,151 @@
+"""Framings: the same cells in another size or crop, prepared, trained on and answered alike."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CLASSES, edit
+
+from benchmark.config import load_params
+from benchmark.data.arrays import PreparedImages
+from benchmark.data.crop import AroundCell, CentredPixels, scaled
+from benchmark.data.prepare import decode
+from benchmark.data.stain import fit_stain
+from benchmark.errors import UserError
+from benchmark.evaluation.calibration import probabilities
+from benchmark.files import read_json
+from benchmark.inference.label_images import label_images
+
+FRAMINGS = "    framings: {large: {image_size: 64}, tight: {crop: 0.5}}\n"
+CACHE = Path("datasets/cache/tiny")
+
+
+def plan() -> dict[str, dict]:
+    """The planned runs of the toy profile, by run id."""
+    return {run["run_id"]: run for run in read_json(Path("results/tiny/plans/first.json"))["runs"]}
+
+
+@pytest.fixture(scope="module")
+def framed_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project in three framings, its runs done."""
+    from benchmark import cli
+
+    folder = tmp_path_factory.mktemp("framed") / "project"
+    shutil.copytree(prepared_template, folder)
+    params = folder / "params.yaml"
+    edit(params, "    image_size: 48\n", "    image_size: 48\n" + FRAMINGS)
+    edit(params, "losses: [ce, focal]\n", "framings: [null, large, tight]\n        seeds: 1\n")
+    edit(params, "        seeds: 1\n        seeds: 1\n", "        seeds: 1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.prepare("tiny")
+        cli.plan("tiny")
+        cli.train("tiny", None)
+    return folder
+
+
+@pytest.fixture
+def framed(framed_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    shutil.copytree(framed_template, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("crop", "factor", "expected"),
+    [
+        (0.6, 1.0, 0.6),
+        (0.6, 0.5, 0.3),
+        (0.75, 1.5, 1.0),
+        (CentredPixels(pixels=200), 0.8, CentredPixels(pixels=160)),
+        (AroundCell(around_cell=128), 1.25, AroundCell(around_cell=160)),
+    ],
+)
+def test_a_crop_is_scaled_in_its_own_unit(crop, factor, expected) -> None:
+    assert scaled(crop, factor) == expected
+
+
+def test_every_framing_holds_the_same_cells_cut_from_the_published_image(framed: Path) -> None:
+    table = pd.read_parquet(CACHE / "manifest.parquet")
+    for domain, rows in table.groupby("domain"):
+        arrays = [np.load(CACHE / f"{domain}{name}.npy") for name in ("", "@large", "@tight")]
+        assert [len(array) for array in arrays] == [len(rows)] * 3
+        file = Path("datasets/raw/toy") / rows["image"].iloc[3]
+        for array, crop, size in zip(arrays, (0.9, 0.9, 0.45), (48, 64, 48), strict=True):
+            np.testing.assert_array_equal(array[3], decode(file, crop, size))
+    facts = read_json(Path("results/tiny/data.json"))
+    assert facts["framings"]["tight"]["domains"]["toy-a"]["crop"] == 0.45
+    assert facts["framings"]["large"]["image_size"] == 64
+
+
+def test_a_framing_changes_no_run_without_one(framed: Path, prepared_template: Path) -> None:
+    before = read_json(prepared_template / "results/tiny/plans/first.json")["runs"]
+    before = {run["run_id"]: run for run in before}
+    now = plan()
+    name = "resnet10t-bn-ce/toy-a_to_others/seed0"
+    assert now[name] == before[name]
+    large = now["resnet10t-bn-ce-large/toy-a_to_others/seed0"]
+    tight = now["resnet10t-bn-ce-tight/toy-a_to_others/seed0"]
+    assert (large["settings"]["image_size"], tight["settings"]["crop"]) == (64, 0.5)
+    assert len({run["training_fingerprint"] for run in (now[name], large, tight)}) == 3
+    assert large["tested"] != tight["tested"] != now[name]["tested"]
+
+
+@pytest.mark.parametrize("framing", ["large", "tight"])
+def test_new_images_are_labelled_in_the_framing_of_the_run(framed: Path, framing: str) -> None:
+    run = f"resnet10t-bn-ce-{framing}/toy-a_to_others/seed0"
+    stored = pd.read_parquet(Path("results/tiny/runs") / run / "predictions.parquet")
+    stored = stored.query("part == 'id_test'").set_index("image")
+    Path("known").mkdir()
+    for path in stored.index:
+        shutil.copy(Path("datasets/raw/toy") / path, Path("known") / path.replace("/", "_"))
+    table, gauge = label_images(Path(), "tiny", run, CLASSES, Path("known"), crop=0.9)
+    table = table.set_index("image").loc[[path.replace("/", "_") for path in stored.index]]
+    logits = stored[[f"logit_{name}" for name in CLASSES]].to_numpy(float)
+    expected = probabilities(logits, gauge.temperature)
+    stated = table[[f"p_{name}" for name in CLASSES]].to_numpy(float)
+    np.testing.assert_allclose(stated, expected, atol=2e-3)  # logits are stored in float16
+
+
+def test_a_stain_is_fitted_on_the_framed_images(framed: Path) -> None:
+    seen = PreparedImages(framed, "tiny", CLASSES).seen_by("toy-a", "jpeg95", "large")
+    raw = np.load(CACHE / "toy-b@large.npy")
+    expected, _ = fit_stain("jpeg95", raw)(raw)
+    np.testing.assert_array_equal(seen.domain("toy-b").pixels, expected)
+    assert seen.corrupted("toy-a", "defocus_blur", 1).pixels.shape[1] == 64
+
+
+def test_a_framing_taken_away_takes_its_arrays_along(framed: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), ", tight: {crop: 0.5}", "")
+    edit(Path("params.yaml"), "[null, large, tight]", "[null, large]")
+    outcome = wbc_shift("plan", "-p", "tiny")
+    assert outcome.status == 1
+    assert "made with other settings" in outcome.err
+    assert wbc_shift("prepare", "-p", "tiny").status == 0
+    assert {path.stem for path in CACHE.glob("*.npy")} == {
+        "toy-a", "toy-b", "toy-a@large", "toy-b@large",
+    }  # fmt: skip
+    assert wbc_shift("plan", "-p", "tiny").status == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[null, large, tight]", "[null, larger]", "no 'larger' under its framings; did you mean"),
+        ("tight: {crop: 0.5}", "tight: {}", "changes nothing: give an image_size or a crop"),
+        ("crop: 0.5", "crops: 0.5", "framings.tight.crops'; did you mean 'crop'?"),
+        ("image_size: 64", "image_size: 16", "greater than or equal to 32"),
+        ("tight: {", "a/b: {", "should match pattern"),
+    ],
+)
+def test_a_wrong_framing_is_one_line(framed: Path, old: str, new: str, message: str) -> None:
+    edit(Path("params.yaml"), old, new)
+    with pytest.raises(UserError) as error:
+        load_params()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
