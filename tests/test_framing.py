@@ -120,12 +120,26 @@ def test_a_stain_is_fitted_on_the_framed_images(framed: Path) -> None:
     assert seen.corrupted("toy-a", "defocus_blur", 1).pixels.shape[1] == 64
 
 
+def test_the_report_compares_framings_and_says_what_they_are(framed: Path, wbc_shift) -> None:
+    assert wbc_shift("evaluate", "-p", "tiny").status == 0
+    effects = pd.read_parquet("results/tiny/effects.parquet").query("part == 'framing'")
+    assert set(effects["choice"]) == {"large", "tight"}
+    assert set(effects["plain"]) == {""}
+    assert wbc_shift("report", "-p", "tiny").status == 0
+    page = Path("results/tiny/report.html").read_text()
+    assert "Framing large: 64 × 64 px." in page
+    assert "Framing tight: 48 × 48 px, the square 0.5 times the side." in page
+
+
 def test_a_framing_taken_away_takes_its_arrays_along(framed: Path, wbc_shift) -> None:
     edit(Path("params.yaml"), ", tight: {crop: 0.5}", "")
     edit(Path("params.yaml"), "[null, large, tight]", "[null, large]")
     outcome = wbc_shift("plan", "-p", "tiny")
     assert outcome.status == 1
     assert "made with other settings" in outcome.err
+    outcome = wbc_shift("validate", "-p", "tiny")
+    assert outcome.status == 1
+    assert "made with other settings" in outcome.out
     assert wbc_shift("prepare", "-p", "tiny").status == 0
     assert {path.stem for path in CACHE.glob("*.npy")} == {
         "toy-a", "toy-b", "toy-a@large", "toy-b@large",

@@ -138,7 +138,7 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     with atomic(table_path(cache)) as temporary:
         rows.to_parquet(temporary, index=False)
     framings = {
-        name: framing.model_dump(exclude_none=True) | {"domains": facts[name]}
+        name: framing.model_dump() | {"domains": facts[name]}
         for name, framing in profile.framings.items()
     }
     write_json(
