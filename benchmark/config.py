@@ -252,7 +252,10 @@ class Profile(Strict):
         return self
 
     def size_of(self, framing: str | None) -> int:
-        """Side in pixels of the images in a framing."""
+        """Side in pixels of the images in a framing, which has to be one of the profile's."""
+        if framing not in (None, *self.framings):
+            near = suggest(framing, self.framings)
+            raise UserError(f"no '{framing}' under the profile's framings{near}")
         return (self.framings[framing].image_size if framing else None) or self.image_size
 
     def sources(self) -> list[str]:
@@ -309,9 +312,10 @@ def load_params(path: Path = PARAMS) -> Params:
             for method in grid(experiment):
                 check_parts(params, method, where)
             for method in [*grid(experiment), *(params.methods[m] for m in experiment.methods)]:
-                if method.framing not in (None, *profile.framings):
-                    near = suggest(method.framing, profile.framings)
-                    raise UserError(f"{where}: no '{method.framing}' under its framings{near}")
+                try:
+                    profile.size_of(method.framing)
+                except UserError as error:
+                    raise UserError(f"{where}: {method.canonical_name}: {error}") from None
     return params
 
 

@@ -112,6 +112,19 @@ def test_new_images_are_labelled_in_the_framing_of_the_run(framed: Path, framing
     np.testing.assert_allclose(stated, expected, atol=2e-3)  # logits are stored in float16
 
 
+def test_a_framing_of_another_profile_is_refused(framed: Path, wbc_shift) -> None:
+    text = Path("params.yaml").read_text()
+    tiny = text[text.index("  tiny:") :]
+    other = tiny.replace("  tiny:", "  other:").replace(FRAMINGS, "")
+    other = other.replace("        framings: [null, large, tight]\n", "")
+    Path("params.yaml").write_text(text + other)
+    assert wbc_shift("prepare", "-p", "other").status == 0
+    named = ("--method", "resnet10t-bn-ce-large", "--scenario", "toy-a->*")
+    outcome = wbc_shift("train", "-p", "other", *named)
+    assert outcome.status == 1
+    assert "no 'large' under the profile's framings" in outcome.err
+
+
 def test_a_stain_is_fitted_on_the_framed_images(framed: Path) -> None:
     seen = PreparedImages(framed, "tiny", CLASSES).seen_by("toy-a", "jpeg95", "large")
     raw = np.load(CACHE / "toy-b@large.npy")
@@ -150,7 +163,11 @@ def test_a_framing_taken_away_takes_its_arrays_along(framed: Path, wbc_shift) ->
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[null, large, tight]", "[null, larger]", "no 'larger' under its framings; did you mean"),
+        (
+            "[null, large, tight]",
+            "[null, larger]",
+            "bn-ce-larger: no 'larger' under the profile's framings; did you mean",
+        ),
         ("tight: {crop: 0.5}", "tight: {}", "changes nothing: give an image_size or a crop"),
         ("crop: 0.5", "crops: 0.5", "framings.tight.crops'; did you mean 'crop'?"),
         ("image_size: 64", "image_size: 16", "greater than or equal to 32"),

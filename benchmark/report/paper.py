@@ -127,6 +127,7 @@ def numbers(
     values = {
         "Profile": profile,
         "ImageSize": data["image_size"],
+        "Framings": framings_text(data),
         "LabelSpace": data["label_space"],
         "Classes": joined(experiments[0].classes),
         "Domains": counted(len(data["domains"]), "domain"),
@@ -207,6 +208,15 @@ def together_text(pictures: list[tuple[str, str]]) -> str:
     shown = "shows" if len(pictures) == 1 else "show"
     text = f"{places} {shown} all experiments together.\n\n"
     return text + "\n".join(figure(*picture) for picture in pictures)
+
+
+def framings_text(data: dict[str, Any]) -> str:
+    """The framings of `data.json` in words."""
+    found = []
+    for name, own in data.get("framings", {}).items():
+        size = f"{own['image_size'] or data['image_size']} pixels"
+        found.append(f"{name} ({size}, {own['crop']:g} times the side of the usual crop)")
+    return joined(found) if found else "none"
 
 
 def exchanges_text(written: dict[str, Path]) -> str:
