@@ -64,7 +64,7 @@ CLAIMS = (
         "this benchmark",
         "–",
         augmentation_against_normalisation,
-        "Ranges depend on the choices on each axis; they carry no interval of their own",
+        "Ranges depend on the choices on each axis and on the image size, and carry no interval",
     ),
     Claim(
         "Strong augmentation helps under shift",
