@@ -46,9 +46,11 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
                 "runs": plans[experiment],
             },
         )
-    for path in (profile_folder(root, name) / "plans").glob("*.json"):
-        if path.stem not in plans:
-            path.unlink()
+    # Of an experiment that is no more, neither its plan nor what was found of it is reported.
+    for kind in ("plans", "experiments"):
+        for path in (profile_folder(root, name) / kind).glob("*.json"):
+            if path.stem not in plans:
+                path.unlink()
     return plans
 
 

@@ -71,6 +71,17 @@ def test_an_augmentation_axis_multiplies_the_grid_and_names_its_methods(prepared
     assert plain["training_fingerprint"] != strong["training_fingerprint"]
 
 
+def test_nothing_stays_of_an_experiment_that_is_no_more(prepared: Path, wbc_shift) -> None:
+    kept, gone = (Path("results/tiny/experiments") / f"{name}.json" for name in ("first", "gone"))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for path in (kept, gone, Path("results/tiny/plans/gone.json")):
+        path.write_text("{}")
+    assert wbc_shift("plan", "-p", "tiny").status == 0
+    assert kept.exists()
+    assert not gone.exists()
+    assert [path.stem for path in Path("results/tiny/plans").glob("*.json")] == ["first"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
