@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import warnings
@@ -26,14 +27,19 @@ def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[An
     if processes < 2 or "fork" not in multiprocessing.get_all_start_methods():
         return [job() for job in track(jobs, description, total=len(jobs))]
     _jobs = jobs
+    # What is here already is no garbage: looking at it would copy it into every process.
+    gc.freeze()
     try:
         with warnings.catch_warnings():
             # Python warns of any fork beside threads; the rule above is what makes it safe.
             warnings.simplefilter("ignore", DeprecationWarning)
             with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
-                results = pool.map(_run, range(len(jobs)))
+                # Few jobs are long and unlike each other; many are short, and the way costs.
+                share = max(1, min(8, len(jobs) // (32 * processes)))
+                results = pool.map(_run, range(len(jobs)), chunksize=share)
                 return list(track(results, description, total=len(jobs)))
     finally:
+        gc.unfreeze()
         _jobs = ()
 
 
