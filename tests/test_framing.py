@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, edit
+from test_predict_images import assert_answers_as_stored
 
 from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
@@ -16,9 +17,7 @@ from benchmark.data.crop import AroundCell, CentredPixels, scaled
 from benchmark.data.prepare import decode
 from benchmark.data.stain import fit_stain
 from benchmark.errors import UserError
-from benchmark.evaluation.calibration import probabilities
 from benchmark.files import read_json
-from benchmark.inference.label_images import label_images
 
 FRAMINGS = "    framings: {large: {image_size: 64}, tight: {crop: 0.5}}\n"
 CACHE = Path("datasets/cache/tiny")
@@ -98,18 +97,7 @@ def test_a_framing_changes_no_run_without_one(framed: Path, prepared_template: P
 
 @pytest.mark.parametrize("framing", ["large", "tight"])
 def test_new_images_are_labelled_in_the_framing_of_the_run(framed: Path, framing: str) -> None:
-    run = f"resnet10t-bn-ce-{framing}/toy-a_to_others/seed0"
-    stored = pd.read_parquet(Path("results/tiny/runs") / run / "predictions.parquet")
-    stored = stored.query("part == 'id_test'").set_index("image")
-    Path("known").mkdir()
-    for path in stored.index:
-        shutil.copy(Path("datasets/raw/toy") / path, Path("known") / path.replace("/", "_"))
-    table, gauge = label_images(Path(), "tiny", run, CLASSES, Path("known"), crop=0.9)
-    table = table.set_index("image").loc[[path.replace("/", "_") for path in stored.index]]
-    logits = stored[[f"logit_{name}" for name in CLASSES]].to_numpy(float)
-    expected = probabilities(logits, gauge.temperature)
-    stated = table[[f"p_{name}" for name in CLASSES]].to_numpy(float)
-    np.testing.assert_allclose(stated, expected, atol=2e-3)  # logits are stored in float16
+    assert_answers_as_stored(f"resnet10t-bn-ce-{framing}/toy-a_to_others/seed0")
 
 
 def test_a_framing_of_another_profile_is_refused(framed: Path, wbc_shift) -> None:
