@@ -218,14 +218,19 @@ def prepared_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def working_copy(template: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a project, the current folder: what a test changes there no other one sees."""
+    folder = place / "project"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture
 def prepared(prepared_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A toy project with prepared images and a plan, ready to train; the current folder."""
-    folder = tmp_path / "project"
-    shutil.copytree(prepared_template, folder)
-    monkeypatch.chdir(folder)
     monkeypatch.setenv("WBC_MIRROR", str(prepared_template.parent / "mirror"))
-    return folder
+    return working_copy(prepared_template, tmp_path, monkeypatch)
 
 
 def edit(path: Path, old: str, new: str) -> None:

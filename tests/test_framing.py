@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, edit
+from conftest import CLASSES, edit, working_copy
 from test_predict_images import assert_answers_as_stored
 
 from benchmark.config import load_params
@@ -37,8 +37,7 @@ def framed_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFa
     shutil.copytree(prepared_template, folder)
     params = folder / "params.yaml"
     edit(params, "    image_size: 48\n", "    image_size: 48\n" + FRAMINGS)
-    edit(params, "losses: [ce, focal]\n", "framings: [null, large, tight]\n        seeds: 1\n")
-    edit(params, "        seeds: 1\n        seeds: 1\n", "        seeds: 1\n")
+    edit(params, "losses: [ce, focal]\n", "framings: [null, large, tight]\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         cli.prepare("tiny")
@@ -49,10 +48,8 @@ def framed_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def framed(framed_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    shutil.copytree(framed_template, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    """A copy of it, the current folder."""
+    return working_copy(framed_template, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw_disc
+from conftest import CLASSES, draw_disc, working_copy
 from PIL import Image
 from scipy.stats import beta
 
@@ -37,9 +37,7 @@ def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, the current folder, with a folder `new` of ten unlabelled images."""
-    folder = tmp_path / "project"
-    shutil.copytree(trained_template, folder)
-    monkeypatch.chdir(folder)
+    folder = working_copy(trained_template, tmp_path, monkeypatch)
     generator = np.random.default_rng(7)
     Path("new/more").mkdir(parents=True)
     for number in range(10):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import edit
+from conftest import edit, working_copy
 
 from benchmark.config import Augmentation, Training
 from benchmark.data.arrays import Images
@@ -68,10 +68,7 @@ def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained toy project; the current folder."""
-    folder = tmp_path / "project"
-    shutil.copytree(trained_template, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return working_copy(trained_template, tmp_path, monkeypatch)
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
