@@ -25,10 +25,10 @@ core: install  ## published images, core subsets; WBC_MIRROR=DIR takes them from
 	$(RUN) dvc repro pipelines/core/dvc.yaml
 	@echo "tables, figures and page: results/core/ (open results/core/report.html)"
 
-paper: install  ## the PDF of results/core; needs TeX and latexmk
+paper: install  ## the PDFs of results/core, paper and supplement; needs TeX and latexmk
 	$(RUN) wbc-shift paper -p core
 	@command -v latexmk >/dev/null || { echo "error: latexmk is missing: apt-get install latexmk texlive-latex-recommended texlive-fonts-recommended texlive-science" >&2; exit 1; }
-	latexmk -cd -pdf -interaction=nonstopmode -halt-on-error paper/main.tex
+	latexmk -cd -pdf -interaction=nonstopmode -halt-on-error paper/supplement.tex paper/main.tex
 
 test: install  ## the whole suite; with WBC_MIRROR=DIR also the tests on real images
 	OMP_NUM_THREADS=1 WBC_THREADS=1 $(RUN) pytest --numprocesses logical --dist loadfile

@@ -16,12 +16,12 @@ from test_page import write_gaps
 
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Scenario, load_experiments, predictions_digest
-from benchmark.report.discussion import discussion
 from benchmark.report.formats import to_latex
 from benchmark.report.paper import (
     MOST_ROWS,
+    by_experiment,
     claims_text,
-    more_text,
+    floats_text,
     seeds_of,
     sentence,
     write_paper,
@@ -34,14 +34,19 @@ from benchmark.report.paper_text import (
     narrower,
     tex,
     without_drop,
+    without_legend,
 )
+from benchmark.report.prose import experiments_shown, prose
 from benchmark.report.sheets.sheet import Sheet
 from benchmark.report.sheets.sheet import to_latex as sheet_to_latex
-from benchmark.report.tables import Block, Cell, Column, Row, build_table, load_scores
+from benchmark.report.tables import LEGEND, Block, Cell, Column, Row, build_table, load_scores
 
-MAIN = (REPOSITORY / "paper" / "main.tex").read_text(encoding="utf-8")
-DISCUSSION = (REPOSITORY / "paper" / "discussion" / "core.tex").read_text(encoding="utf-8")
-BODY = re.sub(r"(?<!\\)%.*", "", MAIN.partition("\\begin{document}")[2] + DISCUSSION)
+PAPER = REPOSITORY / "paper"
+OWN_WORDS = [PAPER / "core" / "results.tex", PAPER / "core" / "discussion.tex"]
+DOCUMENTS = [(PAPER / name).read_text(encoding="utf-8") for name in ("main.tex", "supplement.tex")]
+TEXTS = [text.partition("\\begin{document}")[2] for text in DOCUMENTS]
+TEXTS += [path.read_text(encoding="utf-8") for path in OWN_WORDS]
+BODY = re.sub(r"(?<!\\)%.*", "", "".join(TEXTS))
 SETTINGS = """\
 split: {seed: 0, fractions: {train: 0.6, id_val: 0.1, calibration: 0.1, id_test: 0.2}}
 losses: {ce: {}, focal: {gamma: 2.0, note: "γ ≥ 0 → ½ × µ² ≈ α − β"}}
@@ -74,7 +79,7 @@ def generated(tmp_path_factory):
     shutil.copytree(
         REPOSITORY / "paper",
         root / "paper",
-        ignore=shutil.ignore_patterns("generated", "main.?[!e]*"),
+        ignore=shutil.ignore_patterns("generated", "main.[!t]*", "supplement.[!t]*"),
     )
     return write_paper(root, "toy")
 
@@ -86,7 +91,7 @@ def defined(generated):
 
 def test_the_prose_types_no_number():
     keys = r"\\(?:cite[a-z]*|ref|label|input|bibliography|bibliographystyle)\{[^}]*\}"
-    keys += r"|\\(?:entry|difference)(?:\{[^}]*\})+|ResNet-\d+"
+    keys += r"|\\(?:entry|difference|experiment)(?:\{[^}]*\})+|ResNet-\d+"
     assert re.findall(r"[^\n]*\d[^\n]*", re.sub(keys, "", BODY)) == []
     words = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:runs?|seeds?|networks?)\b"
     assert re.findall(words, BODY, re.IGNORECASE) == []
@@ -94,7 +99,7 @@ def test_the_prose_types_no_number():
 
 def test_every_macro_and_file_that_the_prose_names_is_generated(generated):
     assert set(re.findall(r"\\([A-Z]\w*)", BODY)) <= set(defined(generated))
-    for name in re.findall(r"\\input\{(generated/\w+)\}", MAIN):
+    for name in re.findall(r"\\input\{(generated/\w+)\}", "".join(DOCUMENTS)):
         assert (generated.parent / f"{name}.tex").is_file()
 
 
@@ -155,10 +160,10 @@ def results(tmp_path):
 
 
 def filled(results, named):
-    """A discussion of two lines, the second of which names a number."""
+    """A text of two lines, the second of which names a number."""
     path = results / "toy.tex"
     path.write_text(f"first line\n{named}\\,\\%")
-    return discussion(path, results, [])
+    return prose(path, results, [], {"norms": "a table"})
 
 
 @pytest.mark.parametrize(
@@ -170,9 +175,9 @@ def filled(results, named):
         (r"\difference{a->*}{gn}{bn}{bccd}", "−5.3 [−10.0, 2.0]"),
     ],
 )
-def test_a_discussion_is_filled_with_the_numbers_that_it_names(results, named, shown):
+def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
     assert filled(results, f"before {named}") == f"first line\nbefore {tex(shown)}\\,\\%"
-    assert discussion(results / "of another profile.tex", results, []) == ""
+    assert prose(results / "of another profile.tex", results, [], {}) == ""
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,7 @@ def test_a_discussion_is_filled_with_the_numbers_that_it_names(results, named, s
         (r"\entry{norms}{c->* | bn}{bccd}", "0 rows of norms hold bn and c->*"),
         (r"\difference{a->*}{in}{bn}{bccd}", "no difference with method in"),
         (r"\difference{a->*}{gn}", "missing 2 required positional arguments"),
+        (r"\experiment{norm}", "there is no experiment norm; did you mean 'norms'?"),
     ],
 )
 def test_a_number_that_the_results_do_not_hold_is_refused(results, named, fault):
@@ -192,13 +198,28 @@ def test_a_number_that_the_results_do_not_hold_is_refused(results, named, fault)
     assert fault in str(refused.value)
 
 
-def test_the_results_hold_every_number_of_the_discussion():
+def test_a_text_holds_the_experiments_that_it_names(results, tmp_path):
+    assert filled(results, r"\experiment{norms}") == "first line\na table\\,\\%"
+    assert experiments_shown(results / "toy.tex") == ["norms"]
+    assert experiments_shown(tmp_path / "of another profile.tex") == []
+
+
+@pytest.mark.parametrize("path", OWN_WORDS, ids=lambda path: path.stem)
+def test_the_results_hold_every_number_of_the_text(path):
     results = REPOSITORY / "results/core"
-    path = REPOSITORY / "paper/discussion/core.tex"
-    text = discussion(path, results, load_experiments(results))
-    assert text.startswith("\\section{Discussion}")
-    assert "\\entry" not in text
-    assert "\\difference" not in text
+    experiments = load_experiments(results)
+    text = prose(path, results, experiments, {e.experiment: "" for e in experiments})
+    assert len(text) > 1000
+    assert not re.search(r"\\(?:entry|difference|experiment)\b", text)
+
+
+def test_a_reference_of_the_prose_leads_to_a_table_or_figure_of_core():
+    results = REPOSITORY / "results/core"
+    labels = set(re.findall(r"\\label\{([^}]*)\}", BODY))
+    for kind, folder, suffix in (("tab", "tables", "tex"), ("fig", "figures", "pdf")):
+        stems = (path.stem for path in (results / folder).glob(f"*.{suffix}"))
+        labels |= {f"{kind}:{stem.replace('_', '-')}" for stem in stems}
+    assert set(re.findall(r"\\ref\{([^}]*)\}", BODY)) <= labels | {"tab:data"}
 
 
 def test_claims_are_shown_where_there_are_any_and_their_absence_is_said(generated):
@@ -211,9 +232,30 @@ def test_claims_are_shown_where_there_are_any_and_their_absence_is_said(generate
 def test_a_table_longer_than_a_page_is_named_and_not_printed(tmp_path):
     for name, rows in (("short_one", 9), ("long_one", MOST_ROWS + 1)):
         (tmp_path / f"{name}.tex").write_text("a & b \\\\\n" * rows)
-    text = more_text({path.stem: path for path in sorted(tmp_path.glob("*"))}, {}, {})
+    text = floats_text({path.stem: path for path in sorted(tmp_path.glob("*"))}, [])
     assert "long\\_\\allowbreak{}one.csv." in text
     assert re.findall(r"\\input\{(.*)\}", text) == ["generated/tables/short_one"]
+
+
+def test_a_table_stands_with_the_experiment_that_it_is_named_after():
+    names = dict.fromkeys(("size_accuracy", "size_stain_accuracy", "size_stained", "work"))
+    own = by_experiment(["size", "size_stain"], names)
+    assert {name: list(tables) for name, tables in own.items()} == {
+        "size": ["size_accuracy", "size_stained"],
+        "size_stain": ["size_stain_accuracy"],
+        "": ["work"],
+    }
+
+
+def test_each_table_is_printed_once_in_the_paper_or_in_the_supplement(generated):
+    texts = [
+        (generated / f"{part}.tex").read_text(encoding="utf-8")
+        for part in ("overview", "results", "claims", "more")
+    ]
+    printed = re.findall(r"\\input\{generated/tables/(\w+)\}", "".join(texts))
+    assert sorted(printed) == sorted(path.stem for path in (generated / "tables").glob("*.tex"))
+    figures = re.findall(r"\\fitted\{generated/figures/(\w+)\.pdf\}", "".join(texts))
+    assert sorted(figures) == sorted(path.stem for path in (generated / "figures").glob("*.pdf"))
 
 
 def test_a_heading_wider_than_its_column_stands_in_two_lines_and_no_number_is_touched():
@@ -232,14 +274,14 @@ def test_in_print_other_scores_lose_the_shift_drop_and_nothing_else(generated):
     results = generated.parents[1] / "results" / "toy"
     experiments = load_experiments(results)
     table = build_table(experiments[0], load_scores(results, experiments), "accuracy")
-    printed = without_drop(table)
+    printed = without_drop(without_legend(table))
     for whole, block in zip(table.blocks, printed.blocks, strict=True):
         assert whole.columns[-1].key == "shift_drop"
         assert block.columns == whole.columns[:-1]
         assert [row.cells for row in block.rows] == [row.cells[:-1] for row in whole.rows]
-    assert "hift drop" in table.caption
+    assert table.caption == f"{printed.caption} {LEGEND}"
     assert "drop" not in to_latex(printed)
-    assert "In-domain: held-out part of the source. Majority:" in printed.caption
+    assert (generated / "legend.tex").read_text() == tex(LEGEND) + "\n"
 
 
 def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):
@@ -301,9 +343,11 @@ def test_seeds_are_counted_per_method(generated):
 
 @pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
 def test_the_pdf_builds_without_a_reference_that_leads_nowhere(generated):
-    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error"]
+    command += ["supplement.tex", "main.tex"]
     built = subprocess.run(command, cwd=generated.parent, capture_output=True, timeout=240)
-    log = (generated.parent / "main.log").read_text(encoding="utf-8", errors="replace")
+    logs = (generated.parent / f"{name}.log" for name in ("supplement", "main"))
+    log = "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
     assert built.returncode == 0, log[-3000:]
     assert not re.findall(r"(?:Citation|Reference) .* undefined|multiply defined", log)
     assert "Overfull \\hbox" not in log

@@ -1,7 +1,9 @@
-"""Paper: a results folder, settings and cards in; what `paper/main.tex` reads, `generated/`, out.
+"""Paper: a results folder, settings and cards in; what `paper/*.tex` read, `generated/`, out.
 
 Every number of the paper is written here: `numbers.tex` holds macros, the other files sentences,
-tables and figures. `main.tex` and `discussion/` have prose alone.
+tables and figures. `main.tex`, `supplement.tex` and `<profile>/` have prose alone. The paper shows
+the experiments that the prose about the profile names, all of them if there is none; the
+supplement has everything else.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from benchmark.evaluation.paired import SIGNIFICANCE
 from benchmark.evaluation.selective import ACCURACY
 from benchmark.files import atomic, read_json, read_yaml, write_text
 from benchmark.report import facts
-from benchmark.report.discussion import discussion
 from benchmark.report.formats import cell_text, number, to_latex
 from benchmark.report.leaderboard import Finding, findings, leaderboard
 from benchmark.report.paper_text import (
@@ -34,8 +35,17 @@ from benchmark.report.paper_text import (
     narrower,
     tex,
     without_drop,
+    without_legend,
 )
-from benchmark.report.tables import METRICS, Block, Table, build_table, load_scores
+from benchmark.report.prose import experiments_shown, prose
+from benchmark.report.tables import (
+    LEGEND,
+    METRICS,
+    Block,
+    Table,
+    build_table,
+    load_scores,
+)
 
 HEADLINE = next(iter(METRICS))
 EXCHANGES = "exchanges"
@@ -62,7 +72,6 @@ def write_paper(root: Path, profile: str) -> Path:
     scores = load_scores(results, experiments)
     tables = [(e, build_table(e, scores, HEADLINE)) for e in experiments]
     found = findings(leaderboard(tables))
-    captions = figure_captions(page)
     data = read_json(results / "data.json")
     cards = facts.data_cards(results)
     environment = facts.environment(facts.run_records(results, experiments))
@@ -71,10 +80,11 @@ def write_paper(root: Path, profile: str) -> Path:
     values = numbers(profile, experiments, found, data, environment, settings, audit)
     write_text(folder / "numbers.tex", macros(values))
     write_text(folder / "findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
-    written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}
-    claims = {name: path for name, path in written.items() if "claim" in name}
+    write_text(folder / "legend.tex", tex(LEGEND) + "\n")
     others = [build_table(e, scores, m) for e in experiments for m in METRICS if m != HEADLINE]
-    in_print = {table.name: to_latex(without_drop(table)) for table in others}
+    in_print = {table.name: to_latex(without_legend(table)) for _, table in tables}
+    in_print |= {table.name: to_latex(without_drop(without_legend(table))) for table in others}
+    written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}
     for name, path in written.items():
         text = in_print.get(name) or path.read_text(encoding="utf-8")
         write_text(folder / "tables" / f"{name}.tex", narrower(text))
@@ -82,17 +92,29 @@ def write_paper(root: Path, profile: str) -> Path:
     for path in drawn.values():
         with atomic(folder / "figures" / path.name) as temporary:
             temporary.write_bytes(path.read_bytes())
-    together = [pair for pair in captions.pop("", []) if pair[0] in drawn]
-    results_parts = [together_text(together), exchanges_text(written)]
-    results_parts.append(results_text(tables, captions, written, drawn))
-    write_text(folder / "results.tex", "\n".join(results_parts))
+    pictures = {
+        name: [pair for pair in own if pair[0] in drawn]
+        for name, own in figure_captions(page).items()
+    }
+    overview = together_text(pictures.pop("", [])) + exchanges_text(written)
+    write_text(folder / "overview.tex", overview)
+    claims = {name: path for name, path in written.items() if "claim" in name}
     write_text(folder / "claims.tex", claims_text(claims))
-    own_words = root / "paper" / "discussion" / f"{profile}.tex"
-    write_text(folder / "discussion.tex", discussion(own_words, results, experiments))
-    shown = {table.name for _, table in tables} | {*claims, EXCHANGES}
-    later = dict(pair for own in captions.values() for pair in own[1:])
-    rest = {name: path for name, path in written.items() if name not in shown}
-    write_text(folder / "more.tex", more_text(rest, later, drawn))
+    floats = {
+        e.experiment: lead_floats(table, pictures.get(e.experiment, []), written)
+        for e, table in tables
+    }
+    own_words = root / "paper" / profile
+    shown = experiments_shown(own_words / "results.tex")
+    for part in ("results", "discussion"):
+        text = prose(own_words / f"{part}.tex", results, experiments, floats)
+        write_text(folder / f"{part}.tex", text)
+    if not shown:
+        shown = list(floats)
+        text = "\n".join(results_text(e, table) + floats[e.experiment] for e, table in tables)
+        write_text(folder / "results.tex", text)
+    rest = {name: path for name, path in written.items() if name not in {*claims, EXCHANGES}}
+    write_text(folder / "more.tex", more_text(tables, shown, floats, rest, pictures))
     write_text(folder / "data.tex", data_table(data, cards, experiments[0].classes))
     write_text(folder / "gaps.tex", gaps_text(experiments))
     write_text(folder / "methods.tex", appendix(settings, profile, experiments))
@@ -230,30 +252,20 @@ def exchanges_text(written: dict[str, Path]) -> str:
     )
 
 
-def results_text(
-    tables: list[tuple[Experiment, Table]],
-    captions: dict[str, list[tuple[str, str]]],
-    written: dict[str, Path],
-    drawn: dict[str, Path],
-) -> str:
-    """A subsection per experiment: what its table says, the table, and its first figure."""
-    parts = []
-    for experiment, table in tables:
-        parts.append(f"\\subsection{{{tex(experiment.title)}}}")
-        shown = [pair for pair in captions.get(experiment.experiment, [])[:1] if pair[0] in drawn]
-        places = [f"Table~\\ref{{tab:{label(table.name)}}}"]
-        places += [f"Figure~\\ref{{fig:{label(name)}}}" for name, _ in shown]
-        parts.append(
-            tex(f"Found {experiment.found} of {len(experiment.runs)} planned runs; ")
-            + "see "
-            + " and ".join(places)
-            + "."
-        )
-        parts += [tex(sentence(block)) for block in table.blocks if sentence(block)]
-        if table.name in written:
-            parts.append(f"\\input{{generated/tables/{table.name}}}")
-        parts += [figure(name, text) for name, text in shown]
-    return "\n\n".join(parts) + "\n"
+def lead_floats(table: Table, pictures: list[tuple[str, str]], written: dict[str, Path]) -> str:
+    """An experiment's table of the headline and its first figure."""
+    parts = [f"\\input{{generated/tables/{table.name}}}\n"] if table.name in written else []
+    return "\n".join(parts + [figure(*picture) for picture in pictures[:1]])
+
+
+def results_text(experiment: Experiment, table: Table) -> str:
+    """A subsection about an experiment: what its table says."""
+    parts = [
+        f"\\subsection{{{tex(experiment.title)}}}",
+        tex(f"Found {experiment.found} of {len(experiment.runs)} planned runs."),
+        *(tex(sentence(block)) for block in table.blocks),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n\n"
 
 
 def sentence(block: Block) -> str:
@@ -300,13 +312,45 @@ def claims_text(claims: dict[str, Path]) -> str:
     return text + "".join(f"\\input{{generated/tables/{name}}}\n" for name in claims)
 
 
-def more_text(tables: dict[str, Path], captions: dict[str, str], drawn: dict[str, Path]) -> str:
-    """All tables and figures that the body does not show; what is longer than a page is named."""
+def more_text(
+    tables: list[tuple[Experiment, Table]],
+    shown: list[str],
+    floats: dict[str, str],
+    written: dict[str, Path],
+    pictures: dict[str, list[tuple[str, str]]],
+) -> str:
+    """All tables and figures that the paper does not show, by experiment."""
+    own = by_experiment([experiment.experiment for experiment, _ in tables], written)
+    parts = []
+    for experiment, table in tables:
+        name = experiment.experiment
+        parts.append(results_text(experiment, table))
+        parts.append("The paper shows its first table.\n" if name in shown else floats[name])
+        others = {n: path for n, path in own[name].items() if n != table.name}
+        parts.append(floats_text(others, pictures.get(name, [])[1:]))
+    parts += ["\\subsection{All experiments together}\n", floats_text(own[""], [])]
+    return "\n".join(parts)
+
+
+def by_experiment(experiments: list[str], written: dict[str, Path]) -> dict[str, dict[str, Path]]:
+    """Experiment → its tables by name; under "" those about all experiments.
+
+    A table's name begins with that of its experiment, the longest one where several fit.
+    """
+    own: dict[str, dict[str, Path]] = {name: {} for name in ("", *experiments)}
+    for name, path in written.items():
+        fits = [known for known in experiments if name.startswith(f"{known}_")]
+        own[max(fits, key=len, default="")][name] = path
+    return own
+
+
+def floats_text(tables: dict[str, Path], pictures: list[tuple[str, str]]) -> str:
+    """Tables and figures that need not stand by a text; what is longer than a page is named."""
     rows = {name: path.read_text("utf-8").count(" \\\\\n") for name, path in tables.items()}
     long = [f"{name}.csv" for name in tables if rows[name] > MOST_ROWS]
     parts = [tex(f"Longer than a page, and so only in tables/: {joined(long)}.\n")] if long else []
     floats = [f"\\input{{generated/tables/{name}}}\n" for name in tables if rows[name] <= MOST_ROWS]
-    floats += [figure(name, text) for name, text in captions.items() if name in drawn]
+    floats += [figure(*picture) for picture in pictures]
     for start in range(0, len(floats), MOST_FLOATS):
         parts += [*floats[start : start + MOST_FLOATS], "\\clearpage\n"]
     return "\n".join(parts) + "\n"

@@ -10,7 +10,7 @@ from typing import Any
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.report.facts import DataCard
 from benchmark.report.formats import escape_latex
-from benchmark.report.tables import Table
+from benchmark.report.tables import LEGEND, Table
 
 BLOCKS = (
     "normalisations",
@@ -42,7 +42,7 @@ GRID = (
 def tex(text: str) -> str:
     """Any text for LaTeX; long names may break behind an underscore and the like.
 
-    Letters and signs beyond those of LaTeX are declared in `main.tex`.
+    Letters and signs beyond those of LaTeX are declared in `preamble.tex`.
     """
     escaped = escape_latex(text)
     escaped = re.sub(r"(\\_|(?<=\w)[+/](?=[a-z]))", r"\1\\allowbreak{}", escaped)
@@ -80,18 +80,22 @@ def figure(name: str, caption: str) -> str:
     )
 
 
+def without_legend(table: Table) -> Table:
+    """A table of scores for print, where the text explains the signs once for all tables."""
+    return replace(table, caption=table.caption.removesuffix(LEGEND).rstrip())
+
+
 def without_drop(table: Table) -> Table:
     """A table of scores without the shift drop, the difference of two columns that stay; the
     headline's table has it. What is left has room in the size of small print.
     """
-    caption = re.sub(r" Shift drop: [^.]*\.", "", table.caption)
     blocks = []
     for block in table.blocks:
         kept = [place for place, column in enumerate(block.columns) if column.key != "shift_drop"]
         columns = tuple(block.columns[place] for place in kept)
         rows = tuple(replace(row, cells=tuple(row.cells[p] for p in kept)) for row in block.rows)
         blocks.append(replace(block, columns=columns, rows=rows))
-    return replace(table, caption=caption, blocks=tuple(blocks))
+    return replace(table, blocks=tuple(blocks))
 
 
 def narrower(table: str) -> str:

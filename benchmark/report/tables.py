@@ -41,6 +41,15 @@ METRICS = HEADLINE | {
 }
 """Metric → its name in print. The first is the headline, and each table has one metric."""
 
+LEGEND = (
+    f"{INTERVAL_NOTE} Bold: highest mean of its column; "
+    "°: not shown to be worse than it (paired by image and across seeds, Holm-corrected, 5 %). "
+    "In-domain: held-out part of the source. Shift drop: in-domain minus mean of targets, in "
+    "points. Majority: the commonest class of each test set answered for every image, an "
+    "oracle constant and not a method."
+)
+"""What the signs of a table mean; its caption ends with it."""
+
 Parquet = dict[str, list]
 """column → values, one per row"""
 
@@ -290,11 +299,7 @@ def build_table(experiment: Experiment, scores: Scores, metric: str) -> Table:
     """One metric of one experiment, every planned method in it, found or not."""
     caption = (
         f"{experiment.title}: {METRICS[metric]} in %, mean over seeds [95 % interval]; "
-        f"{found_of_planned(experiment)} runs. {INTERVAL_NOTE} Bold: highest mean of its column; "
-        "°: not shown to be worse than it (paired by image and across seeds, Holm-corrected, 5 %). "
-        "In-domain: held-out part of the source. Shift drop: in-domain minus mean of targets, in "
-        "points. Majority: the commonest class of each test set answered for every image, an "
-        "oracle constant and not a method."
+        f"{found_of_planned(experiment)} runs. {LEGEND}"
     )
     blocks = tuple(
         build_block(scores, experiment, scenario, track, metric)

@@ -1,19 +1,20 @@
-r"""Discussion: prose about a profile's results in; the same with its numbers filled in, out.
+r"""Prose about a profile's results in; the same with its numbers and tables filled in, out.
 
-`paper/discussion/<profile>.tex` names numbers and holds none, so that none of them can grow old:
+`paper/<profile>/results.tex` and `discussion.tex` name numbers and hold none, so that none of them
+can grow old:
 
 - `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.csv`, with its interval
   if it has one. ROW is what the row has in other cells, set apart by ` | `; one row alone may fit.
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
   that differs from it in a single part, in points, from `effects.parquet`; of several experiments
   that compare them, in the one with the most seeds.
+- `\experiment{NAME}` is the table of an experiment's headline score and its first figure.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,25 +26,36 @@ from benchmark.report.paper_text import tex
 from benchmark.report.sheets.measures import load_effects, signed
 from benchmark.report.tables import Cell
 
-NAMED = re.compile(r"\\(entry|difference)((?:\{[^{}]*\})+)")
+NAMED = re.compile(r"\\(entry|difference|experiment)((?:\{[^{}]*\})+)")
 
 
-def discussion(path: Path, results: Path, experiments: list[Experiment]) -> str:
-    """The text of a discussion with its numbers, ready for LaTeX; nothing if none was written.
+def experiments_shown(path: Path) -> list[str]:
+    """The experiments whose table a text shows; none if there is no such text."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [words[1:-1] for kind, words in NAMED.findall(text) if kind == "experiment"]
+
+
+def prose(path: Path, results: Path, experiments: list[Experiment], floats: dict[str, str]) -> str:
+    """A text with its numbers, ready for LaTeX; nothing if none was written.
+
+    Args:
+        floats: experiment → the LaTeX of its table and figure.
 
     Raises:
         UserError: a number that the results do not hold, or that is not named unmistakably.
     """
     if not path.is_file():
         return ""
-    numbers = {
-        "entry": partial(entry, results / "tables"),
-        "difference": partial(difference, load_effects(results, experiments)),
+    tables, effects = results / "tables", load_effects(results, experiments)
+    kinds = {
+        "entry": lambda *words: tex(entry(tables, *words)),
+        "difference": lambda *words: tex(difference(effects, *words)),
+        "experiment": lambda *words: of_experiment(floats, *words),
     }
 
     def filled(line: int, kind: str, words: list[str]) -> str:
         try:
-            return tex(numbers[kind](*words))
+            return kinds[kind](*words)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}, line {line}: \\{kind}: {error}") from None
 
@@ -52,6 +64,13 @@ def discussion(path: Path, results: Path, experiments: list[Experiment]) -> str:
         NAMED.sub(lambda m, n=n: filled(n, m[1], re.findall(r"\{([^{}]*)\}", m[2])), line)
         for n, line in enumerate(lines, 1)
     )
+
+
+def of_experiment(floats: dict[str, str], name: str) -> str:
+    """An experiment's table and figure."""
+    if name not in floats:
+        raise ValueError(f"there is no experiment {name}{suggest(name, floats)}")
+    return floats[name]
 
 
 def entry(tables: Path, name: str, row: str, column: str) -> str:
