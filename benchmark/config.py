@@ -290,6 +290,11 @@ class Params(Strict):
         """Every domain that some profile trains on, sorted."""
         return sorted({s for profile in self.profiles.values() for s in profile.sources()})
 
+    def methods_of(self, experiment: Experiment) -> dict[str, Method]:
+        """The methods of an experiment by name: its grid, then the named ones."""
+        methods = {method.canonical_name: method for method in grid(experiment)}
+        return methods | {name: self.methods[name] for name in experiment.methods}
+
 
 def load_params(path: Path = PARAMS) -> Params:
     """Read and check `params.yaml`, blocks named by the grids included.
@@ -311,11 +316,11 @@ def load_params(path: Path = PARAMS) -> Params:
                     raise UserError(f"{where}.methods: no '{chosen}' under methods{near}")
             for method in grid(experiment):
                 check_parts(params, method, where)
-            for method in [*grid(experiment), *(params.methods[m] for m in experiment.methods)]:
+            for chosen, method in params.methods_of(experiment).items():
                 try:
                     profile.size_of(method.framing)
                 except UserError as error:
-                    raise UserError(f"{where}: {method.canonical_name}: {error}") from None
+                    raise UserError(f"{where}: {chosen}: {error}") from None
     return params
 
 

@@ -18,7 +18,6 @@ from benchmark.config import (
     Training,
     corruption_of,
     expand_scenario,
-    grid,
     scenario_folder,
     sources_of,
 )
@@ -111,13 +110,12 @@ def what_is_used(source: str, targets: list[str], split: str, domains: dict[str,
 
 
 def methods_of(params: Params, experiment: Experiment, where: str) -> dict[str, Method]:
-    """The methods of an experiment by name: its grid, then the named ones.
+    """The methods of an experiment by name.
 
     Raises:
         UserError: a member of an ensemble is not a network of the same experiment.
     """
-    methods = {method.canonical_name: method for method in grid(experiment)}
-    methods |= {name: params.methods[name] for name in experiment.methods}
+    methods = params.methods_of(experiment)
     networks = [name for name, method in methods.items() if not method.members]
     for name, method in methods.items():
         for member in method.members:

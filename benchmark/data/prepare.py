@@ -118,21 +118,24 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     datasets = root / "datasets"
     cache = cache_folder(root, profile_name)
     tables: list[pd.DataFrame] = []
-    facts: dict[str | None, dict[str, dict[str, Any]]] = {}
-    for framing in (None, *profile.framings):
-        facts[framing] = {}
-        for domain in profile.domains:
-            card = card_of(cards, domain)
-            asked = datasets, card, domain, profile.label_space, profile.subset
+    facts: dict[str | None, dict[str, dict[str, Any]]] = {
+        framing: {} for framing in (None, *profile.framings)
+    }
+    for domain in profile.domains:
+        card = card_of(cards, domain)
+        asked = datasets, card, domain, profile.label_space, profile.subset
+        images = domain_images(*asked)
+        tables.append(rows_of(domain, images))
+        cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
+        if len(cells):
+            tables.append(rows_of(open_set_of(domain), cells))
+        for framing, own in facts.items():
             how = shown(profile, card.domains[domain], framing)
             make = partial(make_array, datasets, cache, card, how)
-            facts[framing][domain], table = make(domain, domain_images(*asked))
-            tables.append(table)
-            cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
+            own[domain] = make(domain, images)
             if len(cells):
-                facts[framing][domain]["open_set"], table = make(open_set_of(domain), cells)
-                tables.append(table)
-    rows = pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+                own[domain]["open_set"] = make(open_set_of(domain), cells)
+    rows = pd.concat(tables, ignore_index=True)
     names = rows["domain"].unique()
     remove_unknown(cache, [array_path(cache, *both) for both in product(names, facts)])
     with atomic(table_path(cache)) as temporary:
@@ -172,7 +175,7 @@ def shown(profile: Profile, domain: Domain, framing: str | None) -> Shown:
 
 def make_array(
     datasets: Path, cache: Path, card: Card, how: Shown, name: str, images: pd.DataFrame
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> dict[str, Any]:
     """Decode images into an array, or keep the one that was made of the same.
 
     Args:
@@ -180,7 +183,7 @@ def make_array(
         images: path, sha256, group and class_name of each.
 
     Returns:
-        What data.json says of the array, and the table of its rows.
+        What data.json says of the array.
     """
     domain = card.domains[name.removesuffix(OPEN_SET_SUFFIX)]
     key = digest(
@@ -205,7 +208,19 @@ def make_array(
             np.save(file, pixels)
         known = {"key": key, "sha256": sha256_file(array)}
         write_json(receipt, known)
-    table = pd.DataFrame(
+    both = known["sha256"] + digest(rows_of(name, images).to_numpy().tolist())
+    return {
+        "dataset": card.name,
+        "images": len(images),
+        "classes": images["class_name"].value_counts().sort_index().to_dict(),
+        "crop": crop_facts(how.crop),
+        "digest": hashlib.sha256(both.encode()).hexdigest()[:16],
+    }
+
+
+def rows_of(name: str, images: pd.DataFrame) -> pd.DataFrame:
+    """Which image stands in which row of a domain's arrays."""
+    return pd.DataFrame(
         {
             "domain": name,
             "row": np.arange(len(images)),
@@ -214,14 +229,6 @@ def make_array(
             "class_name": images["class_name"],
         }
     )
-    both = known["sha256"] + digest(table.to_numpy().tolist())
-    return {
-        "dataset": card.name,
-        "images": len(images),
-        "classes": images["class_name"].value_counts().sort_index().to_dict(),
-        "crop": crop_facts(how.crop),
-        "digest": hashlib.sha256(both.encode()).hexdigest()[:16],
-    }, table
 
 
 def decode_all(paths: list[Path], crop: Crop, size: int, domain: str) -> np.ndarray:

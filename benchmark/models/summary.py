@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.config import Params, grid
+from benchmark.config import Params
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.normalisation import norm_layers
 from benchmark.runs import initial_weights
@@ -85,7 +85,7 @@ def summarise_profile(
     profile = params.profile(profile_name)
     found: dict[tuple[str, str, str, str, int], Summary | str] = {}
     for experiment in profile.experiments.values():
-        for method in [*grid(experiment), *(params.methods[name] for name in experiment.methods)]:
+        for method in params.methods_of(experiment).values():
             size = profile.size_of(method.framing)
             key = (method.backbone, method.normalisation, method.head, method.freezing, size)
             if method.members or key in found:
