@@ -536,7 +536,7 @@ def score(
 @app.command()
 def paper(profile: ProfileOption = "core") -> None:
     """Write the numbers, tables and figures that paper/*.tex read (paper/generated/)."""
-    from benchmark.report.paper import write_paper
+    from benchmark.report.paper.paper import write_paper
 
     say(f"wrote {write_paper(ROOT, profile)}: build the PDF with `make paper`")
 

@@ -17,16 +17,7 @@ from test_page import write_gaps
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Scenario, load_experiments, predictions_digest
 from benchmark.report.formats import to_latex
-from benchmark.report.paper import (
-    MOST_ROWS,
-    by_experiment,
-    claims_text,
-    floats_text,
-    seeds_of,
-    sentence,
-    write_paper,
-)
-from benchmark.report.paper_text import (
+from benchmark.report.paper.latex import (
     description,
     flat,
     inline,
@@ -36,7 +27,16 @@ from benchmark.report.paper_text import (
     without_drop,
     without_legend,
 )
-from benchmark.report.prose import experiments_shown, prose
+from benchmark.report.paper.numbers import seeds_of
+from benchmark.report.paper.paper import write_paper
+from benchmark.report.paper.prose import experiments_shown, prose
+from benchmark.report.paper.sections import (
+    MOST_ROWS,
+    by_experiment,
+    claims_text,
+    floats_text,
+    sentence,
+)
 from benchmark.report.sheets.sheet import Sheet
 from benchmark.report.sheets.sheet import to_latex as sheet_to_latex
 from benchmark.report.tables import LEGEND, Block, Cell, Column, Row, build_table, load_scores

@@ -15,7 +15,7 @@ from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.formats import cell_text, column_support, column_title, number
-from benchmark.report.tables import METRICS, Block, Cell, Column, Row, Table
+from benchmark.report.tables import HEADLINE, METRICS, Block, Cell, Column, Row, Table
 
 FIRST = ("in_domain", *SUMMARIES)
 
@@ -164,7 +164,7 @@ def findings(boards: list[dict[str, Any]]) -> list[Finding]:
     """One finding per scenario and track that has a method with a run on other domains."""
     found = []
     for board in boards:
-        if board["metric"] != next(iter(METRICS)):
+        if board["metric"] != HEADLINE:
             continue
         places = {column["key"]: place for place, column in enumerate(board["columns"])}
         if "mean_target" not in places:

@@ -26,7 +26,7 @@ from benchmark.report.figures.style import (
     sheet,
 )
 from benchmark.report.tables import (
-    METRICS,
+    HEADLINE,
     Block,
     Column,
     Row,
@@ -37,7 +37,6 @@ from benchmark.report.tables import (
     values,
 )
 
-HEADLINE = next(iter(METRICS))
 ROW = 3.9
 """mm"""
 FRAME = 20.0

@@ -16,10 +16,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from benchmark.config import sources_of
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
 from benchmark.report.figures.curves import plain_targets
-from benchmark.report.figures.forest import HEADLINE
 from benchmark.report.figures.style import FAINT, IN_DOMAIN, INK, MARKS, STYLE, page
 from benchmark.report.figures.training import Records, trained
-from benchmark.report.tables import Scores, values
+from benchmark.report.tables import HEADLINE, Scores, values
 
 OTHERS = "several"
 """Row of the scenarios that train on several domains at once."""

@@ -17,9 +17,8 @@ from scipy import stats
 
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.report.figures.curves import plain_targets
-from benchmark.report.figures.forest import HEADLINE
 from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet
-from benchmark.report.tables import Scores, values
+from benchmark.report.tables import HEADLINE, Scores, values
 
 FEWEST = 3
 """methods for which ranks say more than a difference, and blocks behind them"""

@@ -22,7 +22,7 @@ import pandas as pd
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report.formats import cell_text
-from benchmark.report.paper_text import tex
+from benchmark.report.paper.latex import tex
 from benchmark.report.sheets.measures import load_effects, signed
 from benchmark.report.tables import Cell
 
