@@ -45,9 +45,10 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
         path = root / ("dvc.yaml" if position == 0 else f"pipelines/{name}/dvc.yaml")
         stages = {"split": split_stage(params, cards)} if position == 0 else {}
         stages |= profile_stages(name, profile, cards, blocks)
-        # Made by hand (`wbc-shift embed`): a stage cannot depend on what may not be there.
-        if (root / f"results/{name}/embeddings").is_dir():
-            stages["report"]["deps"].append(f"results/{name}/embeddings")
+        # Made by hand (`wbc-shift embed`, `speed`): no stage can depend on what may not be there.
+        for made in (f"results/{name}/embeddings", "results/speed"):
+            if (root / made).is_dir():
+                stages["report"]["deps"].append(made)
         wdir = os.path.relpath(root, path.parent)
         for stage in stages.values():
             if wdir != ".":

@@ -12,21 +12,33 @@ from test_evaluate import predictions, run_record, write_experiment, write_run
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Method, Scenario, load_experiments
-from benchmark.report.figures.overview import Speed, front, heat_maps
+from benchmark.report.facts import run_records
+from benchmark.report.figures.overview import heat_maps
 from benchmark.report.figures.ranks import cliques, nemenyi, ranking
+from benchmark.report.figures.throughput import Speed, front, speeds
 from benchmark.report.report import report
 from benchmark.report.sheets.measures import ensembles_against_members
 from benchmark.report.sheets.sheet import Sheet, shares, to_csv, to_latex, to_markdown
 from benchmark.report.tables import load_scores
+from benchmark.speed.records import write_rows
+from benchmark.speed.table import training_speeds
 
 CORRUPTIONS = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
 HOME = [12, 20, 11, 10, 10]
+NETWORK = {"stage": "train", "backbone": "resnet18", "image_size": 64, "batch_size": 64}
+NETWORK |= {"outcome": "done", "device": "Toy", "device_type": "cpu", "threads": 1, "torch": "2"}
+MEASURED = [
+    NETWORK | {"normalisation": "bn", "images_per_s": 30.0},
+    NETWORK | {"normalisation": "gn", "images_per_s": 25.0},
+    NETWORK | {"normalisation": "in", "images_per_s": 40.0, "threads": 2},
+    NETWORK | {"normalisation": "in", "images_per_s": 90.0, "stage": "inference"},
+]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Three methods of two seeds on two targets, and two of them on corruptions."""
-    folder = tmp_path_factory.mktemp("results")
+    folder = tmp_path_factory.mktemp("project") / "results" / "toy"
     shifted, corrupted = [], []
     for place, name in enumerate(("resnet18-bn-ce", "resnet18-gn-ce", "resnet18-in-ce")):
         for seed in (0, 1):
@@ -43,6 +55,7 @@ def results(tmp_path_factory):
                 corrupted.append(finished(folder, record, table))
     write_experiment(folder, shifted)
     write_experiment(folder, corrupted, "corruptions", "Corruptions")
+    write_rows(folder.parents[1], MEASURED, "fp32", "channels_last")
     evaluate(folder)
     report(folder)
     return folder
@@ -55,6 +68,7 @@ def finished(folder, record, table):
     history = [{"train_loss": 1.0 / (e + 1), "id_val_macro_f1": 0.2 * e} for e in range(3)]
     own = record | {"environment": facts, "history": history, "train_images_per_s": 20.0}
     own |= {"time": {"train_s": 60.0, "evaluate_s": 5.0}}
+    own |= {"settings": {"image_size": 64, "training": {"precision": "fp32"}}}
     (folder / "runs" / record["run_id"] / "run.json").write_text(json.dumps(own))
     return record
 
@@ -199,8 +213,28 @@ def test_speeds_come_from_the_records(results):
     assert (rows["resnet18-bn-ce"]["runs"], rows["resnet18-in-ce"]["runs"]) == ("4", "2")
 
 
+def test_a_figure_of_speed_shows_networks_that_were_measured_on_the_same_device(results):
+    experiments = load_experiments(results)
+    found = speeds(
+        experiments,
+        {record["run_id"]: record for record in run_records(results, experiments)},
+        load_scores(results, experiments),
+        training_speeds(results.parents[1]),
+    )
+    assert {name: own.images_per_s for name, own in found.methods.items()} == {
+        "resnet18-bn-ce": 30.0,
+        "resnet18-gn-ce": 25.0,
+    }
+    assert found.left_out == 1  # measured with other threads only
+    scores = pd.read_parquet(results / "metrics.parquet").query("metric == 'macro_f1'")
+    own = scores.query("method == 'resnet18-bn-ce' and domain in ('bccd', 'jtsc')")
+    assert found.methods["resnet18-bn-ce"].score == pytest.approx(100 * own["value"].mean())
+    assert training_speeds(results) == {}
+
+
 def test_the_front_holds_what_no_other_beats_in_both():
-    points = {"a": Speed(10, 50), "b": Speed(20, 40), "c": Speed(15, 39), "d": Speed(20, 30)}
+    values = {"a": (10, 50), "b": (20, 40), "c": (15, 39), "d": (20, 30)}
+    points = {name: Speed(*value, "resnet18") for name, value in values.items()}
     assert front(points) == ["b", "a"]
 
 

@@ -28,17 +28,14 @@ from benchmark.report.figures.embedding import (
     embedding_text,
 )
 from benchmark.report.figures.forest import TEXT, forest_figure, forest_pages
-from benchmark.report.figures.overview import (
-    heat_figure,
-    heat_maps,
-    speed_figure,
-    speeds,
-)
+from benchmark.report.figures.overview import heat_figure, heat_maps
 from benchmark.report.figures.ranks import rank_figure, ranking
 from benchmark.report.figures.style import save
+from benchmark.report.figures.throughput import speed_figure, speeds
 from benchmark.report.figures.training import Records, training_figure, training_rows
 from benchmark.report.page import Picture
 from benchmark.report.tables import Scores, done_ids
+from benchmark.speed.table import Network
 
 OVERVIEW = ""
 """Stands for all experiments."""
@@ -59,6 +56,7 @@ class Material(NamedTuple):
     curves: Curves
     records: Records
     embeddings: list[Embedding]
+    measured: dict[Network, float]
 
 
 class Job(NamedTuple):
@@ -97,16 +95,17 @@ def overview_jobs(material: Material) -> Iterator[Job]:
             "itself and so says what could be had at most."
         )
         yield Job(OVERVIEW, Picture("heat_map", text), lambda: heat_figure(maps))
-    points, where, left_out = speeds(experiments, material.records, scores)
-    if points:
+    found = speeds(experiments, material.records, scores, material.measured)
+    if found.methods:
         text = (
             "Mean macro-F1 over the targets against images per second in training, with the "
-            f"methods that no other beats in both ({where}). Inductive methods that were trained "
-            "for themselves. The machine was shared, so speeds are rough."
+            f"methods that no other beats in both ({found.where}). Speeds are of the network "
+            "measured alone, its loss and augmentation aside. Inductive methods that were trained "
+            "for themselves."
         )
-        yield Job(
-            OVERVIEW, Picture("throughput", text), lambda: speed_figure(points, where, left_out)
-        )
+        if found.left_out:
+            text += f" Left out: {found.left_out} of networks that were not measured."
+        yield Job(OVERVIEW, Picture("throughput", text), lambda: speed_figure(found))
     for stem, own in embedding_pages(material.embeddings):
         yield Job(OVERVIEW, Picture(stem, embedding_text(own)), partial(embedding_figure, own))
 

@@ -32,6 +32,7 @@ from benchmark.report.sheets.sheet import Sheet, write_sheet
 from benchmark.report.sheets.throughput import throughput_sheet
 from benchmark.report.sheets.work import work_sheet
 from benchmark.report.tables import METRICS, Table, build_table, load_scores
+from benchmark.speed.table import training_speeds
 
 
 def report(results: Path, strict: bool = False) -> None:
@@ -58,6 +59,7 @@ def report(results: Path, strict: bool = False) -> None:
     material = Material(
         experiments, scores, load_confusions(results, experiments),
         load_curves(results, experiments), records, load_embeddings(results, experiments),
+        training_speeds(results.parents[1]),
     )  # fmt: skip
     drawn = draw_all(results / "figures", material)
     sections = [replace(s, pictures=drawn[s.experiment.experiment]) for s in sections]

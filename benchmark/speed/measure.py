@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -61,8 +60,7 @@ def in_turn(
             seconds = time.perf_counter() - wall, processor_seconds() - processor
             if isinstance(part, float):
                 seconds = part, seconds[1]
-            peak = peak_memory(device)
-            above = None if before is None or peak is None else max(0, peak - before)
+            above = None if before is None else torch.cuda.max_memory_allocated(device) - before
             seen[name].append((*seconds, above))
     return {
         name: Timing(
@@ -86,31 +84,14 @@ def synchronise(device: torch.device) -> None:
 
 
 def start_of_peak(device: torch.device) -> int | None:
-    """Set the peak of memory back to what is in use now, and return that, in bytes."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    """Set a GPU's peak of memory back to what is in use now, and return that, in bytes.
+
+    None on a processor, where what was freed stays with the process and no peak says who used it.
+    """
+    if device.type != "cuda":
         return None
-    return status_bytes("VmRSS")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """The most bytes in use since `start_of_peak`: of a GPU's allocator, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return status_bytes("VmHWM")
-
-
-def status_bytes(field: str) -> int | None:
-    """A memory field of this process as Linux counts it; None elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(li.split()[1]) * 1024 for li in lines if li.startswith(f"{field}:"))
-    except (OSError, StopIteration):
-        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 def noise_images(count: int, size: int, classes: int) -> Images:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmark.config import Params, Training, grid
+from benchmark.config import Params, Training
 from benchmark.data.cards import Card, card_of, domain_images
 from benchmark.data.fetch import raw_folder
 from benchmark.data.prepare import decode_all
@@ -41,28 +41,29 @@ DECODED = 64
 Row = dict[str, Any]
 
 
-def networks(params: Params, profile_name: str, models: list[str]) -> list[tuple[str, str]]:
-    """Backbone and normalisation of what is measured: the profile's, or the named timm models.
+def networks(params: Params, profile_name: str, models: list[str]) -> list[tuple[str, str, int]]:
+    """Backbone, normalisation and image size of what is measured: the profile's, or timm models.
 
     A named model has the profile's normalisations, or where it is not the profile's, its own.
     """
     profile = params.profile(profile_name)
-    found: dict[tuple[str, str], None] = {}
+    found: dict[tuple[str, str, int], None] = {}
     for experiment in profile.experiments.values():
-        for method in [*grid(experiment), *(params.methods[name] for name in experiment.methods)]:
+        for method in params.methods_of(experiment).values():
             if method.backbone:
-                found[method.backbone, method.normalisation] = None
+                size = profile.size_of(method.framing)
+                found[method.backbone, method.normalisation, size] = None
     if not models:
         return list(found)
-    chosen = [pair for pair in found if pair[0] in models]
+    chosen = [network for network in found if network[0] in models]
     for name in models:
-        if name not in {backbone for backbone, _ in chosen}:
+        if name not in {backbone for backbone, *_ in chosen}:
             # Layer normalisation is never put in: where it is allowed, the network has it.
             reasons = {n: skip_reason(name, n, {}, profile.image_size) for n in ("ln", "bn")}
             own = [n for n, reason in reasons.items() if reason is None]
             if not own:
                 raise UserError(f"--models {name}: {reasons['bn']}")
-            chosen.append((name, own[0]))
+            chosen.append((name, own[0], profile.image_size))
     return chosen
 
 
@@ -210,9 +211,9 @@ def measure_speed(
         settings = profile.training.model_copy(update={"precision": precision})
         for layout in layouts or ["channels_last"]:
             rows = [here | prepared]
-            for backbone, normalisation in chosen:
+            for backbone, normalisation, size in chosen:
                 parameters = params.normalisations[normalisation]
-                what = (backbone, normalisation, parameters, settings, profile.image_size)
+                what = (backbone, normalisation, parameters, settings, size)
                 for row in measure_network(*what, layout, device, steps, rounds):
                     rows.append(row | here)
                     say(told(rows[-1]))

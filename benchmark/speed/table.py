@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,6 +16,27 @@ HEADER = (
     "device", "threads", "precision", "layout", "backbone", "normalisation", "px", "batch",
     "training images/s", "of the floor", "inference images/s", "peak memory (MiB)", "note",
 )  # fmt: skip
+
+
+class Network(NamedTuple):
+    """What a speed of training is measured on."""
+
+    device: str
+    threads: int
+    precision: str
+    backbone: str
+    normalisation: str
+    image_size: int
+
+
+def training_speeds(root: Path) -> dict[Network, float]:
+    """Images per second of the steps that a run trains with; empty if nothing was measured."""
+    if not any((Path(root) / "results" / "speed").glob("*.csv")):
+        return {}
+    table = read_speed(root)
+    table = table[(table["stage"] == "train") & (table["outcome"] == "done")]
+    rows = table[[*Network._fields, "images_per_s"]].itertuples(index=False, name=None)
+    return {Network(*row[:-1]): row[-1] for row in rows}
 
 
 def read_speed(root: Path) -> pd.DataFrame:

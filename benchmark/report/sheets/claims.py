@@ -92,7 +92,7 @@ CLAIMS = (
         "le2026",
         "macro-F1 74.2 (three networks) against 70.4 and 70.6 (ResNet-50 and -152 alone)",
         ensembles_against_members,
-        "Smaller members that differ in normalisation alone; the best one is chosen on the targets",
+        "Smaller members, from scratch; the best one is chosen on the targets",
     ),
     Claim(
         "Macenko normalisation helps",
@@ -113,7 +113,7 @@ CLAIMS = (
         "he2023",
         "F1 92.27 against 91.45 (CrossFormer-T), one seed",
         effect("loss", "ccl", "ce"),
-        "Another backbone and private data there",
+        "Private data and networks that had longer to learn there",
     ),
     Claim(
         "CCL's confidence tells the unreliable",

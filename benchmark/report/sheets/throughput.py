@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.report.figures.overview import device_text
+from benchmark.report.figures.throughput import device_text
 from benchmark.report.figures.training import Records
 from benchmark.report.formats import NOTHING, number
 from benchmark.report.sheets.sheet import Sheet
@@ -30,8 +30,8 @@ def throughput_sheet(experiments: list[Experiment], records: Records) -> Sheet:
     return Sheet(
         "throughput",
         "Throughput: images per second in training (median over runs, range) and seconds per run, "
-        "by method and device. Runs shared their machine with others, so the range is part of the "
-        "result.",
+        "by method and device. Where runs shared their machine with other work, the range is part "
+        "of the result; `wbc-shift speed` measures a network alone.",
         HEADER,
         tuple(rows),
         text_columns=2,
