@@ -13,13 +13,14 @@ from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Method, Scenario, load_experiments
 from benchmark.report.facts import run_records
+from benchmark.report.figures.forest import not_worse
 from benchmark.report.figures.overview import heat_maps
 from benchmark.report.figures.ranks import cliques, nemenyi, ranking
 from benchmark.report.figures.throughput import Speed, front, speeds
 from benchmark.report.report import report
 from benchmark.report.sheets.measures import ensembles_against_members
 from benchmark.report.sheets.sheet import Sheet, shares, to_csv, to_latex, to_markdown
-from benchmark.report.tables import load_scores
+from benchmark.report.tables import Cell, load_scores
 from benchmark.speed.records import write_rows
 from benchmark.speed.table import training_speeds
 
@@ -230,6 +231,12 @@ def test_a_figure_of_speed_shows_networks_that_were_measured_on_the_same_device(
     own = scores.query("method == 'resnet18-bn-ce' and domain in ('bccd', 'jtsc')")
     assert found.methods["resnet18-bn-ce"].score == pytest.approx(100 * own["value"].mean())
     assert training_speeds(results) == {}
+
+
+def test_a_method_that_stands_alone_is_not_drawn_as_worse():
+    best, good, worse = Cell(50.0, best=True), Cell(49.0, as_good=True), Cell(9.0)
+    assert [not_worse(cell, [best, good, worse]) for cell in (best, good, worse)] == [1, 1, 0]
+    assert not_worse(worse, [worse])
 
 
 def test_the_front_holds_what_no_other_beats_in_both():

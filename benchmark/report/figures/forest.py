@@ -28,6 +28,7 @@ from benchmark.report.figures.style import (
 from benchmark.report.tables import (
     HEADLINE,
     Block,
+    Cell,
     Column,
     Row,
     Scores,
@@ -136,6 +137,11 @@ def seed_values(experiment: Experiment, scores: Scores, block: Block) -> Seeds:
     return found
 
 
+def not_worse(cell: Cell, column: list[Cell]) -> bool:
+    """Whether a cell is not shown to be worse than another one; where none is best, none is."""
+    return cell.best or cell.as_good or not any(other.best for other in column)
+
+
 def draw_column(
     axes: Axes,
     x: tuple[float, float],
@@ -174,7 +180,7 @@ def draw_column(
     ]
     if dots:
         axes.plot(*zip(*dots, strict=True), ".", color=FAINT, markersize=2.2, zorder=1)
-    good = np.array([cell.best or cell.as_good for cell in cells])
+    good = np.array([not_worse(cell, cells) for cell in cells])
     for chosen, face in ((good, colour), (~good, "white")):
         axes.plot(
             mean[chosen], height[chosen], "o", markersize=3.6, markeredgewidth=0.8,
