@@ -1,4 +1,4 @@
-"""LaTeX of the paper: macros, captions, the table of data, and the methods' appendix."""
+"""LaTeX of the paper: macros, captions, the table of data, and the settings of the supplement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKS = (
     "weights",
     "methods",
 )
-"""Keys of `params.yaml` that hold building blocks; the appendix lists those that are used."""
+"""Keys of `params.yaml` that hold building blocks; the settings list those that are used."""
 GRID = (
     "scenarios",
     "backbones",
