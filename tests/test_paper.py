@@ -29,7 +29,7 @@ from benchmark.report.paper.latex import (
 )
 from benchmark.report.paper.numbers import seeds_of
 from benchmark.report.paper.paper import write_paper
-from benchmark.report.paper.prose import experiments_shown, prose
+from benchmark.report.paper.prose import experiments_shown, fillings, prose
 from benchmark.report.paper.sections import (
     MOST_ROWS,
     by_experiment,
@@ -163,7 +163,7 @@ def filled(results, named):
     """A text of two lines, the second of which names a number."""
     path = results / "toy.tex"
     path.write_text(f"first line\n{named}\\,\\%")
-    return prose(path, results, [], {"norms": "a table"})
+    return prose(path, fillings(results, [], {"norms": "a table"}))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def filled(results, named):
 )
 def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
     assert filled(results, f"before {named}") == f"first line\nbefore {tex(shown)}\\,\\%"
-    assert prose(results / "of another profile.tex", results, [], {}) == ""
+    assert prose(results / "of another profile.tex", fillings(results, [], {})) == ""
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,8 @@ def test_a_text_holds_the_experiments_that_it_names(results, tmp_path):
 def test_the_results_hold_every_number_of_the_text(path):
     results = REPOSITORY / "results/core"
     experiments = load_experiments(results)
-    text = prose(path, results, experiments, {e.experiment: "" for e in experiments})
+    floats = {e.experiment: "" for e in experiments}
+    text = prose(path, fillings(results, experiments, floats))
     assert len(text) > 1000
     assert not re.search(r"\\(?:entry|difference|experiment)\b", text)
 

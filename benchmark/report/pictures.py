@@ -35,7 +35,7 @@ from benchmark.report.figures.throughput import speed_figure, speeds
 from benchmark.report.figures.training import Records, training_figure, training_rows
 from benchmark.report.page import Picture
 from benchmark.report.tables import Scores, done_ids
-from benchmark.speed.table import Network
+from benchmark.speed.table import Workload
 
 OVERVIEW = ""
 """Stands for all experiments."""
@@ -56,7 +56,7 @@ class Material(NamedTuple):
     curves: Curves
     records: Records
     embeddings: list[Embedding]
-    measured: dict[Network, float]
+    measured: dict[Workload, float]
 
 
 class Job(NamedTuple):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.errors import UserError
 from benchmark.files import read_json
 from benchmark.runs import Run
-from benchmark.speed.table import read_speed
+from benchmark.speed.table import training_rows
 
 Network = tuple[str, int, str]
 """Backbone, image size in pixels, precision."""
@@ -115,12 +114,8 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
 
 def recorded_speeds(root: Path, device: str) -> dict[Network, Speed]:
     """Speeds of training on a device that `wbc-shift speed` has recorded."""
-    try:
-        table = read_speed(root)
-    except UserError:
-        return {}
-    table = table[(table["stage"] == "train") & (table["device"] == device)]
-    table = table[table["outcome"] == "done"]
+    table = training_rows(root)
+    table = table[table["device"] == device]
     medians = table.groupby(["backbone", "image_size", "precision"])["images_per_s"].median()
     return {
         network: Speed(float(speed), 0.0, f"results/speed of {network[0]} at {network[1]} px")

@@ -18,7 +18,7 @@ HEADER = (
 )  # fmt: skip
 
 
-class Network(NamedTuple):
+class Workload(NamedTuple):
     """What a speed of training is measured on."""
 
     device: str
@@ -29,14 +29,19 @@ class Network(NamedTuple):
     image_size: int
 
 
-def training_speeds(root: Path) -> dict[Network, float]:
-    """Images per second of the steps that a run trains with; empty if nothing was measured."""
-    if not any((Path(root) / "results" / "speed").glob("*.csv")):
-        return {}
-    table = read_speed(root)
-    table = table[(table["stage"] == "train") & (table["outcome"] == "done")]
-    rows = table[[*Network._fields, "images_per_s"]].itertuples(index=False, name=None)
-    return {Network(*row[:-1]): row[-1] for row in rows}
+def training_rows(root: Path) -> pd.DataFrame:
+    """Recorded rows of the steps that a run trains with; none if nothing was measured."""
+    try:
+        table = read_speed(root)
+    except UserError:
+        return pd.DataFrame(columns=[*Workload._fields, "images_per_s"])
+    return table[(table["stage"] == "train") & (table["outcome"] == "done")]
+
+
+def training_speeds(root: Path) -> dict[Workload, float]:
+    """Images per second of the steps that a run trains with."""
+    table = training_rows(root)[[*Workload._fields, "images_per_s"]]
+    return {Workload(*row[:-1]): row[-1] for row in table.itertuples(index=False, name=None)}
 
 
 def read_speed(root: Path) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmark.evaluation.experiments import Run, Scenario
 from benchmark.files import atomic
-from benchmark.report.tables import Scores, by_method, done_ids, values
+from benchmark.report.tables import HEADLINE, Scores, by_method, done_ids, values
 
 STYLE = Path(__file__).parents[1] / "journal.mplstyle"
 MILLIMETRE = 1 / 25.4
@@ -73,7 +73,7 @@ def shown_methods(
     found = {name: done_ids(own) for name, own in by_method(runs).items() if done_ids(own)}
     test_sets = scenario.test_sets[1:] or scenario.test_sets
     means = {
-        name: np.nan_to_num(values(scores, ids, test_sets, "macro_f1").mean())
+        name: np.nan_to_num(values(scores, ids, test_sets, HEADLINE).mean())
         for name, ids in found.items()
     }
     chosen = sorted(means, key=means.get, reverse=True)[:most]

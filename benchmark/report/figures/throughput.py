@@ -6,7 +6,6 @@ from collections import Counter
 from typing import NamedTuple
 
 import matplotlib.style
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
@@ -15,8 +14,8 @@ from benchmark.evaluation.experiments import Experiment, done_runs
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import FAINT, INK, STYLE, mark_of, page
 from benchmark.report.figures.training import Records, trained
-from benchmark.report.tables import HEADLINE, Scores, values
-from benchmark.speed.table import Network
+from benchmark.report.tables import HEADLINE, Scores, by_method, done_ids, values
+from benchmark.speed.table import Workload
 
 
 class Speed(NamedTuple):
@@ -42,7 +41,7 @@ def speeds(
     experiments: list[Experiment],
     records: Records,
     scores: Scores,
-    measured: dict[Network, float],
+    measured: dict[Workload, float],
 ) -> Speeds:
     """Methods that were trained for themselves, in the scenario that the most runs share.
 
@@ -60,26 +59,27 @@ def speeds(
         return Speeds({}, "", 0)
     common = Counter(device_text(records[run_id]) for run_id in found).most_common(1)[0][0]
     scenario = Counter(run.scenario.name for run in found.values()).most_common(1)[0][0]
-    own: dict[str, list[tuple[float | None, float]]] = {}
-    for run_id, run in found.items():
-        if run.scenario.name == scenario and device_text(records[run_id]) == common:
-            score = 100 * values(scores, [run_id], run.scenario.test_sets[1:], HEADLINE).mean()
-            own.setdefault(run.method.name, []).append(
-                (measured.get(network(records[run_id])), score)
-            )
-    backbones = {run.method.name: run.method.backbone for run in found.values()}
-    methods = {
-        name: Speed(runs[0][0], float(np.mean([score for _, score in runs])), backbones[name])
-        for name, runs in own.items()
-        if runs[0][0]
-    }
-    return Speeds(methods, f"{common}; {scenario}", len(own) - len(methods))
+    compared = by_method(
+        [
+            run
+            for run_id, run in found.items()
+            if run.scenario.name == scenario and device_text(records[run_id]) == common
+        ]
+    )
+    methods = {}
+    for name, runs in compared.items():
+        speed = measured.get(workload(records[runs[0].run_id]))
+        if speed is not None:
+            targets = runs[0].scenario.test_sets[1:]
+            score = 100 * values(scores, done_ids(runs), targets, HEADLINE).mean()
+            methods[name] = Speed(speed, float(score), runs[0].method.backbone)
+    return Speeds(methods, f"{common}; {scenario}", len(compared) - len(methods))
 
 
-def network(record: dict) -> Network:
+def workload(record: dict) -> Workload:
     """What the speed of a run's training is measured on."""
     place, settings, method = record["environment"], record["settings"], record["method"]
-    return Network(
+    return Workload(
         place.get("device", ""),
         place.get("threads", 1),
         settings["training"]["precision"],

@@ -29,7 +29,7 @@ from benchmark.report.paper.latex import (
     without_legend,
 )
 from benchmark.report.paper.numbers import numbers
-from benchmark.report.paper.prose import experiments_shown, prose
+from benchmark.report.paper.prose import experiments_shown, fillings, prose
 from benchmark.report.paper.sections import (
     EXCHANGES,
     claims_text,
@@ -98,14 +98,14 @@ def write_paper(root: Path, profile: str) -> Path:
         for e, table in tables
     }
     own_words = root / "paper" / profile
+    kinds = fillings(results, experiments, floats)
     shown = experiments_shown(own_words / "results.tex")
-    for part in ("results", "discussion"):
-        text = prose(own_words / f"{part}.tex", results, experiments, floats)
-        write_text(folder / f"{part}.tex", text)
-    if not shown:
+    text = prose(own_words / "results.tex", kinds)
+    if not text:
         shown = list(floats)
         text = "\n".join(results_text(e, table) + floats[e.experiment] for e, table in tables)
-        write_text(folder / "results.tex", text)
+    write_text(folder / "results.tex", text)
+    write_text(folder / "discussion.tex", prose(own_words / "discussion.tex", kinds))
     rest = {name: path for name, path in written.items() if name not in {*claims, EXCHANGES}}
     write_text(folder / "more.tex", more_text(tables, shown, floats, rest, pictures))
     write_text(folder / "data.tex", data_table(data, cards, experiments[0].classes))

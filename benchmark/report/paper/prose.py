@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -35,23 +36,30 @@ def experiments_shown(path: Path) -> list[str]:
     return [words[1:-1] for kind, words in NAMED.findall(text) if kind == "experiment"]
 
 
-def prose(path: Path, results: Path, experiments: list[Experiment], floats: dict[str, str]) -> str:
-    """A text with its numbers, ready for LaTeX; nothing if none was written.
+def fillings(
+    results: Path, experiments: list[Experiment], floats: dict[str, str]
+) -> dict[str, Callable[..., str]]:
+    """What a text may name → the function that gives its LaTeX.
 
     Args:
         floats: experiment → the LaTeX of its table and figure.
+    """
+    tables, effects = results / "tables", load_effects(results, experiments)
+    return {
+        "entry": lambda *words: tex(entry(tables, *words)),
+        "difference": lambda *words: tex(difference(effects, *words)),
+        "experiment": lambda *words: of_experiment(floats, *words),
+    }
+
+
+def prose(path: Path, kinds: dict[str, Callable[..., str]]) -> str:
+    """A text with its `fillings`, ready for LaTeX; nothing if none was written.
 
     Raises:
         UserError: a number that the results do not hold, or that is not named unmistakably.
     """
     if not path.is_file():
         return ""
-    tables, effects = results / "tables", load_effects(results, experiments)
-    kinds = {
-        "entry": lambda *words: tex(entry(tables, *words)),
-        "difference": lambda *words: tex(difference(effects, *words)),
-        "experiment": lambda *words: of_experiment(floats, *words),
-    }
 
     def filled(line: int, kind: str, words: list[str]) -> str:
         try:

@@ -20,7 +20,7 @@ from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection
 from benchmark.report.sheets.sheet import percent
-from benchmark.report.tables import Cell, Scores, cell, read_evaluated, values
+from benchmark.report.tables import HEADLINE, Cell, Scores, cell, read_evaluated, values
 
 
 class Evidence(NamedTuple):
@@ -107,7 +107,7 @@ def ensembles_against_members(evidence: Evidence) -> Measured:
             best: dict[bool, tuple[float, str, dict]] = {}
             for run in runs:
                 name, together = run.method.name, run.method.is_ensemble
-                row = evidence.scores.cells.get((*where, name, "macro_f1", "", "mean_target"))
+                row = evidence.scores.cells.get((*where, name, HEADLINE, "", "mean_target"))
                 mean = row["mean"] if row else None
                 if mean is not None and mean > best.get(together, (-1.0, "", {}))[0]:
                     best[together] = mean, name, row
@@ -133,7 +133,7 @@ def augmentation_against_normalisation(evidence: Evidence) -> Measured:
             where = (experiment.experiment, scenario.name, track)
             table: dict[tuple[str, str], float] = {}
             for run in runs:
-                found = cell(evidence.scores, where, run.method.name, "macro_f1", "", "mean_target")
+                found = cell(evidence.scores, where, run.method.name, HEADLINE, "", "mean_target")
                 if run.method.is_plain("augmentation") and not math.isnan(found.mean):
                     table[run.method.normalisation, run.method.augmentation] = found.mean
             grid = pd.Series(table, dtype=float).unstack() if table else pd.DataFrame()
