@@ -17,6 +17,7 @@ VERSIONS: dict[str, int] = {
     "augmentation": 1,
     "training": 1,
     "inference": 1,
+    "inference.tent": 2,
 }
 
 

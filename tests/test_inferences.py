@@ -12,6 +12,7 @@ from benchmark.inference.inferences import (
     log_mean_probability,
     log_prior_ratio,
 )
+from benchmark.models.normalisation import normalise
 from benchmark.models.weights import IMAGENET
 
 
@@ -128,3 +129,97 @@ def test_shares_of_a_test_set_are_found_again():
     logits = np.stack([-evidence, evidence], axis=1).astype(np.float32)
     ratio = log_prior_ratio(logits, np.array([0.5, 0.5]), iterations=100)
     np.testing.assert_allclose(np.exp(ratio) / 2, true, atol=0.03)
+
+
+class Noted(nn.Module):
+    """Passes batches through and notes how many images each of them held."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, batch):
+        self.sizes.append(len(batch))
+        return batch
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def batches_of(name, model, pixels, where, **parameters):
+    sizes = []
+    INFERENCES[name](**parameters)(nn.Sequential(Noted(sizes), model), pixels, where)
+    return sizes
+
+
+def test_a09_tent_answers_batches_of_the_size_asked_for_and_the_rest_by_itself(
+    model, pixels, where
+):
+    hundred = np.concatenate([pixels, pixels[:30]])
+    assert batches_of("tent", model, hundred, where, batch_size=64) == [64, 36]
+    assert batches_of("tent", model, hundred, where, batch_size=50) == [50, 50]
+    assert batches_of("tent", model, hundred, where, batch_size=256) == [100]
+
+
+def test_a09_tent_answers_a_batch_before_it_learns_from_it(model, pixels, where):
+    """By hand: statistics of the batch, an answer, a step of Adam; the second batch sees one."""
+    tent = INFERENCES["tent"](learning_rate=0.05, batch_size=40)
+    order = np.random.default_rng(0).permutation(70)
+    by_hand = nn.Sequential(*model).train()  # a BatchNorm2d in training normalises by its batch
+    norm = by_hand[1]
+    optimiser = torch.optim.Adam(norm.parameters(), 0.05)
+    expected = []
+    for rows in (order[:40], order[40:]):
+        logits = by_hand(where.standardised(pixels[rows]))
+        expected.append(logits.detach())
+        loss = torch.distributions.Categorical(logits=logits).entropy().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    norm.reset_parameters()
+    found = tent(model.eval(), pixels, where)
+    np.testing.assert_allclose(found[order], torch.cat(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 8])
+def test_a09_a_single_image_that_is_left_is_answered_among_those_before_it(side, where):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, side, side, 3), dtype=np.uint8)
+    pooled = (nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    model = nn.Sequential(*pooled).eval()
+    assert batches_of("tent", model, pixels, where, batch_size=4) == [4, 4, 4]
+    logits = INFERENCES["tent"](batch_size=4, learning_rate=0.0)(model, pixels, where)
+    assert logits.shape == (9, 2)
+    order = np.random.default_rng(0).permutation(9)
+    last = model.train()(where.standardised(pixels[order[-4:]]))[-1].detach()
+    np.testing.assert_allclose(logits[order[-1]], last, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, i in INFERENCES.items() if i().batch_statistics])
+def test_a09_a_test_set_of_one_image_is_answered_by_the_source_s_statistics(name, model, where):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+    plain = INFERENCES["single"]()(model, pixels, where)
+    np.testing.assert_array_equal(INFERENCES[name]()(model, pixels, where), plain)
+
+
+def test_a09_batches_of_adabn_hold_nearly_as_many_images_since_each_weighs_the_same(where):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (515, 2, 2, 3), dtype=np.uint8)
+    assert batches_of("adabn", model, pixels, where) == [258, 257, 256, 256, 3]
+    assert batches_of("adabn", model, pixels[:300], where)[0] == 300
+
+
+@pytest.mark.parametrize("name", [n for n, i in INFERENCES.items() if i().batch_statistics])
+def test_a_frozen_batch_normalisation_is_adapted_like_any_other(name, model, pixels, where):
+    plain = INFERENCES[name]()(model, pixels, where)
+    normalise(model, "bn_frozen", {})
+    np.testing.assert_array_equal(INFERENCES[name]()(model, pixels, where), plain)
+
+
+@pytest.mark.parametrize("name", INFERENCES)
+@pytest.mark.parametrize("prior", [[0.7, 0.3], [1.0, 0.0], [0.6, 0.0, 0.4]])
+def test_a04_every_inference_answers_two_classes_and_one_that_training_lacked(name, prior, pixels):
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, len(prior)))
+    where = Conditions("fp32", torch.device("cpu"), IMAGENET, np.array(prior))
+    logits = INFERENCES[name]()(nn.Sequential(*layers).eval(), pixels, where)
+    assert logits.shape == (70, len(prior))
+    assert np.isfinite(logits).all()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 from benchmark.models.build import build_model
+from benchmark.models.heads import features_and_logits
 from benchmark.training.class_weights import effective_number, median_frequency
 from benchmark.training.loss import Loss, join
 from benchmark.training.losses import LOSSES, NormalisedHead
@@ -207,3 +208,46 @@ def test_a_class_without_training_images_is_refused_where_its_count_matters(name
 def test_a_parameter_without_sense_is_one_line(name: str, parameters: dict, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         LOSSES[name](COUNTS, **parameters)
+
+
+def value_and_gradient(name: str, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of a small network on a batch, and the gradient at its first layer."""
+    classes = len(counts)
+    model = build_model("resnet10t", "bn", {}, classes, 32, seed=0)
+    loss = join(LOSSES[name](counts), model, seed=0)
+    images = torch.randn(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features, logits = features_and_logits(model, images)
+    assert logits.shape == (len(labels), classes)
+    value = loss(logits, labels, features)
+    value.backward()
+    with torch.no_grad():
+        loss.update(features.detach(), labels)
+    assert all(math.isfinite(fact) for fact in loss.facts().values())
+    return value, next(model.parameters()).grad
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0], [1, 1, 1]])
+def test_a04_every_loss_trains_on_two_classes_and_on_a_batch_of_one(
+    name: str, labels: list[int]
+) -> None:
+    value, gradient = value_and_gradient(name, torch.tensor([9, 4]), torch.tensor(labels))
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("absent", [0, 2])
+def test_a04_a_class_missing_from_training_is_one_line_or_a_finite_loss(
+    name: str, absent: int
+) -> None:
+    counts = torch.tensor([9, 4, 5])
+    counts[absent] = 0
+    labels = torch.tensor([label for label in range(3) if label != absent] * 2)
+    if name in OF_COUNTS:
+        with pytest.raises(UserError, match=rf"class {absent} \(counted from 0\) has no training"):
+            LOSSES[name](counts)
+        return
+    value, gradient = value_and_gradient(name, counts, labels)
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()

@@ -148,3 +148,73 @@ def test_a_histogram_counts_colours():
         7 * 64 + 7 * 8 + 7: 0.25,
         7 * 64 + 0 * 8 + 1: 0.25,  # 40 lies in the second of eight bins of 32
     }
+
+
+FITTED = [name for name in READOUTS if name != "head"]
+
+
+def clouds(classes, counts):
+    """Clouds around unit vectors in 6 dimensions, so many images of each class; id_val has all."""
+    generator = np.random.default_rng(1)
+
+    def cloud(counts):
+        labels = np.repeat(np.arange(classes), counts)
+        centres = 4 * np.eye(classes, 6)[labels]
+        return (centres + generator.normal(size=centres.shape)).astype(np.float32), labels
+
+    return Source(*cloud(counts), *cloud([20] * classes))
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a04_every_readout_tells_two_classes_apart(name):
+    source = clouds(2, [60, 30])
+    head = READOUTS[name](**PARAMETERS.get(name, {}))(source, 2, 0)
+    predicted = answers(head, source.id_val_features)
+    for label in (0, 1):
+        assert (predicted[source.id_val_labels == label] == label).mean() > 0.9
+
+
+def test_a04_the_probe_of_two_classes_has_scikit_learn_s_probabilities():
+    source = clouds(2, [60, 30])
+    scaler = StandardScaler().fit(source.features)
+    regression = LogisticRegression(max_iter=2000)
+    regression.fit(scaler.transform(source.features), source.labels)
+    head = READOUTS["linear_probe"]()(source, 2, 0)
+    with torch.inference_mode():
+        logits = head(torch.from_numpy(source.id_val_features))
+    expected = regression.predict_proba(scaler.transform(source.id_val_features))
+    np.testing.assert_allclose(logits.softmax(1), expected, atol=2e-3)
+    np.testing.assert_allclose(logits.sum(1), 0, atol=1e-4)  # as of more classes
+
+
+def without(absent):
+    """Clouds of three classes, one of which has no training image."""
+    return clouds(3, [0 if label == absent else 30 for label in range(3)])
+
+
+@pytest.mark.parametrize("name", [name for name in FITTED if name != "nearest_neighbours"])
+@pytest.mark.parametrize("absent", [0, 1, 2])
+def test_a04_a_class_missing_from_training_is_one_line(name, absent):
+    readout = READOUTS[name](**PARAMETERS.get(name, {}))
+    told = rf"class {absent} \(counted from 0\) has no training image"
+    with pytest.raises(UserError, match=told):
+        readout(without(absent), 3, 0)
+
+
+@pytest.mark.parametrize("absent", [0, 1, 2])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        READOUTS["nearest_neighbours"](),
+        decoupled("ce", sampler="instance", **SMALL),
+        decoupled("ce", sampler="class_balanced", **SMALL),
+    ],
+)
+def test_a04_a_readout_that_weighs_no_class_never_predicts_one_missing_from_training(
+    readout, absent
+):
+    source = without(absent)
+    head = readout(source, 3, 0)
+    with torch.inference_mode():
+        assert torch.isfinite(head.eval()(torch.from_numpy(source.features))).all()
+    assert absent not in answers(head, source.features)

@@ -8,7 +8,7 @@ networks that answer image by image. Each test set is adapted to by itself, from
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +38,11 @@ class Conditions:
         """Logits float32 [N, C] of uint8 images [N, S, S, 3], in evaluation mode."""
         return predict(model, pixels, self.precision, self.device, self.preprocessing)
 
-    def batches(self, pixels: np.ndarray, size: int = BATCH) -> Iterator[Tensor]:
-        """Standardised images in batches, on the device; a last single image joins its
-        neighbours, since it has no batch statistics of its own."""
+    def standardised(self, pixels: np.ndarray) -> Tensor:
+        """uint8 [N, S, S, 3] → float32 [N, 3, S, S] as the network expects it, on the device."""
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        for chunk in np.array_split(pixels, max(1, len(pixels) // size)):
-            batch = torch.from_numpy(chunk).permute(0, 3, 1, 2)
-            yield standardise(to_float(batch.to(self.device)), mean, std)
+        return standardise(to_float(batch.to(self.device)), mean, std)
 
 
 class Inference:
@@ -115,7 +113,9 @@ class BatchStatistics(Inference):
 
     With `source_share` 0 it is AdaBN (Li et al. 2016), else the mixture of Schneider et al. 2020.
     One pass in training mode over the whole test set, batch by batch, with the mean of the batches'
-    means and variances: statistics of a batch of mixed images, hence shuffled.
+    means and variances: statistics of a batch of mixed images, hence shuffled. Every batch weighs
+    the same, so they are nearly equal: 256 images or more each, all of a smaller test set in one.
+    A single image is answered by the source's statistics.
 
     Args:
         source_share: weight of the source's statistics, 0 … 1.
@@ -130,30 +130,41 @@ class BatchStatistics(Inference):
         self.source_share = source_share
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        if len(pixels) == 1:
+            return where.predict(model, pixels)
         adapted = copy.deepcopy(model).eval()
         layers = [m for m in adapted.modules() if isinstance(m, _BatchNorm)]
         source = [(m.running_mean.clone(), m.running_var.clone()) for m in layers]
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None  # a cumulative mean over batches
-            layer.train()
+            layer.training = True  # a frozen layer's own `train` does nothing
+        chunks = np.array_split(shuffled(pixels), max(1, len(pixels) // BATCH))
         with torch.inference_mode():
-            for batch in where.batches(shuffled(pixels)):
+            for chunk in chunks:
                 with autocast(where.device, where.precision):
-                    adapted(batch)
+                    adapted(where.standardised(chunk))
         share = self.source_share
         for layer, (mean, variance) in zip(layers, source, strict=True):
             layer.running_mean = share * mean + (1 - share) * layer.running_mean
             layer.running_var = share * variance + (1 - share) * layer.running_var
+            layer.training = False
         return where.predict(adapted, pixels)
 
 
 class Tent(Inference):
     """TENT (Wang et al. 2021): affine parameters of batch norms follow the entropy of the answers.
 
-    One pass: each batch is normalised by its own statistics, answered, and then learnt from by one
-    step of Adam. The answers depend on the order of the images (shuffled here, always alike: the
-    files are sorted by class) and on the size of the batch.
+    One pass, as in the authors' code: each batch is normalised by its own statistics, answered, and
+    then learnt from by one step of Adam, so that no answer has learnt from its own images; what is
+    left after the last whole batch is a batch of its own. The answers depend on the order of the
+    images (shuffled here, always alike: the files are sorted by class) and on the size of the
+    batch. A single image that is left has no statistics of a batch: it is answered among the images
+    before it, and where there are none, by the source's statistics.
+
+    Args:
+        learning_rate: of Adam.
+        batch_size: images answered at a time, at least 2.
     """
 
     transductive = True
@@ -163,6 +174,8 @@ class Tent(Inference):
         self.learning_rate, self.batch_size = learning_rate, batch_size
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+        if len(pixels) == 1:
+            return where.predict(model, pixels)
         adapted = copy.deepcopy(model).eval().requires_grad_(False)
         affine = []
         for layer in adapted.modules():
@@ -171,10 +184,13 @@ class Tent(Inference):
                 layer.track_running_stats = False
                 affine += [p.requires_grad_() for p in layer.parameters()]
         optimiser = torch.optim.Adam(affine, self.learning_rate)
+        ordered, size = shuffled(pixels), self.batch_size
         answers = []
-        for batch in where.batches(shuffled(pixels), self.batch_size):
+        for start in range(0, len(ordered), size):
+            company = size - 1 if start == len(ordered) - 1 else 0
+            batch = where.standardised(ordered[start - company : start + size])
             with autocast(where.device, where.precision):
-                logits = adapted(batch).float()
+                logits = adapted(batch).float()[company:]
             log_probability = logits.log_softmax(1)
             entropy = -(log_probability.exp() * log_probability).sum(1).mean()
             optimiser.zero_grad()
@@ -203,13 +219,20 @@ class PriorCorrection(Inference):
 
 
 def log_prior_ratio(logits: np.ndarray, source_prior: np.ndarray, iterations: int) -> np.ndarray:
-    """(C,) log of estimated test prior over source prior; -30 at most below (float32 holds it)."""
+    """(C,) log of estimated test prior over source prior; -30 at most below (float32 holds it).
+
+    Zero for a class that the source has no image of: nothing is known of its prior.
+    """
     probability = torch.from_numpy(logits).double().softmax(1).numpy()
-    prior = source_prior.astype(np.float64)
+    prior, known = source_prior.astype(np.float64), source_prior > 0
+
+    def ratio(prior: np.ndarray) -> np.ndarray:
+        return np.divide(prior, source_prior, out=np.ones_like(prior), where=known)
+
     for _ in range(iterations):
-        weighted = probability * (prior / source_prior)
+        weighted = probability * ratio(prior)
         prior = (weighted / weighted.sum(1, keepdims=True)).mean(0)
-    return np.log(np.maximum(prior / source_prior, np.exp(-30))).astype(np.float32)
+    return np.log(np.maximum(ratio(prior), np.exp(-30))).astype(np.float32)
 
 
 def order_of(number: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from benchmark.evaluation.metrics import confusion_matrix, macro_f1
 from benchmark.inference.predict import BATCH, standardise, to_float
 from benchmark.models.heads import features_and_logits
 from benchmark.models.weights import Preprocessing
+from benchmark.training.class_weights import present
 from benchmark.training.losses import LOSSES
 
 
@@ -64,15 +65,19 @@ def linear_probe(inverse_penalty: float = 1.0) -> Readout:
     """
 
     def fit(source: Source, classes: int, seed: int) -> nn.Module:
+        present(torch.bincount(torch.from_numpy(source.labels), minlength=classes))
         mean, spread = source.features.mean(0), source.features.std(0)
         spread = np.where(spread > 1e-12, spread, 1)
         regression = LogisticRegression(C=inverse_penalty, max_iter=2000)
         regression.fit((source.features - mean) / spread, source.labels)
         linear = nn.Linear(source.features.shape[1], classes)
-        weight = regression.coef_ / spread
+        weight, bias = regression.coef_, regression.intercept_
+        if classes == 2:  # scikit-learn fits the difference of the two logits
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        weight = weight / spread
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(weight))
-            linear.bias.copy_(torch.from_numpy(regression.intercept_ - weight @ mean))
+            linear.bias.copy_(torch.from_numpy(bias - weight @ mean))
         return linear
 
     return fit

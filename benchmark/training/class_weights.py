@@ -39,7 +39,7 @@ def present(class_counts: Tensor) -> Tensor:
     absent = (class_counts == 0).nonzero().flatten().tolist()
     if absent:
         raise UserError(
-            f"class {absent[0]} (counted from 0) has no training image, and the loss weighs classes"
-            " by their counts: leave the class out of the label space, or use a loss without counts"
+            f"class {absent[0]} (counted from 0) has no training image, and this loss or readout "
+            "needs some of every class: leave the class out of the label space, or take another"
         )
     return class_counts
