@@ -34,6 +34,15 @@ def test_a_pipeline_that_disagrees_with_the_settings_is_told(project: Path, wbc_
     assert "dvc.yaml is out of date: run `wbc-shift pipeline`" in outcome.err
 
 
+def test_e5_features_of_the_first_profile_leave_the_pipeline_as_it_is(
+    project: Path, wbc_shift
+) -> None:
+    """Git ignores its results: what `embed` leaves there is in no other clone."""
+    assert wbc_shift("pipeline").status == 0
+    Path("results/tiny/embeddings").mkdir(parents=True)
+    assert wbc_shift("pipeline", "--check").status == 0
+
+
 def test_profiles_share_the_splits_and_nothing_else() -> None:
     from benchmark.files import read_yaml
 
@@ -109,6 +118,36 @@ def test_a_second_repro_does_nothing(phantoms: Path) -> None:
     before = record_times(phantoms)
     assert "Data and pipelines are up to date." in call(phantoms, "dvc", "repro")
     assert record_times(phantoms) == before
+
+
+def test_e2_what_a_processor_decides_is_not_in_git(phantoms: Path) -> None:
+    """The lock holds hashes of predictions, which another processor moves."""
+    assert (phantoms / "dvc.lock").exists()
+    assert subprocess.run(["git", "check-ignore", "-q", "dvc.lock"], cwd=phantoms).returncode == 0
+    listed = subprocess.run(
+        ["git", "ls-files", "--error-unmatch", "dvc.lock"], cwd=REPOSITORY, capture_output=True
+    )
+    assert listed.returncode != 0
+
+
+def test_e6_the_pipeline_needs_no_git(phantoms: Path, tmp_path: Path) -> None:
+    """An archive downloaded from the project's page holds no .git."""
+    copy = tmp_path / "copy"
+    ignore = shutil.ignore_patterns(".git")
+    shutil.copytree(phantoms, copy, copy_function=shutil.copy2, ignore=ignore)
+    assert "up to date" in call(copy, "dvc", "repro")
+
+
+def test_e7_deleted_tables_come_back_without_images(phantoms: Path, tmp_path: Path) -> None:
+    """By the command that README gives for it; DVC's own check takes them for unchanged."""
+    copy = tmp_path / "copy"
+    shutil.copytree(phantoms, copy, copy_function=shutil.copy2)
+    shutil.rmtree(copy / "results/tiny/tables")
+    readme = (REPOSITORY / "README.md").read_text()
+    assert "wbc-shift evaluate && wbc-shift report " in readme
+    call(copy, "wbc-shift", "evaluate")
+    call(copy, "wbc-shift", "report")
+    assert written(copy) == written(phantoms)
 
 
 def test_without_images_the_tables_come_again_bit_for_bit(phantoms: Path, tmp_path: Path) -> None:
