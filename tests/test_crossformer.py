@@ -162,7 +162,9 @@ def attend(x: Tensor, block: Block, interval: int | None) -> Tensor:
     out = torch.zeros_like(x)
     for r, c in grid:
         if long:
-            group = [t for t in grid if t[0] % interval == r % interval]
+            field = 7 * interval
+            group = [t for t in grid if t[0] // field == r // field and t[1] // field == c // field]
+            group = [t for t in group if t[0] % interval == r % interval]
             group = [t for t in group if t[1] % interval == c % interval]
             step = interval
         else:
@@ -193,6 +195,8 @@ def attend(x: Tensor, block: Block, interval: int | None) -> Tensor:
         (9, 11, 4),  # padded to 12 × 12
         (8, 9, 8),  # as stage 1 lays out: padded to 8 × 16, most groups hold one token
         (7, 8, 4),  # a long-distance block whose grid is one group
+        (16, 16, 2),  # 256 pixels: four fields of at most 14 × 14, padded to 28 × 28
+        (8, 15, 2),  # wider than a field, the second with a column of padding alone
     ],
 )
 @torch.no_grad()
@@ -218,6 +222,28 @@ def test_a_block_adds_attention_then_two_layers_to_what_it_is_given() -> None:
     torch.testing.assert_close(block(x), expected, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [224, 256, 320, 448])
+def test_a11_no_group_is_larger_than_7_by_7_tokens(size: int) -> None:
+    model, groups = micro().eval(), []
+    for stage in model.layers:
+        for block in stage.blocks:
+            block.attn.register_forward_pre_hook(
+                lambda _, given: groups.append(given[0].shape[2:4])
+            )
+    with torch.no_grad():
+        model(torch.randn(1, 3, size, size))
+    assert len(groups) == 6
+    assert max(groups) == (7, 7)
+
+
+@pytest.mark.parametrize(("height", "width"), [(15, 15), (8, 15)])
+def test_a11_a_group_of_padding_alone_gives_no_nan(height: int, width: int) -> None:
+    block = scattered(Block(64, 2, 2, drop_path=0.0))
+    block.attend(torch.randn(1, height, width, 64)).square().mean().backward()
+    parameters = block.attn.parameters()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in parameters)
+
+
 def test_blocks_alternate_between_short_and_long_distance() -> None:
     intervals = [[block.interval for block in stage.blocks] for stage in micro().layers]
     assert intervals == [[None], [None, 4], [None, 2], [None]]
@@ -234,6 +260,7 @@ def test_blocks_alternate_between_short_and_long_distance() -> None:
         (160, 160, (5, 5)),
         (224, 224, (7, 7)),
         (256, 256, (8, 8)),
+        (232, 300, (8, 10)),
         (100, 70, (4, 3)),
         (30, 30, (1, 1)),
     ],

@@ -5,9 +5,11 @@ the names of the official release (cheerss/CrossFormer), so its checkpoints load
 this module registers the three models with timm.
 
 Every image size works. The release for classification fixes the size; as in its release for
-detection, groups are laid out anew for every input. A grid that groups do not divide is padded on
-the right and below, and nothing attends to padding; a grid with a side of no more than a group is
-cut into groups of that side, all of short distance. What the release refuses is padded with zeros:
+detection, groups are laid out anew for every input and hold at most 7 × 7 tokens, those of long
+distance too: above 224 pixels, each field of 7 intervals a side has groups of its own. A grid that
+groups do not divide is padded on the right and below, and nothing attends to padding; a grid with a
+side of no more than a group is cut into groups of that side, all of short distance. What the
+release refuses is padded with zeros:
 images to a multiple of 4 and, before tokens are merged, odd grids to even (112 pixels: 28, 14,
 7 → 8, 4).
 """
@@ -28,7 +30,7 @@ PATCHES = (4, 8, 16, 32)
 MERGES = (2, 4)
 """Kernels, in tokens, that merge tokens between stages."""
 GROUP = 7
-"""Side of a short-distance group, in tokens."""
+"""Largest side of a group, in tokens."""
 INTERVALS = (8, 4, 2, 1)
 """Distance, in tokens, between neighbours of a long-distance group, by stage."""
 
@@ -124,7 +126,9 @@ class Attention(nn.Module):
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)
         logits = (query * self.scale) @ key.transpose(-2, -1) + self.bias(height, width, x.device)
         if real is not None:
-            logits = logits.masked_fill(~real.reshape(groups, 1, 1, -1), -torch.inf)
+            # The smallest number, not -∞: a group of padding alone would be NaN.
+            lowest = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill(~real.reshape(groups, 1, 1, -1), lowest)
         mixed = logits.softmax(dim=-1) @ value
         return self.proj(mixed.transpose(2, 3).reshape(x.shape))
 
@@ -163,37 +167,40 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """Lay out tokens [N, H, W, D] in groups, attend, and put them back."""
         height, width = x.shape[1:3]
-        far = self.interval is not None and min(height, width) > GROUP
-        # An interval is at most GROUP + 1, so that no group is padding alone.
-        step = self.interval if far else min(GROUP, height, width)
-        margin = (0, 0, 0, -width % step, 0, -height % step)
+        if self.interval is not None and min(height, width) > GROUP:
+            step = self.interval
+            group = tuple(min(GROUP, -(-side // step)) for side in (height, width))
+        else:
+            step = 1
+            group = (min(GROUP, height, width),) * 2
+        margin = (0, 0, 0, -width % (step * group[1]), 0, -height % (step * group[0]))
         x = F.pad(x, margin)
         real = None
         if any(margin):
             real = torch.ones(1, height, width, 1, dtype=torch.bool, device=x.device)
-            real = to_groups(F.pad(real, margin), step, far)[0, ..., 0]
-        mixed = self.attn(to_groups(x, step, far), real)
-        return from_groups(mixed, x.shape, step, far)[:, :height, :width]
+            real = to_groups(F.pad(real, margin), group, step)[0, ..., 0]
+        mixed = self.attn(to_groups(x, group, step), real)
+        return from_groups(mixed, x.shape, group, step)[:, :height, :width]
 
 
-def to_groups(x: Tensor, step: int, far: bool) -> Tensor:
-    """Tokens [N, H, W, D] → groups [N, groups, h, w, D]; `step` divides H and W.
+def to_groups(x: Tensor, group: tuple[int, int], step: int) -> Tensor:
+    """Tokens [N, H, W, D] → groups [N, groups, h, w, D] of tokens `step` apart.
 
-    Near: squares of `step` × `step` neighbours. Far: tokens `step` apart, (H/step) × (W/step).
+    The grid is cut into fields of h·step × w·step tokens, which divide it; a field holds step²
+    groups of h × w tokens. Neighbours are 1 apart, and a field of theirs is one group.
     """
     images, height, width, dim = x.shape
-    x = x.view(images, height // step, step, width // step, step, dim)
-    x = x.permute(0, 2, 4, 1, 3, 5) if far else x.permute(0, 1, 3, 2, 4, 5)
-    return x.flatten(1, 2)
+    rows, columns = height // (group[0] * step), width // (group[1] * step)
+    x = x.view(images, rows, group[0], step, columns, group[1], step, dim)
+    return x.permute(0, 1, 4, 3, 6, 2, 5, 7).flatten(1, 4)
 
 
-def from_groups(x: Tensor, shape: torch.Size, step: int, far: bool) -> Tensor:
+def from_groups(x: Tensor, shape: torch.Size, group: tuple[int, int], step: int) -> Tensor:
     """The inverse of `to_groups`, to tokens of `shape` [N, H, W, D]."""
     _, height, width, _ = shape
-    outer = (step, step) if far else (height // step, width // step)
-    x = x.unflatten(1, outer)
-    x = x.permute(0, 3, 1, 4, 2, 5) if far else x.permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(shape)
+    rows, columns = height // (group[0] * step), width // (group[1] * step)
+    x = x.unflatten(1, (rows, columns, step, step))
+    return x.permute(0, 1, 5, 3, 2, 6, 4, 7).reshape(shape)
 
 
 class Stage(nn.Module):
