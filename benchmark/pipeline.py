@@ -22,8 +22,8 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.progress import say
 
-FETCHING = ("archives", "complete", "downloads", "fetch", "layouts", "manifest", "medmnist")
-FETCHING += ("receipt", "sources", "unpack")
+FETCHING = ("archives", "complete", "downloads", "fetch", "image_files", "layouts", "manifest")
+FETCHING += ("medmnist", "receipt", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
 AUDITED = ("label_space", "experiments")
 AUDITING = ("audit", "checks", "findings", "images", "manifest", "pairs")
@@ -116,6 +116,7 @@ def profile_stages(
                 f"datasets/raw/{name}.json",
                 "benchmark/data/prepare.py",
                 "benchmark/data/crop.py",
+                "benchmark/data/image_files.py",
                 *facts(names, cards),
             ],
             "outs": [
@@ -131,7 +132,7 @@ def profile_stages(
                 *splits,
                 *(f"benchmark/audit/{part}.py" for part in AUDITING),
                 "benchmark/data/near_duplicates.py",
-                "benchmark/data/prepare.py",
+                "benchmark/data/image_files.py",
                 *facts(names, cards),
             ],
             "outs": [small(f"{results}/audit.json")],

@@ -409,7 +409,7 @@ def test_a_page_saved_as_image_is_refused(tmp_path):
     draw(tmp_path, "mono/1.png")
     (tmp_path / "mono/2.png").write_text("<html>not found</html>")
     line = refusal(tmp_path, layout(reader="class_folders"))
-    assert "2.png cannot be read (not an image)" in line
+    assert "2.png is not an image" in line
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path):

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from conftest import CLASSES, edit
 from PIL import Image, ImageOps
+from test_image_files import deep_png
 
 from benchmark.config import load_params
 from benchmark.data.cards import Card, load_cards, published_images, read_manifest
 from benchmark.data.phantom import Acquisition, draw
+from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
 from benchmark.files import read_json, read_yaml
 from benchmark.schema import parse
@@ -149,6 +151,64 @@ def test_what_shows_no_cell_is_left_out_and_told(project: Path, wbc_shift) -> No
     assert found() == {f"Monocytes/{name}": "left out" for name in names}
     assert len(manifest()) == 10
     assert not (RAW / "Monocytes" / "page.jpg").exists()
+
+
+def test_b11_b18_d12_of_every_file_it_is_said_what_became_of_it(project: Path, wbc_shift) -> None:
+    """Suffixes of every kind, pages of a TIFF, what is no image, what would wait for ever."""
+    lab(1)
+    suffixes = {"Monocytes": "jpe", "Eosinophils": "jfif", "Basophils": "JPG.jpg"}
+    for number, (folder, suffix) in enumerate(suffixes.items(), start=60):
+        put(f"{folder}/more.{suffix}", cell(folder.lower()[:-1], number), format="JPEG", quality=95)
+    pages = [cell("neutrophil", number) for number in (70, 71, 72)]
+    put("Neutrophils/stack.tif", pages[0], save_all=True, append_images=pages[1:])
+    Path("lab/Monocytes/photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    Path("lab/Monocytes/run.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    os.mkfifo("lab/Monocytes/fifo.png")
+    Path("lab/Monocytes/notes.txt").write_text("not an image, and no word is lost on it")
+    outcome = wbc_shift(*ADD)
+    assert outcome.status == 0, outcome.err
+    assert "our-lab: 9 images used (2 neutrophil, 1 lymphocyte, 2 monocyte, 2 eosin" in outcome.out
+    assert "3 left out; 1 converted: see datasets/raw/our-lab/audit.csv" in outcome.out
+    because = pd.read_csv(RAW / "audit.csv").set_index("path")["because"].to_dict()
+    assert because.pop("Monocytes/photo.heic").startswith("is in no format that is read (PNG")
+    assert because == {
+        "Neutrophils/stack.tif": "first of 3 pages",
+        "Monocytes/run.png": "is not an image",
+        "Monocytes/fifo.png": "is no regular file",
+    }
+    assert {image for image in manifest().index if "more" in image or "stack" in image} == {
+        "Neutrophils/stack.tif",
+        *(f"{folder}/more.{suffix}" for folder, suffix in suffixes.items()),
+    }
+
+
+def test_b02_b12_images_of_a_12_bit_camera_and_of_empty_alpha_are_used_as_they_look(
+    project: Path, wbc_shift
+) -> None:
+    """And prepared with the pixels that the same cells have as plain images."""
+    for place, name in enumerate(CLASSES):
+        put(f"{name}/0.png", cell(name, place))
+    shutil.copytree("lab", "plain")
+    for place, name in enumerate(CLASSES):
+        picture = np.asarray(cell(name, place))
+        if place < 3:
+            Path(f"lab/{name}/0.png").write_bytes(deep_png(picture.astype(np.uint16) << 4))
+        else:
+            empty = np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)])
+            put(f"{name}/0.png", Image.fromarray(empty))
+    outcome = wbc_shift(*ADD)
+    assert outcome.status == 0, outcome.err
+    assert "our-lab: 5 images used" in outcome.out
+    assert "5 converted" in outcome.out
+    because = pd.read_csv(RAW / "audit.csv")["because"].value_counts().to_dict()
+    assert because == {
+        "12-bit values in a 16-bit file": 3,
+        "transparent throughout, so taken as opaque": 2,
+    }
+    files = [Path(f"{name}/0.png") for name in CLASSES]
+    found = decode_all([RAW / file for file in files], 1.0, 48, "our-lab")
+    expected = decode_all(["plain" / file for file in files], 1.0, 48, "plain")
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_of_copies_one_stays_and_none_where_labels_disagree(project: Path, wbc_shift) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import CLASSES, draw_disc, working_copy
 from PIL import Image
 from scipy.stats import beta
+from test_image_files import deep_png
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
@@ -98,6 +100,38 @@ def test_what_cannot_be_read_gets_a_row_with_the_reason(trained: Path, wbc_shift
     assert broken[["label", "confidence"]].isna().all(axis=None)
     assert table.loc["cmyk.tif", "label"] in CLASSES
     assert "page.jpg: is not an image" in Path("predictions.html").read_text()
+
+
+def test_b02_b11_b18_every_file_has_a_row_and_a_reason(trained: Path, wbc_shift) -> None:
+    """The depth is that of the folder; pages and files that no one reads are told in the CSV."""
+    plain, deep = Path("plain"), Path("deep")
+    for folder in (plain, deep):
+        folder.mkdir()
+    for number in range(5):
+        picture = np.asarray(Image.open(f"new/{'more/' if number % 2 else ''}{number}.png"))
+        picture = picture // 8 if number == 4 else picture  # a dark one does not brighten itself
+        Image.fromarray(picture).save(plain / f"{number}.png")
+        (deep / f"{number}.png").write_bytes(deep_png(picture.astype(np.uint16) << 4))
+    assert wbc_shift("predict", "plain", *PREDICT[2:], "--out", "plain.csv").status == 0
+    pages = [Image.open(plain / f"{number}.png") for number in range(3)]
+    pages[0].save(deep / "stack.tif", save_all=True, append_images=pages[1:])
+    Image.open(plain / "1.png").save(deep / "copy.jfif", "JPEG")
+    (deep / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    os.mkfifo(deep / "fifo")
+    outcome = wbc_shift("predict", "deep", *PREDICT[2:], "--out", "deep.csv")
+    assert outcome.status == 0, outcome.err
+    assert "2 unreadable" in outcome.out
+    expected = pd.read_csv("plain.csv").set_index("image").sort_index()
+    found = pd.read_csv("deep.csv").set_index("image")
+    assert len(found) == 9
+    reasons = found["reason"]
+    assert reasons["stack.tif"] == "first of 3 pages"
+    assert reasons["fifo"] == "is no regular file"
+    assert "in no format that is read" in reasons["photo.heic"]
+    same = found.loc[expected.index]
+    assert set(same["reason"]) == {"12-bit values in a 16-bit file"}
+    columns = ["label", *(f"p_{name}" for name in CLASSES)]
+    pd.testing.assert_frame_equal(same[columns], expected[columns])
 
 
 def test_flags_keep_what_the_calibration_part_guarantees(trained: Path) -> None:

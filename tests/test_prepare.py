@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -10,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
 from PIL import Image
 
+from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.prepare import decode, decode_all
+from benchmark.data.cards import card_of, domain_images, load_cards
+from benchmark.data.prepare import decode, decode_all, make_array, shown
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
 
@@ -118,7 +123,7 @@ def test_values_without_a_known_white_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 15)])
 def test_an_image_too_small_to_show_a_cell_is_refused(tmp_path: Path, size: tuple) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png cannot be used \(\d+ x \d+ px, too small"):
+    with pytest.raises(UserError, match=r"a\.png is \d+ x \d+ px, too small"):
         decode(tmp_path / "a.png", 1.0, 32)
 
 
@@ -160,7 +165,7 @@ def test_a_truncated_jpeg_and_a_page_saved_as_image_are_one_line(tmp_path: Path)
     (tmp_path / "page.jpg").write_text("<html>not found</html>")
     with pytest.raises(UserError, match=r"cut\.jpg cannot be decoded .*truncated.*wbc-shift fetch"):
         decode(tmp_path / "cut.jpg", 1.0, 32)
-    with pytest.raises(UserError, match=r"page\.jpg cannot be decoded \(not an image\)"):
+    with pytest.raises(UserError, match=r"page\.jpg is not an image"):
         decode(tmp_path / "page.jpg", 1.0, 32)
 
 
@@ -218,6 +223,35 @@ def test_the_published_digest_of_a_domain_is_its_images_and_settings_alone(prepa
     decoder = "Pillow, draft scale ≥ 2 × target, centre crop, Lanczos; version 1"
     key = digest([decoder, 48, 0.9, rows, None])
     assert read_json(Path("datasets/cache/tiny/toy-a.json"))["key"] == key
+
+
+@pytest.mark.parametrize("domain", ["cellavision", "bccd"])
+def test_the_pixels_of_the_published_sets_have_not_moved(domain: str, tmp_path: Path) -> None:
+    """Of JPEG and BMP; runs that are done rest on these digests."""
+    mirror = os.environ.get("WBC_MIRROR")
+    if not mirror:
+        pytest.skip("WBC_MIRROR names no copy of the published images")
+    profile = load_params(REPOSITORY / "params.yaml").profile("core")
+    cards = load_cards(REPOSITORY / "datasets")
+    card = card_of(cards, domain)
+    images = domain_images(REPOSITORY / "datasets", card, domain, "wbc5", "core")
+    (tmp_path / "raw").symlink_to(mirror)
+    how = shown(profile, card.domains[domain], None)
+    found = make_array(tmp_path, tmp_path / "cache", card, how, domain, images)
+    published = read_json(REPOSITORY / "results" / "core" / "data.json")["domains"][domain]
+    assert found == published
+
+
+def test_an_array_made_by_an_earlier_reader_is_made_again(prepared: Path, wbc_shift) -> None:
+    """Else a set that was nearly black when it was prepared would stay so."""
+    receipt = Path("datasets/cache/tiny/toy-a.json")
+    before = Path("results/tiny/data.json").read_bytes()
+    stored = read_json(receipt)
+    receipt.write_text(json.dumps({key: stored[key] for key in ("key", "sha256")}))
+    outcome = wbc_shift("prepare", "-p", "tiny")
+    assert outcome.out.count("unchanged") == 1
+    assert read_json(receipt) == stored
+    assert Path("results/tiny/data.json").read_bytes() == before
 
 
 def test_missing_images_are_counted_and_nothing_prepared_is_lost(prepared: Path, wbc_shift) -> None:

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from benchmark.data.image_files import Unreadable, image_file, read_image
 from benchmark.data.near_duplicates import SIDE
-from benchmark.data.prepare import to_rgb
 from benchmark.errors import UserError
 from benchmark.files import atomic
 from benchmark.progress import track
 
-VERSION = 1
+VERSION = 2
 """Of the miniature: another one makes another cache."""
 BLANK = 2.0
 """Standard deviation of a miniature, in grey levels, below which it shows nothing."""
@@ -34,13 +34,21 @@ BLACK = 8.0
 
 @dataclass(frozen=True)
 class Look:
-    """One file: its hash, its size in pixels, and the miniature uint8 [64, 64] or a fault."""
+    """One file: its hash, its size in pixels, and the miniature uint8 [64, 64] or a fault.
+
+    Attributes:
+        bits: what the highest value of a 16-bit file needs; 0 for other files. The miniature is as
+            bright as that makes it.
+        note: what its owner has to know of what was taken, but for `bits`; "" for nothing.
+    """
 
     sha256: str
     width: int = 0
     height: int = 0
     miniature: np.ndarray | None = None
     fault: str | None = None
+    bits: int = 0
+    note: str = ""
 
 
 def look_at(files: list[Path], cache: Path) -> list[Look]:
@@ -57,11 +65,12 @@ def look_at(files: list[Path], cache: Path) -> list[Look]:
 
     def one(file: Path) -> Look:
         try:
-            content = file.read_bytes()
+            with image_file(file) as opened:
+                content = opened.read()
         except FileNotFoundError:
             raise UserError(f"{file} is missing: run `wbc-shift fetch`") from None
-        except OSError as error:
-            return Look("", fault=f"cannot be read ({error.strerror})")
+        except Unreadable as why:
+            return Look("", fault=str(why))
         sha256 = hashlib.sha256(content).hexdigest()
         return known.get(sha256) or look(content, sha256)
 
@@ -79,21 +88,17 @@ def look(content: bytes, sha256: str) -> Look:
     The whole image is squeezed into the square: what surrounds a cell tells it from its like.
     """
     try:
-        with Image.open(BytesIO(content)) as image:
-            width, height = image.size
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            small = to_rgb(image)[0].convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    except UnidentifiedImageError:
-        return Look(sha256, fault="is not an image")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Look(sha256, fault=f"cannot be decoded ({error})")
+        picture = read_image(BytesIO(content), lambda _: 2 * SIDE)
+    except Unreadable as why:
+        return Look(sha256, fault=str(why))
+    small = picture.image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     miniature = np.asarray(small)
     fault = None
     if miniature.mean() < BLACK:
         fault = "is black"
     elif miniature.std() < BLANK:
         fault = "is blank"
-    return Look(sha256, width, height, miniature, fault)
+    return Look(sha256, *picture.size, miniature, fault, picture.bits, picture.note)
 
 
 def read_store(store: Path) -> dict[str, Look]:
@@ -103,8 +108,15 @@ def read_store(store: Path) -> dict[str, Look]:
     except (OSError, pa.ArrowException):
         return {}
     return {
-        sha256: Look(sha256, width, height, np.frombuffer(grey, np.uint8).reshape(SIDE, SIDE))
-        for sha256, width, height, grey in zip(*columns.values(), strict=True)
+        sha256: Look(
+            sha256,
+            width,
+            height,
+            np.frombuffer(grey, np.uint8).reshape(SIDE, SIDE),
+            bits=bits,
+            note=note,
+        )
+        for sha256, width, height, grey, bits, note in zip(*columns.values(), strict=True)
     }
 
 
@@ -115,6 +127,8 @@ def write_store(store: Path, looks: dict[str, Look]) -> None:
         "width": [seen.width for seen in looks.values()],
         "height": [seen.height for seen in looks.values()],
         "grey": [seen.miniature.tobytes() for seen in looks.values()],
+        "bits": [seen.bits for seen in looks.values()],
+        "note": [seen.note for seen in looks.values()],
     }
     with atomic(store) as temporary:
         pq.write_table(pa.table(columns), temporary)

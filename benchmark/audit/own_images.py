@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.audit.images import Look, look_at
+from benchmark.audit.images import BLACK, Look, look_at
 from benchmark.audit.pairs import EQUAL
 from benchmark.config import Profile
 from benchmark.data.cards import Card, card_of, domain_images, published_images
@@ -24,15 +24,40 @@ FINDINGS = ["path", "finding", "because"]
 
 
 def look_at_own(files: list[Path], cache: Path) -> list[Look]:
-    """As `look_at`; an image too small to show a cell is faulty too."""
+    """As `look_at`, for images that belong together.
+
+    An image too small to show a cell is faulty, and so is one of a 16-bit file whose values are so
+    far below those of the others that it would be black beside them.
+    """
     looks = look_at(files, cache)
-    small = f"is smaller than {SMALLEST_SIDE} px"
-    return [
-        replace(seen, fault=small)
-        if seen.fault is None and min(seen.width, seen.height) < SMALLEST_SIDE
-        else seen
-        for seen in looks
-    ]
+    bits = bits_of_looks(looks)
+
+    def judged(seen: Look) -> Look:
+        if seen.fault is not None:
+            return seen
+        if min(seen.width, seen.height) < SMALLEST_SIDE:
+            return replace(seen, fault=f"is smaller than {SMALLEST_SIDE} px")
+        if seen.bits and seen.miniature.mean() < BLACK * 2 ** (bits - seen.bits):
+            beside = f"its values have {seen.bits} bits, theirs {bits}"
+            return replace(seen, fault=f"is black beside the others: {beside}")
+        return seen
+
+    return list(map(judged, looks))
+
+
+def bits_of_looks(looks: list[Look]) -> int:
+    """How many bits the values of a set's 16-bit files have: those of the highest; 0 for none."""
+    return max((seen.bits for seen in looks if seen.fault is None), default=0)
+
+
+def remark(seen: Look, bits: int) -> str:
+    """What the owner of a sound image has to know of what was taken of it; "" for nothing.
+
+    Args:
+        bits: of the values of the set's 16-bit files.
+    """
+    depth = f"{bits}-bit values in a 16-bit file" if seen.bits and bits < 16 else ""
+    return ", ".join(filter(None, (seen.note, depth)))
 
 
 def judge(

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from benchmark.data.image_files import Unreadable, image_file, read_image
 from benchmark.data.near_duplicates import turned
-from benchmark.data.prepare import to_rgb
 
 SHEET_COLUMNS = 16
 SHEET_SIDE = 72
@@ -21,13 +21,12 @@ SHEET_SIDE = 72
 def small_picture(file: Path, side: int, view: int = 0) -> Image.Image | None:
     """An image in one of the 8 views, its longer side reduced to `side` pixels; None if broken."""
     try:
-        with Image.open(file) as image:
-            image.draft("RGB", (side, side))
-            small = to_rgb(image)[0]
-            small.thumbnail((side, side), Image.Resampling.LANCZOS)
-            pixels = np.asarray(small).transpose(2, 0, 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        with image_file(file) as opened:
+            small = read_image(opened, lambda _: side).image
+    except (Unreadable, FileNotFoundError):
         return None
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    pixels = np.asarray(small).transpose(2, 0, 1)
     return Image.fromarray(np.ascontiguousarray(turned(pixels, view).transpose(1, 2, 0)))
 
 

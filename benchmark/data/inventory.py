@@ -13,7 +13,7 @@ from benchmark.data.cards import Card
 from benchmark.data.complete import is_built
 from benchmark.data.downloads import DRIVE, length
 from benchmark.data.fetch import expected_images, raw_folder
-from benchmark.data.layouts import SUFFIXES
+from benchmark.data.image_files import SUFFIXES
 from benchmark.data.receipt import Receipt
 
 

@@ -16,11 +16,9 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field, field_validator
 
+from benchmark.data.image_files import find_images
 from benchmark.errors import UserError, suggest
 from benchmark.schema import Strict
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of the files that are images, in any case of letters."""
 
 
 class Reader(Strict):
@@ -132,15 +130,16 @@ def read_paths(folder: Path, layout: Paths) -> pd.DataFrame:
     default = {"class_folders": "**/{label}/*", "file_prefix": "**/{label}_*"}[layout.reader]
     form = layout.files or default
     pattern = path_pattern(form)
-    images = image_paths(folder)
+    found = find_images(folder)
     rows = [
         {"path": path} | match.groupdict()
-        for path in images
+        for path in found.images
         if (match := pattern.fullmatch(path)) is not None
     ]
     if not rows:
-        found = f"{len(images)} others, first {images[0]}" if images else "no image at all"
-        raise UserError(f"{folder}: no image of the form {form}, {found}: unpack it as published")
+        others = [*found.images, *(f"{path} {why}" for path, why in found.passed_over.items())]
+        others = f"{len(others)} others, first {others[0]}" if others else "no image at all"
+        raise UserError(f"{folder}: no image of the form {form}, {others}: unpack it as published")
     return pd.DataFrame(rows)
 
 
@@ -227,20 +226,6 @@ def read_npz(folder: Path, layout: Npz) -> pd.DataFrame:
     from benchmark.data.medmnist import unpack_npz
 
     return unpack_npz(folder, folder / layout.file, layout.parts)
-
-
-def image_paths(folder: Path) -> list[str]:
-    """Paths of all images below a folder, sorted; hidden files and folders are passed over."""
-    paths = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        below = Path(place).relative_to(folder)
-        paths += [
-            (below / name).as_posix()
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(paths)
 
 
 def refuse_links_outwards(folder: Path) -> None:

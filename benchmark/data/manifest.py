@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from benchmark.data.cards import Card, count_faults
+from benchmark.data.image_files import Unreadable, image_file, opened
 from benchmark.data.layouts import Layout, read_layout
 from benchmark.errors import UserError
 from benchmark.files import sha256_file, write_text
@@ -52,11 +52,12 @@ def build_manifest(folder: Path, layout: Layout) -> pd.DataFrame:
 def measure(path: Path) -> tuple[str, int, int, int]:
     """SHA-256, bytes, width and height of an image file; its pixels are not decoded."""
     try:
-        with Image.open(path) as image:
+        with image_file(path) as file, opened(file) as image:
             width, height = image.size
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{path} cannot be read ({reason}): place it as published") from None
+    except Unreadable as why:
+        raise UserError(f"{path} {why}: place it as published") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: place it as published") from None
     return sha256_file(path), path.stat().st_size, width, height
 
 

@@ -23,13 +23,16 @@ from ruamel.yaml import YAML
 from benchmark.audit.images import look_at
 from benchmark.audit.own_images import (
     FINDINGS,
+    bits_of_looks,
     images_at_hand,
     judge,
     look_at_own,
     published_hashes,
+    remark,
 )
 from benchmark.config import PARAMS, Params
 from benchmark.data.cards import Card, load_cards
+from benchmark.data.image_files import find_images
 from benchmark.data.label_spaces import labels_of_cells, read_label_spaces
 from benchmark.data.manifest import write_manifest
 from benchmark.data.own_labels import cell_types, read_images
@@ -123,6 +126,14 @@ def add_domain(
         for path, seen in zip(images["path"], looks, strict=True)
         if seen.fault is not None
     ]
+    broken += [(path, "left out", why) for path, why in find_images(folder).passed_over.items()]
+    bits = bits_of_looks(looks)
+    remarks = [remark(seen, bits) if seen.fault is None else "" for seen in looks]
+    taken = [
+        (path, "converted", said)
+        for path, said in zip(images["path"], remarks, strict=True)
+        if said
+    ]
     if not sound:
         raise UserError(f"{folder}: no image can be used, the first {broken[0][2]}: {broken[0][0]}")
     grouped = "group" in images
@@ -136,7 +147,7 @@ def add_domain(
         look_at(files, cache),
         published_hashes(datasets, cards),
     )
-    found = pd.concat([pd.DataFrame(broken, columns=FINDINGS), found], ignore_index=True)
+    found = pd.concat([pd.DataFrame(broken + taken, columns=FINDINGS), found], ignore_index=True)
     targets = labels_of_cells(found_spaces, types)
     used = judged.loc[judged["excluded"] == "", "label"].map(targets[profile.label_space])
     classes = {c: int((used == c).sum()) for c in found_spaces.spaces[profile.label_space]}

@@ -277,7 +277,7 @@ def draw_file(
 def recipe_of(path: Path) -> str | None:
     """The recipe kept in a drawn image; None where there is no such image."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("phantom")
     except (FileNotFoundError, UnidentifiedImageError):
         return None

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from benchmark.config import Profile
 from benchmark.data.arrays import (
@@ -32,20 +32,18 @@ from benchmark.data.arrays import (
 from benchmark.data.card import Domain
 from benchmark.data.cards import Card, card_of, domain_images, open_set_images
 from benchmark.data.crop import Crop, crop_box, crop_facts, crop_fraction, scaled
+from benchmark.data.image_files import Unreadable, bits_of_set, image_file, read_image
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
 from benchmark.progress import say, track
 
 DECODER = "Pillow, draft scale ≥ 2 × target, centre crop, Lanczos; version 1"
 """Named in every array's digest: another decoder or resizer is another protocol."""
-EXIF_ORIENTATION = 0x0112
-MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
-"""What Pillow's modes are called, where they do not speak for themselves (RGBA, CMYK)."""
-MODES |= {mode: "grey" for mode in ("I", "I;16", "I;16B", "I;16L")}
+READER = 2
+"""Version of what image files are taken for: arrays made by another one are made again. Only an
+array whose pixels it moved gets another digest."""
 SMALLEST_SIDE = 16
 """Pixels below which an image is refused: no cell can be seen in it."""
-# A hostile header can claim any size: 64 megapixels is far above every published crop.
-Image.MAX_IMAGE_PIXELS = 64_000_000
 
 
 def decode(path: Path, crop: Crop, size: int) -> np.ndarray:
@@ -60,53 +58,28 @@ def decode(path: Path, crop: Crop, size: int) -> np.ndarray:
     return decode_and_tell(path, crop, size)[0]
 
 
-def decode_and_tell(path: Path, crop: Crop, size: int) -> tuple[np.ndarray, str | None]:
-    """As `decode`, and what had to be converted to 8-bit RGB, in words, if anything."""
+def decode_and_tell(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[np.ndarray, str]:
+    """As `decode`, and what had to be converted to 8-bit RGB, in words, if anything.
+
+    Args:
+        bits: of the values of a 16-bit file, where the whole set tells it.
+    """
+
+    def least(whole: tuple[int, int]) -> int:
+        if min(whole) < SMALLEST_SIDE:
+            raise Unreadable(f"is {whole[0]} x {whole[1]} px, too small to show a cell")
+        return int(np.ceil(2 * size / crop_fraction(crop, whole)))
+
     try:
-        with Image.open(path) as image:
-            if min(image.size) < SMALLEST_SIDE:
-                reason = f"{image.width} x {image.height} px, too small to show a cell"
-                raise UserError(f"{path} cannot be used ({reason}): exclude or replace it")
-            fraction = crop_fraction(crop, image.size)
-            whole = int(np.ceil(2 * size / fraction))
-            image.draft("RGB", (whole, whole))
-            image, conversion = to_rgb(image)
-            box = crop_box(image, crop, fraction)
-            square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-            return np.asarray(square), conversion
+        with image_file(path) as file:
+            picture = read_image(file, least, bits)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `wbc-shift fetch`") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(
-            f"{path} cannot be decoded ({reason}): delete it and run `wbc-shift fetch`"
-        ) from None
-
-
-def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
-    """An upright 8-bit RGB image, and in words what it was if it was none.
-
-    Of 16 bits the upper 8 are kept; what is transparent shows white, the empty slide.
-    """
-    # Pillow reads 16-bit colour as 8-bit RGB: only the file's raw mode tells.
-    deep = image.mode.startswith("I") or ";16" in str(image.tile[:1])
-    was = ["16-bit"] if deep else []
-    was += [MODES.get(image.mode, image.mode)] if image.mode != "RGB" else []
-    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-        was.append("turned as its EXIF says")
-    if image.mode == "F":
-        raise ValueError("floating-point values: which of them is white is not said")
-    if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("more than 16 bits a value")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        was.append("laid on white")
-    return image if image.mode == "RGB" else image.convert("RGB"), ", ".join(was) or None
+    except Unreadable as why:
+        raise UserError(f"{path} {why}: delete it and run `wbc-shift fetch`") from None
+    box = crop_box(picture.image, crop, crop_fraction(crop, picture.size))
+    square = picture.image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(square), picture.conversion
 
 
 def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:
@@ -198,7 +171,9 @@ def make_array(
     array = array_path(cache, name, how.framing)
     receipt = array.with_suffix(".json")
     known = read_json(receipt) if receipt.exists() else {}
-    if known.get("key") == key and array.exists() and known["sha256"] == sha256_file(array):
+    made = {"key": key, "reader": READER}
+    unchanged = made.items() <= known.items() and array.exists()
+    if unchanged and known["sha256"] == sha256_file(array):
         say(f"prepare {array.stem}: {len(images)} images, unchanged")
     else:
         raw = datasets / "raw" / card.folder
@@ -206,7 +181,7 @@ def make_array(
         pixels = decode_all(paths, how.crop, how.image_size, array.stem)
         with atomic(array) as temporary, temporary.open("wb") as file:
             np.save(file, pixels)
-        known = {"key": key, "sha256": sha256_file(array)}
+        known = made | {"sha256": sha256_file(array)}
         write_json(receipt, known)
     both = known["sha256"] + digest(rows_of(name, images).to_numpy().tolist())
     return {
@@ -231,22 +206,29 @@ def rows_of(name: str, images: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def decode_all(paths: list[Path], crop: Crop, size: int, domain: str) -> np.ndarray:
+def decode_all(
+    paths: list[Path], crop: Crop, size: int, domain: str, bits: int | None = None
+) -> np.ndarray:
     """Decode images in parallel (Pillow frees the interpreter lock): uint8 [N, size, size, 3].
 
     What had to be converted is said once.
+
+    Args:
+        bits: of the values of 16-bit files, 0 if there are none; by default, what the highest of
+            these images needs.
     """
+    bits = bits_of_set(paths) if bits is None else bits
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
     faults: list[str] = []
     conversions: list[str] = []
 
     def one(row: int) -> None:
         try:
-            pixels[row], conversion = decode_and_tell(paths[row], crop, size)
+            pixels[row], conversion = decode_and_tell(paths[row], crop, size, bits)
         except UserError as fault:
             faults.append(str(fault))
         else:
-            if conversion is not None:
+            if conversion:
                 conversions.append(conversion)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.audit.own_images import look_at_own
+from benchmark.audit.own_images import bits_of_looks, look_at_own, remark
 from benchmark.audit.pictures import address, small_picture
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.crop import scaled
-from benchmark.data.layouts import image_paths, refuse_links_outwards
+from benchmark.data.image_files import FORMATS, find_images
+from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.calibration import fit_temperature, probabilities
@@ -99,8 +100,9 @@ def label_images(
         accuracy: that accepted answers shall have, on the source.
 
     Returns:
-        image, label, confidence, flag (accept, reject, or unreadable), flag_holds_for, reason, and
-        a probability per class, the least sure first; what the flags rest on.
+        image, label, confidence, flag (accept, reject, or unreadable), flag_holds_for, reason (why
+        a file is not read, or what of it was), and a probability per class, the least sure first;
+        what the flags rest on.
 
     Raises:
         UserError: no image; no such run; its checkpoint is not here, or it cannot answer alone.
@@ -109,21 +111,28 @@ def label_images(
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     refuse_links_outwards(folder)
-    paths = image_paths(folder)
-    if not paths:
-        raise UserError(f"{folder}: no image in it: png, jpg, bmp, tif, gif and webp are read")
+    found = find_images(folder)
+    if not found.images:
+        passed = [f"{path} {why}" for path, why in found.passed_over.items()][:1]
+        raise UserError(
+            f"{folder}: no image in it: {'; '.join([*passed, ', '.join(FORMATS) + ' are read'])}"
+        )
+    paths = [*found.images, *found.passed_over]
     network = Network.of_run(root, profile, run_id, classes, tta)
     gauge = network.gauge(accuracy)
     settings = network.record["settings"]
     framed = scaled(crop, settings.get("crop", 1.0))
-    looks = look_at_own([folder / path for path in paths], root / "datasets" / "cache" / "audit")
-    faults = np.array([seen.fault or "" for seen in looks])
-    sound = np.flatnonzero(faults == "")
+    files = [folder / path for path in found.images]
+    looks = look_at_own(files, root / "datasets" / "cache" / "audit")
+    bits = bits_of_looks(looks)
+    faults = [seen.fault for seen in looks] + list(found.passed_over.values())
+    sound = np.array([row for row, fault in enumerate(faults) if fault is None], np.int64)
+    reasons = [fault or remark(looks[row], bits) for row, fault in enumerate(faults)]
     stated = np.full((len(paths), len(classes)), np.nan)
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
-        files = [folder / paths[row] for row in rows]
-        pixels = decode_all(files, framed, settings["image_size"], folder.name)
+        chosen = [files[row] for row in rows]
+        pixels = decode_all(chosen, framed, settings["image_size"], folder.name, bits)
         stated[rows] = probabilities(network.logits(pixels), gauge.temperature)
     labels, flags = np.full((2, len(paths)), "", dtype=object)
     labels[sound] = np.array(classes, dtype=object)[predicted_classes(stated[sound])]
@@ -137,7 +146,7 @@ def label_images(
             "confidence": confidence,
             "flag": flags,
             "flag_holds_for": f"{gauge.source} only",
-            "reason": faults,
+            "reason": reasons,
             **{f"p_{name}": stated[:, place] for place, name in enumerate(classes)},
         }
     )
