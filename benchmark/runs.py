@@ -33,8 +33,6 @@ from benchmark.schema import parse
 Run = dict[str, Any]
 RUN_KEYS = ("run_id", "fingerprint", "training_fingerprint", "skip", "method", "track")
 RUN_KEYS += ("scenario", "seed", "settings", "answering", "tested")
-BATCH_STATISTICS = ("bn", "ibn_a", "ibn_b", "ibn_literal")
-"""Normalisations in which some layers are normalised by running statistics of batches."""
 
 
 def expand(
@@ -166,8 +164,6 @@ def skip(params: Params, profile: Profile, method: Method) -> str | None:
     if method.members:
         return None
     needs = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
-    if needs.batch_statistics and method.normalisation not in BATCH_STATISTICS:
-        return f"{method.inference}: {method.normalisation} keeps no statistics of batches"
     return skip_reason(
         method.backbone,
         method.normalisation,
@@ -176,6 +172,7 @@ def skip(params: Params, profile: Profile, method: Method) -> str | None:
         weights=initial_weights(params, method),
         head=method.head,
         freezing=method.freezing,
+        batch_statistics=needs.batch_statistics,
     )
 
 

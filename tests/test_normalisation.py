@@ -15,14 +15,17 @@ from torch import nn
 
 from benchmark.models.build import build_model, create, skip_reason
 from benchmark.models.normalisation import (
+    NORMALISATIONS,
     ChannelAffine,
     InstanceBatchNorm,
     Skip,
+    check_statistics,
     norm_layers,
     normalise,
     official_ibn_name,
 )
 from benchmark.models.normalisation_picture import READINGS, placements, save_picture
+from benchmark.models.weights import Weights
 
 PICTURE = Path(__file__).parents[1] / "docs" / "normalisation.png"
 REFERENCE = (
@@ -211,6 +214,118 @@ def test_instance_normalisation_of_a_single_pixel_is_skipped() -> None:
     assert "layer4.0.bn1.IN" in skip_reason("resnet18", "ibn_literal", {}, 32)
     assert skip_reason("resnet18", "ibn_a", {}, 32) is None  # no instance part in stage 4
     assert skip_reason("resnet18", "in", {}, 64) is None
+
+
+FAMILIES = [
+    "resnet18", "resnet50_gn", "resnetv2_50d_evos", "regnety_002", "vgg11_bn", "densenet121",
+    "mobilenetv3_small_050", "efficientnet_b0", "nf_resnet50", "convnextv2_atto",
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "crossformer_tiny",
+    "efficientformer_l1", "mobilevitv2_050", "levit_128s", "levit_conv_128s", "repvit_m1",
+    "efficientvit_m0", "nextvit_small", "shvit_s1",
+]  # fmt: skip
+CLAIMED = {
+    "gn": {"group"}, "in": {"instance"}, "none": set(), "ln": {"layer"}, "evonorm": {"evonorm"},
+}  # fmt: skip
+"""Normalisations that speak for the whole network, and the kinds of layers that they leave."""
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_batchnorm1d_left_every_layer_is_what_the_name_says_or_the_network_is_skipped(
+    backbone: str,
+) -> None:
+    with torch.device("meta"):
+        built = create(backbone, 224, num_classes=5)
+        as_built = norm_layers(built)
+        for name in NORMALISATIONS:
+            model = copy.deepcopy(built)
+            try:
+                normalise(model, name, {})
+                check_statistics(model, 224)
+            except Skip:
+                continue
+            kinds = norm_layers(model)
+            if name in CLAIMED:
+                assert set(kinds) == CLAIMED[name], name
+                assert kinds.total() == (as_built.total() if CLAIMED[name] else 0), name
+            elif name == "bn":
+                assert kinds == as_built
+            elif name == "bn_frozen":
+                assert kinds["frozen batch"] == as_built["batch"] > 0
+                assert "batch" not in kinds
+            else:
+                assert kinds["instance"] > 0, name
+                assert kinds["batch"] > 0, name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "skipped"),
+    [
+        ("levit_128s", {"gn": "normalises single tokens", "in": "normalises no maps"}),
+        ("repvit_m1", {"in": "head.head.bn normalises no maps"}),
+        ("efficientvit_m0", {"in": "head.bn normalises no maps"}),
+        ("levit_conv_128s", {"in": "head.bn normalises no maps"}),
+        ("nextvit_small", {"in": "e_mhsa.norm normalises no maps"}),
+        ("shvit_s1", {"in": "normalises no maps", "none": "group normalisation beside that of"}),
+        ("efficientformer_l1", dict.fromkeys(("gn", "in", "none"), "layer normalisation beside")),
+        ("mobilevitv2_050", dict.fromkeys(("in", "none"), "group normalisation beside")),
+        ("skresnet18", {"gn": "groups of a single value", "in": "a map of 1 × 1 pixel"}),
+        ("hrnet_w18_small", {"ibn_a": "four stages", "ibn_b": "four", "ibn_literal": "four"}),
+        ("resnet18", {}),
+    ],
+)
+def test_batchnorm1d_left_what_a_network_cannot_be_given_is_told(
+    backbone: str, skipped: dict[str, str]
+) -> None:
+    names = ["gn", "in", "none"] + [n for n in skipped if n.startswith("ibn")]
+    for name in names:
+        reason = skip_reason(backbone, name, {}, 224)
+        assert (reason is None) == (name not in skipped), (name, reason)
+        assert skipped.get(name, "") in (reason or "")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name"),
+    [
+        ("repvit_m1", "gn"),
+        ("repvit_m1", "none"),
+        ("levit_128s", "none"),
+        ("shvit_s1", "gn"),
+        ("nextvit_small", "gn"),
+        ("resnet10t", "in"),
+    ],
+)
+def test_batchnorm1d_left_without_statistics_of_batches_no_image_moves_the_answer_on_another(
+    backbone: str, name: str
+) -> None:
+    model = build_model(backbone, name, {}, 5, 64, seed=0).train()
+    for module in model.modules():
+        if type(module).__name__.startswith("Drop"):
+            module.eval()
+    torch.manual_seed(0)
+    image, *others = torch.randn(3, 1, 3, 64, 64)
+    with torch.no_grad():
+        first, second = (model(torch.cat([image, other]))[0] for other in others)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_normalisation_without_scale_is_exchanged_and_is_not_frozen() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False))
+    assert norm_layers(model) == {"batch": 1}
+    normalise(model, "gn", {"groups": 3})
+    assert norm_layers(model) == {"group": 1}
+
+
+def test_what_adapts_statistics_of_batches_runs_wherever_a_layer_keeps_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Frozen ones too, and under a name of one's own: told by the network, not by its name."""
+    weights = Weights(timm="tv_in1k")
+    for name, kept in (("bn", True), ("bn_frozen", True), ("ibn_a", True), ("in", False)):
+        reason = skip_reason("resnet18", name, {}, 64, weights=weights, batch_statistics=True)
+        assert (reason is None) == kept, name
+    assert "no layer keeps statistics of batches" in reason
+    monkeypatch.setitem(NORMALISATIONS, "mine", lambda model: None)
+    assert skip_reason("resnet18", "mine", {}, 64, batch_statistics=True) is None
 
 
 def test_a_model_with_two_normalisations_of_its_own_is_no_pure_one() -> None:

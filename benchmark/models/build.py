@@ -25,7 +25,13 @@ from benchmark.models.loading import (
     read_state,
     weights_file,
 )
-from benchmark.models.normalisation import NORMALISATIONS, Skip, check_instance_maps, normalise
+from benchmark.models.normalisation import (
+    NORMALISATIONS,
+    Skip,
+    batch_norms,
+    check_statistics,
+    normalise,
+)
 from benchmark.models.weights import SCRATCH, Weights
 
 
@@ -145,10 +151,18 @@ def skip_reason(
     weights: Weights = SCRATCH,
     head: str = "linear",
     freezing: str = "none",
+    batch_statistics: bool = False,
 ) -> str | None:
-    """Why a combination makes no sense, or None; built without memory (meta), nothing loaded."""
+    """Why a combination makes no sense, or None; built without memory (meta), nothing loaded.
+
+    Args:
+        batch_statistics: whether what answers needs layers with running statistics of batches.
+    """
     network = (backbone, normalisation, tuple(parameters.items()), image_size)
-    return built_on_meta(*network, weights.model_dump_json(), head, freezing)
+    reason, keeps_statistics = built_on_meta(*network, weights.model_dump_json(), head, freezing)
+    if reason is None and batch_statistics and not keeps_statistics:
+        reason = "no layer keeps statistics of batches, which the inference adapts"
+    return None if reason is None else f"{backbone} × {normalisation}: {reason}"
 
 
 @functools.cache  # methods of many experiments share a network
@@ -160,8 +174,11 @@ def built_on_meta(
     weights: str,
     head: str,
     freezing: str,
-) -> str | None:
-    """`skip_reason`, of arguments that can be remembered."""
+) -> tuple[str | None, bool]:
+    """Why a network makes no sense, or None, and whether it keeps statistics of batches.
+
+    Takes arguments that can be remembered.
+    """
     with torch.device("meta"):
         try:
             model = build_model(
@@ -175,7 +192,7 @@ def built_on_meta(
                 head=head,
                 freezing=freezing,
             )
-            check_instance_maps(model, image_size)
+            check_statistics(model, image_size)
         except Skip as skip:
-            return f"{backbone} × {normalisation}: {skip}"
-    return None
+            return str(skip), False
+    return None, any(True for _ in batch_norms(model))

@@ -7,6 +7,7 @@ pictures the three readings of IBN.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from types import MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 class Skip(Exception):
@@ -58,40 +61,57 @@ class ChannelAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
+        """Vectors [N, C], sequences [N, C, L] or maps [N, C, H, W] → the same shape."""
+        channels = (-1, *(1,) * (x.ndim - 2))
+        return x * self.weight.view(channels) + self.bias.view(channels)
 
 
-def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
-    """Every batch normalisation of a model, by name."""
+def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    """Every batch normalisation of a model, by name: of maps, of sequences and of vectors."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             yield name, module
 
 
 def norm_layers(model: nn.Module) -> Counter[str]:
     """Number of normalisation layers of each kind; a frozen BatchNorm is a kind of its own.
 
-    An IBN layer counts as the instance and the batch normalisation that it holds.
+    An IBN layer counts as the instance and the batch normalisation that it holds. A layer that is
+    none of these is told by its name or its running mean: `RmsNorm` is of the kind `rms`. What a
+    network writes out in its `forward`, as it may for queries and keys, is no layer.
     """
     kinds: Counter[str] = Counter()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            frozen = not any(p.requires_grad for p in module.parameters())
-            kinds["frozen batch" if frozen else "batch"] += 1
-        elif type(module).__name__.startswith("EvoNorm"):
+        name = type(module).__name__
+        if isinstance(module, _BatchNorm):
+            kinds["frozen batch" if is_held(module) else "batch"] += 1
+        elif name.startswith("EvoNorm"):
             kinds["evonorm"] += 1
-        else:
-            for kind, known in KINDS.items():
-                kinds[kind] += isinstance(module, known)
-    return +kinds
+        elif known := [kind for kind, layer in KINDS.items() if isinstance(module, layer)]:
+            kinds[known[0]] += 1
+        elif hasattr(module, "running_mean") or (NAMED.search(name) and is_layer(module)):
+            words = NAMED.sub("", name)
+            kinds[re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words).lower() or "unnamed"] += 1
+    return kinds
 
 
-KINDS = {"instance": nn.InstanceNorm2d, "group": nn.GroupNorm, "layer": nn.LayerNorm}
+NAMED = re.compile(r"Norm(?![a-z]).*")
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module scales channels itself or has no part: no mere container, as `ConvNorm`."""
+    own = module.parameters(recurse=False)
+    return any(parameter.ndim == 1 for parameter in own) or not list(module.children())
+
+
+KINDS = {"instance": _InstanceNorm, "group": nn.GroupNorm, "layer": nn.LayerNorm}
 OWN = {"gn": "group", "ln": "layer", "evonorm": "evonorm"}
 """Normalisations that some architectures have by themselves, and their kind."""
+EVERYWHERE: dict[str, set[str]] = {"gn": {"group"}, "in": {"instance"}, "none": set()}
+"""Normalisations whose name speaks for the whole network, and the kinds that it may then have."""
 
 
-def replace(model: nn.Module, name: str, build: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+def replace(model: nn.Module, name: str, build: Callable[[_BatchNorm], nn.Module]) -> None:
     """Put `build(bn)` where the batch normalisation `name` stands, keeping a fused activation."""
     parent = model.get_submodule(name.rpartition(".")[0])
     bn = model.get_submodule(name)
@@ -100,7 +120,7 @@ def replace(model: nn.Module, name: str, build: Callable[[nn.BatchNorm2d], nn.Mo
     setattr(parent, name.rpartition(".")[2], FusedActivation(new, *fused) if fused else new)
 
 
-def replace_all(model: nn.Module, build: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+def replace_all(model: nn.Module, build: Callable[[_BatchNorm], nn.Module]) -> None:
     """Put `build(bn)`, with the affine parameters of `bn`, where a batch normalisation stands."""
     for name, _ in list(batch_norms(model)):
         replace(model, name, lambda bn: with_affine(build(bn), bn))
@@ -115,20 +135,26 @@ def hold_in_evaluation(module: nn.Module) -> None:
     module.train = MethodType(stay, module)
 
 
+def is_held(module: nn.Module) -> bool:
+    """Whether `hold_in_evaluation` fixed this very module."""
+    return "train" in vars(module)
+
+
 def stay(module: nn.Module, mode: bool = True) -> nn.Module:
     """In place of `module.train`: does nothing."""
     return module
 
 
-def with_affine(new: nn.Module, bn: nn.BatchNorm2d) -> nn.Module:
-    """Carry the affine parameters of the normalisation that is replaced."""
-    with torch.no_grad():
-        new.weight.copy_(bn.weight)
-        new.bias.copy_(bn.bias)
+def with_affine(new: nn.Module, bn: _BatchNorm) -> nn.Module:
+    """Carry the affine parameters of the normalisation that is replaced, if it has any."""
+    if bn.affine:
+        with torch.no_grad():
+            new.weight.copy_(bn.weight)
+            new.bias.copy_(bn.bias)
     return new
 
 
-def instance_norm(bn: nn.BatchNorm2d) -> nn.Module:
+def instance_norm(bn: _BatchNorm) -> nn.Module:
     """An affine instance normalisation in place of `bn`."""
     return nn.InstanceNorm2d(bn.num_features, eps=bn.eps, affine=True)
 
@@ -154,7 +180,7 @@ def to_gn(model: nn.Module, groups: int = 32) -> None:
             it that does.
     """
 
-    def build(bn: nn.BatchNorm2d) -> nn.Module:
+    def build(bn: _BatchNorm) -> nn.Module:
         fitting = max(g for g in range(1, groups + 1) if bn.num_features % g == 0)
         return nn.GroupNorm(fitting, bn.num_features, eps=bn.eps)
 
@@ -162,7 +188,14 @@ def to_gn(model: nn.Module, groups: int = 32) -> None:
 
 
 def to_in(model: nn.Module) -> None:
-    """Instance normalisation everywhere, affine, without running statistics (Ulyanov 2016)."""
+    """Instance normalisation everywhere, affine, without running statistics (Ulyanov 2016).
+
+    Raises:
+        Skip: a layer normalises vectors, in which a channel of one image is a single number.
+    """
+    for name, bn in batch_norms(model):
+        if not isinstance(bn, nn.BatchNorm2d):
+            raise Skip(f"{name} normalises no maps, and instance normalisation needs maps")
     replace_all(model, instance_norm)
 
 
@@ -191,10 +224,10 @@ def residual_norms(model: nn.Module, name: str) -> list[tuple[str, int, int, int
         if match := pattern.search(layer):
             stage, block, position = (int(g) for g in match.groups() if g is not None)
             found.append((layer, stage, block, position))
-    if not found:
+    if {stage for _, stage, _, _ in found} != {1, 2, 3, 4}:
         raise Skip(
             f"{name} is defined on the residual blocks of a ResNet, ResNeXt or RegNet; "
-            "this model has none"
+            "this model has not the four stages of them"
         )
     return found
 
@@ -280,7 +313,8 @@ def normalise(model: nn.Module, name: str, parameters: dict[str, object]) -> nn.
     `evonorm`; `none` where it has no normalisation at all).
 
     Raises:
-        Skip: the model has no batch normalisation, or no place for this one.
+        Skip: the model has no batch normalisation, or no place for this one, or keeps another kind
+            beside it although the name speaks for the whole network.
     """
     kinds = norm_layers(model)
     if "batch" not in kinds:
@@ -290,11 +324,17 @@ def normalise(model: nn.Module, name: str, parameters: dict[str, object]) -> nn.
             raise Skip(f"the model has no batch normalisation to exchange; {has}")
         return model
     NORMALISATIONS[name](model, **parameters)
+    if name in EVERYWHERE and (left := sorted(set(norm_layers(model)) - EVERYWHERE[name])):
+        raise Skip(
+            f"the model has {' and '.join(left)} normalisation beside that of batches, "
+            f"which {name} leaves: it would not be {name} everywhere"
+        )
     return model
 
 
-def check_instance_maps(model: nn.Module, image_size: int) -> None:
-    """Refuse instance normalisation of a map of 1 × 1: it would turn every value into its offset.
+def check_statistics(model: nn.Module, image_size: int) -> None:
+    """Refuse what instance and group normalisation cannot do: a statistic of a single value, which
+    would turn it into its offset, and a statistic over the tokens of several images.
 
     Args:
         model: on the meta device.
@@ -302,20 +342,35 @@ def check_instance_maps(model: nn.Module, image_size: int) -> None:
     Raises:
         Skip: names the first such layer.
     """
+    images = 2
 
     def refuse(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0].shape[-2:].numel() == 1:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            count, channels, *sides = inputs[0].shape
+            if isinstance(layer, nn.GroupNorm) and not sides and count != images:
+                raise Skip(
+                    f"{name} normalises single tokens, where group normalisation would not be "
+                    "that of an image"
+                )
+            if isinstance(layer, _InstanceNorm) and math.prod(sides) == 1:
                 raise Skip(
                     f"instance normalisation at {name} sees a map of 1 × 1 pixel "
-                    f"at image size {image_size}: take larger images"
+                    f"at image size {image_size}: take larger images, or another backbone"
                 )
+            if isinstance(layer, nn.GroupNorm):
+                together = channels // layer.num_groups * math.prod(sides)
+                if together == 1:
+                    raise Skip(
+                        f"group normalisation at {name} sees groups of a single value "
+                        f"at image size {image_size}: take fewer groups, or larger images"
+                    )
 
         return hook
 
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.InstanceNorm2d)]
+    kinds = (_InstanceNorm, nn.GroupNorm)
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
     hooks = [layer.register_forward_pre_hook(refuse(name)) for name, layer in layers]
     if layers:
-        model(torch.empty(2, 3, image_size, image_size, device="meta"))
+        model(torch.empty(images, 3, image_size, image_size, device="meta"))
     for hook in hooks:
         hook.remove()
