@@ -433,6 +433,7 @@ def predict(
     for flag, number in table["flag"].value_counts().items():
         say(f"{number} {flag}")
     say(f"{gauge}")
+    say(gauge.scaling)
     say(f"wrote {out} and {sheet}; they name and show the images: keep them out of git")
 
 

@@ -168,7 +168,7 @@ def profile_stages(
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
-        "deps": [*indices, "benchmark/evaluation"],
+        "deps": [*indices, *splits, "benchmark/evaluation"],
         "outs": [small(path) for path in metrics],
     }
     stages["report"] = {

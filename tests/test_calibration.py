@@ -114,11 +114,14 @@ def test_the_fitted_temperature_beats_every_other_on_a_grid():
     assert loss(best) <= min(loss(t) for t in np.geomspace(0.01, 100, 400)) + 1e-9
 
 
-def test_without_an_error_the_temperature_ends_at_its_limit():
+def test_a13_temperature_without_an_error_is_one():
     logits, labels = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
-    found = calibration.fit_temperature(logits, labels)
-    assert found < 0.1
-    assert found >= 0.01
+    assert calibration.fit_temperature(logits, labels) == calibration.NO_TEMPERATURE == 1
+    # The best logit is the label's, though not alone: colder is always better.
+    logits = np.array([[9.0, 0.0]] * 50 + [[0.0, 0.0]])
+    assert calibration.fit_temperature(logits, np.array([0] * 50 + [1])) == 1
+    # Wrong more often than not: flatter is always better.
+    assert calibration.fit_temperature(logits, np.array([1] * 51)) == 1
 
 
 def test_a_temperature_needs_images():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,15 +150,68 @@ def test_flags_keep_what_the_calibration_part_guarantees(trained: Path) -> None:
     # Clopper-Pearson: n right of n prove an accuracy of 0.05^(1/n), 0.951 for 60, 0.970 for 100.
     assert beta.ppf(0.05, 100, 1) == pytest.approx(0.970, abs=1e-3)
     low, high = (network.gauge(accuracy).threshold for accuracy in (0.97, 0.98))
-    temperature = network.gauge(0.97).temperature
-    surest = probabilities(np.array([[4.0, 0, 0, 0, 0]]), temperature).max()
-    assert low == pytest.approx(surest)
+    assert low == pytest.approx(probabilities(np.array([[4.0, 0, 0, 0, 0]])).max())
     assert high == np.inf
     assert "images like those of toy-a ONLY" in str(network.gauge(0.97))
     flags = label_images(Path(), "tiny", RUN, CLASSES, Path("new"), accuracy=0.98)[0]["flag"]
     assert set(flags) == {"reject"}
     answered = label_images(Path(), "tiny", RUN, CLASSES, Path("new"), accuracy=0.97)[0]
     assert ((answered["flag"] == "accept") == (answered["confidence"] >= low)).all()
+
+
+def calibrated_on(run: str, logits: list[list[float]], labels: list[int]) -> None:
+    """Exchange the stored answers of a run to its calibration part."""
+    file = Path("results/tiny/runs") / run / "predictions.parquet"
+    table = pd.read_parquet(file)
+    rows = table.iloc[[0] * len(labels)].assign(part="calibration", label=labels)
+    rows[[f"logit_{name}" for name in CLASSES]] = logits
+    pd.concat([table[table["part"] != "calibration"], rows]).to_parquet(file)
+
+
+def test_a13_without_an_error_the_temperature_is_one_and_is_said_to_be(
+    trained: Path, wbc_shift
+) -> None:
+    calibrated_on(RUN, [[9.0, 0, 0, 0, 0]] * 100, [0] * 100)
+    outcome = wbc_shift(*PREDICT)
+    assert "Temperature 1: none can be fitted to the 100 calibration images" in outcome.out
+    assert "Temperature 1: none can be fitted" in Path("predictions.html").read_text()
+    table = pd.read_csv("predictions.csv")
+    assert (table["confidence"] < 1).all()
+    np.testing.assert_allclose(table["confidence"], table.filter(like="p_").max(axis=1))
+
+
+def test_a13_the_threshold_is_of_confidences_that_nothing_was_fitted_to(trained: Path) -> None:
+    right = [[6.0, 0, 0, 0, 0]] * 70 + [[2.0, 0, 0, 0, 0]] * 30
+    calibrated_on(RUN, right, [0] * 98 + [1] * 2)
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES)
+    gauge = network.gauge(0.95)
+    assert gauge.temperature != 1
+    assert gauge.threshold == pytest.approx(probabilities(np.array(right[:1])).max())
+    table, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
+    stated = table.filter(like="p_").to_numpy()
+    unscaled = probabilities(np.log(stated) * gauge.temperature).max(axis=1)
+    np.testing.assert_allclose(table["confidence"], unscaled)
+
+
+def test_a13_a_written_confidence_can_be_told_from_the_threshold(trained: Path, wbc_shift) -> None:
+    """Confidences and the threshold differ from 1, and from each other, in the tenth digit."""
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES)
+    highest = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))[0]["confidence"].max()
+    gauge = replace(network.gauge(0.95), threshold=float(np.nextafter(highest, 1)))
+    assert gauge.digits(highest) != gauge.digits(gauge.threshold)
+    assert replace(gauge, threshold=0.75).digits(1 - 3e-10) == "0.9999999997"
+    assert wbc_shift(*PREDICT).status == 0
+    assert pd.read_csv("predictions.csv")["confidence"].max() == highest
+    accepted = replace(gauge, threshold=1 - 3e-10, images=100)
+    assert "accepted from confidence 0.9999999997 on" in str(accepted)
+
+
+def test_a7_too_few_calibration_images_are_said_with_their_number(trained: Path) -> None:
+    calibrated_on(RUN, [[9.0, 0, 0, 0, 0]] * 58, [0] * 58)
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES)
+    assert "toy-a, 58 where 59 are the fewest" in str(network.gauge(0.95))
+    calibrated_on(RUN, [[9.0, 0, 0, 0, 0]] * 59, [1] * 59)
+    assert "too many of the surest answers to the 59" in str(network.gauge(0.95))
 
 
 def test_eight_views_give_one_answer_to_a_turned_image(trained: Path) -> None:

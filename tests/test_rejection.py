@@ -17,10 +17,11 @@ INFINITY = float("inf")
 
 def test_softmax_confidences_by_hand():
     logits = np.log(STATED) + 3
-    found = rejection.softmax_confidences(logits)
+    found = rejection.probability_confidences(probabilities(logits))
+    assert rejection.maximum_probability(logits) == pytest.approx([0.7, 0.4])
     assert found["msp"] == pytest.approx([0.7, 0.4])
     assert found["margin"] == pytest.approx([0.5, 0.05])
-    assert found["energy"] == pytest.approx([3, 3])
+    assert rejection.energy(logits) == pytest.approx([3, 3])
     entropies = [sum(-p * math.log(p) for p in row) for row in STATED]
     assert found["entropy"] == pytest.approx([-h for h in entropies])
 
@@ -30,6 +31,21 @@ def test_the_energy_is_the_logarithm_of_the_sum_of_powers():
     logits[:3] = [[1, 1, 1, 1, 1], [7, 7, -60000, 0, 0], [60000, 0, 0, 0, 0]]
     expected = logsumexp(logits.astype(np.float64), axis=1)
     np.testing.assert_allclose(rejection.energy(logits), expected, rtol=1e-14)
+
+
+def test_a1_a_confidence_does_not_depend_on_the_order_of_the_classes():
+    """Equal votes in another class differed by the last bit of a sum, and so never tied."""
+    random = np.random.default_rng(0)
+    scores = random.normal(0, 3, (500, 1, 5)).astype(np.float16)
+    turned = np.stack([np.roll(scores[:, 0], k, axis=1) for k in range(5)], axis=1)
+    shuffled = random.permuted(turned, axis=2).reshape(-1, 5)
+    near = 1 / (1 + np.exp(-shuffled.astype(float)))
+    found = rejection.probability_confidences(probabilities(shuffled))
+    found |= {"energy": rejection.energy(shuffled), "scaled": probabilities(shuffled, 0.7).max(1)}
+    found |= {f"ccl {name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
+    for name, confidence in found.items():
+        of_one_image = confidence.reshape(500, 5)
+        assert (of_one_image == of_one_image[:, :1]).all(), name
 
 
 def test_a_cell_far_from_every_centroid_looks_reliable_to_the_published_confidence_alone():
@@ -74,6 +90,12 @@ def test_a_guarantee_needs_enough_images():
     for images, promised in ((298, False), (299, True)):
         found = rejection.guaranteed_threshold(np.arange(images), np.ones(images), 0.99)
         assert math.isfinite(found) == promised
+
+
+def test_a7_the_fewest_images_of_a_guarantee():
+    assert rejection.images_needed(0.99) == 299
+    assert rejection.images_needed(0.95) == 59
+    assert rejection.images_needed(1.0) == INFINITY
 
 
 def test_the_fewest_right_are_those_that_a_lower_accuracy_makes_improbable():

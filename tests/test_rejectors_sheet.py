@@ -12,7 +12,7 @@ from benchmark.report.sheets.rejection import rejection_sheet, rejectors_sheet
 
 SCORES = {"rejected": 0.5, "accuracy": 0.9, "right": 0.45, "threshold": 0.7}
 SCORES |= {"excess_aurc": 0.1, "coverage_99": 0.2, "coverage_90": 0.4}
-SCORES |= {"calibration_n": 300, "marginal_classes": 0}
+SCORES |= {"calibration_n": 300, "marginal_classes": 0, "temperature": np.nan}
 
 
 def experiment(**tracks: str) -> Experiment:
@@ -72,6 +72,29 @@ def test_tracks_share_no_table_of_rejectors(track: str, methods: set[str]) -> No
     sheet = rejection_sheet(both, TABLE, track=track)
     assert {row[1] for row in sheet.rows} == methods
     assert sheet.name == "norms_rejection" + ("_transductive" if "seer" in methods else "")
+
+
+def test_a7_a_sheet_says_that_so_few_images_can_guarantee_nothing() -> None:
+    few = TABLE.assign(calibration_n=284, temperature=1.0)
+    guaranteed = few["fit"] == "guaranteed"
+    few.loc[guaranteed, ["rejected", "accuracy", "right", "threshold"]] = np.nan
+    sheet = rejection_sheet(experiment(a="inductive"), few)
+    place = sheet.header.index("Rr guaranteed")
+    assert {(row[place], row[place + 1]) for row in sheet.rows} == {("–", "–")}
+    notes = " ".join(sheet.notes)
+    assert "284 of raabin" in notes
+    assert "wants 299 calibration images at least" in notes
+    assert "from raabin there is none to be had" in notes
+    enough = rejection_sheet(experiment(a="inductive"), TABLE)
+    assert "to be had" not in " ".join(enough.notes)
+
+
+def test_a13_a_sheet_says_of_how_many_runs_the_temperature_is_one() -> None:
+    unfitted = TABLE.assign(temperature=1.0)
+    notes = " ".join(rejection_sheet(experiment(a="inductive"), unfitted).notes)
+    assert "The temperature is 1 in 1 of 1 runs" in notes
+    fitted = rejection_sheet(experiment(a="inductive"), TABLE.assign(temperature=1.4))
+    assert "temperature is 1" not in " ".join(fitted.notes)
 
 
 def test_without_a_method_of_a_track_there_is_no_table() -> None:

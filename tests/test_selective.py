@@ -8,11 +8,12 @@ import pytest
 from scipy.special import logit
 from test_evaluate import CLASSES, predictions, run_record, write_experiment, write_run
 
-from benchmark.evaluation import selective
-from benchmark.evaluation.evaluate import evaluate
+from benchmark.errors import UserError
+from benchmark.evaluation import open_set, selective
+from benchmark.evaluation.evaluate import evaluate, images_by_domain
 from benchmark.evaluation.experiments import Run, load_experiments
-from benchmark.evaluation.predictions import read_answers
-from benchmark.evaluation.selective import curve_rows, rejection_rows
+from benchmark.evaluation.predictions import Foreign, read_answers
+from benchmark.evaluation.selective import curve_rows, open_set_rows, rejection_rows
 
 COUNTS = {
     ("raabin", "calibration"): [100, 100, 90, 80, 30],
@@ -60,9 +61,48 @@ def test_a_threshold_is_the_calibration_parts_and_rejects_the_rest(tmp_path):
 def test_a_guarantee_rejects_at_least_as_much(tmp_path):
     run, answers = answers_of(tmp_path)
     rows = by_rejector(rejection_rows(run, answers), "bccd")
-    for name in ("msp", "entropy", "energy", "margin", "scaled_msp"):
+    for name in ("msp", "entropy", "energy", "margin"):
         assert rows[name, "guaranteed"]["rejected"] >= rows[name, "plain"]["rejected"]
     assert rows["conformal", "plain"]["marginal_classes"] == 0
+
+
+def test_a13_scaled_probabilities_have_no_guarantee_since_they_were_fitted_there(tmp_path):
+    run, answers = answers_of(tmp_path)
+    rows = by_rejector(rejection_rows(run, answers), "bccd")
+    assert np.isnan(rows["scaled_msp", "guaranteed"]["threshold"])
+    assert 0.01 < rows["scaled_msp", "plain"]["temperature"] < 100
+
+
+def test_a7_too_few_calibration_images_leave_the_guarantee_without_a_number(tmp_path):
+    counts = COUNTS | {("raabin", "calibration"): [80, 80, 80, 40, 18]}
+    run, answers = answers_of(tmp_path, table=predictions(3, counts=counts))
+    rows = by_rejector(rejection_rows(run, answers), "bccd")
+    for score in ("threshold", "rejected", "accuracy", "right"):
+        assert np.isnan(rows["msp", "guaranteed"][score])
+        assert not np.isnan(rows["msp", "plain"][score])
+
+
+def test_a2_known_cells_of_a_pooled_test_set_are_those_of_the_foreign_cells_laboratory(tmp_path):
+    run, answers = answers_of(tmp_path)
+    scenario = run.scenario.model_copy(update={"source": "raabin+pbc-main"})
+    pooled = run.model_copy(update={"scenario": scenario})
+    tested = answers["raabin", "id_test"]
+    own = np.arange(len(tested.labels)) % 3 == 0
+    foreign = {"pbc-main": Foreign(np.full(40, -1), tested.logits[:40])}
+    places = {"pbc-main": tested.images[own], "raabin": tested.images[~own]}
+    row = open_set_rows(pooled, {("raabin+pbc-main", "id_test"): tested}, foreign, places)[0]
+    confidence = tested.probabilities.max(axis=1)
+    assert row["known_n"] == own.sum()
+    assert row["auroc"] == pytest.approx(open_set.auroc(confidence[own], confidence[:40]))
+
+
+def test_a2_two_laboratories_that_name_an_image_alike_are_refused(tmp_path):
+    split = "path,group,label,part\nneutrophil/1.png,g,neutrophil,id_test\n"
+    (tmp_path / "splits").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "splits" / f"{name}.csv").write_text(split)
+    with pytest.raises(UserError, match="is an image of a and of b"):
+        images_by_domain(tmp_path, {"a+b"})
 
 
 def test_conformal_prediction_says_when_classes_are_too_small_for_it(tmp_path):

@@ -1,7 +1,10 @@
 """Calibration: logits and labels in; how far stated probabilities are from what happens, out.
 
 Also temperature scaling, which mends a part of it. Its temperature is fitted on the `calibration`
-part of the source domain, never on a test set.
+part of the source domain, which chose nothing before, and never on a test set.
+
+Probabilities are divided by a sum over *sorted* terms: two images with the same logits in another
+order of the classes have the same confidence to the last bit, so that they tie.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from scipy.optimize import minimize_scalar
 BINS = 15
 """of equal width, as in Guo et al. 2017; a small test set inflates the ECE (each bin is noisy)"""
 TEMPERATURES = (0.01, 100.0)
-"""Range of a fitted temperature: without an error on `calibration` there is no finite optimum."""
+"""Range of a fitted temperature; an optimum at its ends is none."""
+NO_TEMPERATURE = 1.0
+"""What stands where no temperature can be fitted: the logits as they are."""
 
 
 class Reliability(NamedTuple):
@@ -31,7 +36,7 @@ class Reliability(NamedTuple):
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """(images, classes) softmax of logits divided by the temperature, in float64."""
     powers = np.exp(_below_the_highest(np.asarray(logits, np.float64) / temperature))
-    return (powers / powers.sum(axis=0)).T
+    return (powers / np.sort(powers, axis=0).sum(axis=0)).T
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -89,7 +94,10 @@ def expected_calibration_error(bins: Reliability) -> float:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T > 0 whose logits / T have the smallest negative log-likelihood (Guo et al. 2017).
 
-    One number: it moves confidences and never an answer. The loss is convex in 1/T.
+    One number: it never moves an answer, but it may change the order of two images' confidences.
+    The loss is convex in 1/T. Where no label has a lower logit than another class, it falls for
+    ever as T does, and there is no optimum: T is `NO_TEMPERATURE` then, as it is where the optimum
+    lies at an end of `TEMPERATURES`.
 
     Args:
         logits: (images, classes) of the `calibration` part.
@@ -97,10 +105,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     if not len(labels):
         raise ValueError("no images to fit a temperature to")
+    if (logits.max(axis=1) == logits[np.arange(len(labels)), labels]).all():
+        return NO_TEMPERATURE
     found = minimize_scalar(
         lambda logarithm: negative_log_likelihood(logits / np.exp(logarithm), labels),
         bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    at_an_end = np.isclose(found.x, np.log(TEMPERATURES), atol=1e-3).any()
+    return NO_TEMPERATURE if at_an_end else float(np.exp(found.x))

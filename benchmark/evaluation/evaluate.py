@@ -5,6 +5,7 @@ Every file is a pure function of the records and predictions: the same input giv
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.config import sources_of
+from benchmark.data.split import read_split
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import resample
 from benchmark.evaluation.effects import EFFECTS_SCHEMA, effect_rows
@@ -86,7 +89,9 @@ def evaluate(results: Path) -> None:
     runs = done_runs(experiments)
     predictions = read_all(results, runs)
     answers = {run_id: own.known for run_id, own in predictions.items()}
-    jobs = [partial(run_columns, *runs[run_id], own) for run_id, own in predictions.items()]
+    pooled = {run.scenario.source for i, (run, _) in runs.items() if predictions[i].foreign}
+    tested = images_by_domain(results.parent.parent / "datasets", pooled)
+    jobs = [partial(run_columns, *runs[i], own, tested) for i, own in predictions.items()]
     by_run = dict(zip(runs, in_processes(jobs, "scores"), strict=True))
     constants = {i: {"metrics": own} for i, own in majority(runs, answers).items()}
     # Rows of a run follow each other, whatever the file is sorted by next.
@@ -102,7 +107,10 @@ def evaluate(results: Path) -> None:
 
 
 def run_columns(
-    run: Run, classes: tuple[str, ...], predictions: Predictions
+    run: Run,
+    classes: tuple[str, ...],
+    predictions: Predictions,
+    tested: dict[str, np.ndarray],
 ) -> dict[str, dict[str, list]]:
     """Columns of every file in `BY_RUN` for one run."""
     # Copies, so that what is computed along the way goes with them.
@@ -112,9 +120,31 @@ def run_columns(
         "confusion": confusion_rows(run, classes, answers),
         "rejection": rejection_rows(run, answers),
         "curves": curve_rows(run, answers),
-        "open_set": open_set_rows(run, answers, predictions.foreign),
+        "open_set": open_set_rows(run, answers, predictions.foreign, tested),
     }
     return {name: in_columns(rows[name], schema) for name, schema in BY_RUN.items()}
+
+
+def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]:
+    """Domain of a source of several → the images of its in-domain test, as the split names them.
+
+    Predictions name the source alone.
+
+    Raises:
+        UserError: a split is missing or damaged, or two domains of a source name an image alike.
+    """
+    found: dict[str, np.ndarray] = {}
+    for domains in (sources_of(source) for source in sorted(sources)):
+        for domain in domains if len(domains) > 1 else ():
+            split = read_split(datasets, domain)
+            found[domain] = split.loc[split["part"] == "id_test", "path"].to_numpy(str)
+        for one, other in itertools.combinations(domains, 2):
+            if len(both := np.intersect1d(found[one], found[other])):
+                raise UserError(
+                    f"{both[0]} is an image of {one} and of {other}, so that predictions of "
+                    f"{'+'.join(domains)} do not tell whose cells are meant: rename one of them"
+                )
+    return found
 
 
 def majority(

@@ -51,6 +51,11 @@ class Method(Record):
         """Whether its answers are those of its network's own head, in one view."""
         return (self.readout, self.inference) == ("head", "single") and not self.is_ensemble
 
+    @property
+    def states_shares(self) -> bool:
+        """Whether its logits are logarithms of shares of votes, of which few values occur."""
+        return self.readout == "nearest_neighbours"
+
     def is_plain(self, *apart: str) -> bool:
         """Cross-entropy from scratch, no recipe, nothing added.
 

@@ -4,10 +4,15 @@ One sign everywhere: *a higher confidence means more reliable*, and an image is 
 confidence is at least the threshold. Thresholds come from the source's `calibration` part alone.
 Rejectors are compared at equal accuracy of the accepted or by AURC, never at unequal ones.
 The conformal rejector is in `conformal`.
+
+A confidence is the same, to the last bit, for scores in any order of the classes: sums run over
+sorted terms. Otherwise the class would decide between images that tie, such as those of 20 equal
+votes out of 20.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,7 +37,7 @@ def energy(logits: np.ndarray) -> np.ndarray:
     highest = logits.max(axis=0)
     powers = np.exp(logits - highest)
     powers[logits.argmax(axis=0), np.arange(powers.shape[1])] = 0
-    return highest + np.log1p(powers.sum(axis=0))
+    return highest + np.log1p(np.sort(powers, axis=0).sum(axis=0))
 
 
 def margin(scores: np.ndarray) -> np.ndarray:
@@ -50,8 +55,8 @@ def published_ccl(closeness: np.ndarray) -> np.ndarray:
     Args:
         closeness: (images, classes) D_j in [0, 1] of class centroid learning.
     """
-    closeness = np.asarray(closeness, np.float64)
-    return 1 - closeness.sum(axis=1) + closeness.max(axis=1)
+    ordered = np.sort(np.asarray(closeness, np.float64), axis=1)
+    return 1 - ordered.sum(axis=1) + ordered[:, -1]
 
 
 def maximum_closeness(closeness: np.ndarray) -> np.ndarray:
@@ -59,18 +64,17 @@ def maximum_closeness(closeness: np.ndarray) -> np.ndarray:
     return np.asarray(closeness, np.float64).max(axis=1)
 
 
-def softmax_confidences(logits: np.ndarray) -> dict[str, np.ndarray]:
-    """(images,) confidences of logits (images, classes) by rejector.
+def probability_confidences(stated: np.ndarray) -> dict[str, np.ndarray]:
+    """(images,) confidences of probabilities (images, classes) by rejector.
 
-    Largest probability; negative entropy Σ_c p_c log p_c, natural logarithm; negative energy; and
-    largest minus second largest probability.
+    Largest probability; negative entropy Σ_c p_c log p_c, natural logarithm; and largest minus
+    second largest probability.
     """
-    stated = probabilities(logits)
+    ordered = np.sort(stated, axis=1)
     return {
-        "msp": stated.max(axis=1),
-        "entropy": -entr(stated).sum(axis=1),
-        "energy": energy(logits),
-        "margin": margin(stated),
+        "msp": ordered[:, -1],
+        "entropy": -entr(ordered).sum(axis=1),
+        "margin": ordered[:, -1] - ordered[:, -2],
     }
 
 
@@ -119,18 +123,26 @@ def guaranteed_threshold(
     down, each tested by the exact binomial tail (Clopper-Pearson), until the first that fails. The
     m most confident calibration images are, given the next confidence, an independent sample of
     all that is more confident, so each test is exact; the sequence is valid where accuracy does
-    not rise as the threshold falls. It starts at the fewest images that can pass without an error,
-    log(error) / log(accuracy): 299 for 99 % at 5 %. It holds for images like the calibration
-    images, and for a shifted domain it promises nothing.
+    not rise as the threshold falls. It starts at `images_needed`. It holds for images like the
+    calibration images, which nothing may have been fitted to, and for a shifted domain it promises
+    nothing.
 
     Returns:
         The threshold, or `inf` where nothing can be guaranteed.
     """
     thresholds, accepted, right = ranked(confidence, correct)
-    fewest = int(np.ceil(np.log(error) / np.log(accuracy) - 1e-9)) if accuracy < 1 else np.inf
+    fewest = images_needed(accuracy, error)
     passed = (right >= right_needed(len(correct), accuracy, error)[accepted])[accepted >= fewest]
     length = len(passed) if passed.all() else int(np.argmin(passed))
     return float(thresholds[accepted >= fewest][length - 1]) if length else float("inf")
+
+
+def images_needed(accuracy: float, error: float = 0.05) -> float:
+    """The fewest calibration images, all right, that prove an accuracy: log(error) / log(accuracy).
+
+    299 for 99 % with probability 95 %; `inf` for 100 %.
+    """
+    return int(np.ceil(np.log(error) / np.log(accuracy) - 1e-9)) if accuracy < 1 else math.inf
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from benchmark.evaluation import metrics
 from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.predictions import DROPPED, REDUCED, WBC5, Answers, TestSet
-from benchmark.evaluation.selective import stated
+from benchmark.evaluation.selective import stated_scores
 
 MAJORITY = "majority"
 """Name of the constant that answers the commonest class of each test set: an oracle, no method."""
@@ -139,7 +139,7 @@ def stated_rows(run: dict, answers: dict[TestSet, Answers]) -> list[dict]:
         | {"domain": domain, "part": part, "class_name": ""}
         | {"metric": name, "value": value, "n": len(answer.labels)}
         for (domain, part), answer in answers.items()
-        for name, value in stated(answer).items()
+        for name, value in stated_scores(answer).items()
     ]
 
 

@@ -1,8 +1,9 @@
 """Selective: a run's answers in; what rejecting the doubtful ones gains, and its curves, out.
 
 Thresholds are fitted on the source's `calibration` part to an accuracy of 99 % of the accepted,
-with and without a guarantee, and then meet test sets that they have not seen. Single corruptions of
-a test set are left out.
+with and without a guarantee, and then meet test sets that they have not seen. The temperature is
+fitted there too, so that a threshold of scaled probabilities has no guarantee: that wants images
+which nothing was fitted to. Single corruptions of a test set are left out.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from benchmark.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
-    probabilities,
 )
 from benchmark.evaluation.experiments import Method, Run
-from benchmark.evaluation.predictions import Answers, Foreign, TestSet
+from benchmark.evaluation.predictions import Answers, Foreign, TestSet, stated
 
 ACCURACY = 0.99
 """Accuracy of the accepted images that thresholds are fitted to (he2023)."""
@@ -36,17 +36,23 @@ CENTROIDS = ("ccl", "focal_ccl")
 """Losses whose logits are logit(D) of a closeness D to each class centroid."""
 FITS = {"plain": rejection.threshold_at, "guaranteed": rejection.guaranteed_threshold}
 """How a threshold is fitted → function of confidence, hits and accuracy."""
+FITTED = ("scaled_msp",)
+"""Confidences that were themselves fitted to the images that thresholds are fitted to."""
 
 REJECTION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("run_id", "domain", "part", "rejector", "fit")),
         *((name, pa.float64()) for name in ("threshold", "rejected", "accuracy", "right")),
+        ("temperature", pa.float64()),
         *((name, pa.float64()) for name in ("aurc", "excess_aurc", *MATCHED)),
         *((name, pa.int64()) for name in ("n", "calibration_n", "marginal_classes")),
     ]
 )
 """`rejection.parquet`: `rejected`, `accuracy` and `right` are Rr, Ra and R at the threshold; the
-other scores do not depend on it. `coverage_99` is the largest share of this test set whose accepted
+other scores do not depend on it. A threshold is infinite where no calibration image is accepted,
+and NaN, as its scores are, where none can be had: without a calibration part, or where a guarantee
+wants more images than that has. `temperature` is that of `scaled_msp`, 1 where none could be
+fitted. `coverage_99` is the largest share of this test set whose accepted
 images are 99 % right: it compares rejectors, and no threshold known beforehand reaches it.
 `marginal_classes` counts the classes that conformal prediction had to judge by all images."""
 
@@ -70,7 +76,8 @@ OPEN_SET_SCHEMA = pa.schema(
     ]
 )
 """`open_set.parquet`: how well a confidence tells cells of no class, `near` or `far`, from the
-known cells of the same domain, which are in `part`."""
+known cells of the same domain, which are in `part`; of a source of several domains from that
+domain's alone."""
 
 
 class Judged(NamedTuple):
@@ -87,10 +94,15 @@ def closeness(method: Method) -> bool:
     return method.loss in CENTROIDS and method.answers_itself
 
 
+def closeness_or_probability(method: Method, answer: Answers) -> np.ndarray:
+    """(images, classes) in [0, 1], as a method states them."""
+    return expit(answer.logits.astype(np.float64)) if closeness(method) else answer.probabilities
+
+
 def log_probabilities(method: Method) -> bool:
     """Whether a method's logits are logarithms of probabilities, whose energy is 0 everywhere."""
     averaged = method.is_ensemble or method.inference.startswith("tta")
-    return averaged or method.readout == "nearest_neighbours"
+    return averaged or method.states_shares
 
 
 def judged(
@@ -118,9 +130,9 @@ def confidences(
     if closeness(method):
         near = expit(logits.astype(np.float64))
         return {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
-    found = rejection.softmax_confidences(logits)
-    if log_probabilities(method):
-        del found["energy"]
+    found = rejection.probability_confidences(stated(logits, method.states_shares))
+    if not log_probabilities(method):
+        found["energy"] = rejection.energy(logits)
     if temperature is not None:
         # Stored in half precision, which a division would round a second time.
         scaled = logits.astype(np.float64) / temperature
@@ -128,7 +140,7 @@ def confidences(
     return found
 
 
-def stated(answer: Answers) -> dict[str, float]:
+def stated_scores(answer: Answers) -> dict[str, float]:
     """Metrics of the stated probabilities: calibration, and rejection by the largest of them."""
     return {
         "nll": negative_log_likelihood(answer.logits, answer.labels),
@@ -157,6 +169,10 @@ def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
         name: {fit: f(*view, ACCURACY) for fit, f in FITS.items()}
         for name, view in views.get(calibration, {}).items()
     }
+    for name, own in thresholds.items():
+        # What cannot be guaranteed has no threshold, rather than one that rejects everything.
+        if name in FITTED or len(held.labels) < rejection.images_needed(ACCURACY):
+            own["guaranteed"] = np.nan
     plausible = conformal_rows(run.method, held, scored) if held else {}
     rows = []
     for (domain, part), answer in scored.items():
@@ -169,6 +185,7 @@ def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
                 if np.isnan(threshold):
                     gained = rejection.Rejection(*[np.nan] * 3)
                 row = where | {"rejector": name, "fit": fit, "threshold": threshold}
+                row["temperature"] = temperature if name in FITTED else None
                 rows.append(row | gained._asdict() | scores)
         if held:
             rows.append(where | plausible[domain, part])
@@ -176,19 +193,30 @@ def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
 
 
 def open_set_rows(
-    run: Run, answers: dict[TestSet, Answers], foreign: dict[str, Foreign]
+    run: Run,
+    answers: dict[TestSet, Answers],
+    foreign: dict[str, Foreign],
+    tested: dict[str, np.ndarray],
 ) -> list[dict]:
-    """Rows of `open_set.parquet`: foreign cells against known ones of the same domain."""
+    """Rows of `open_set.parquet`: foreign cells against known ones of the same domain.
+
+    Args:
+        tested: domain of a source of several → the names of its images in their common test set.
+    """
     rows = []
+    source = run.scenario.source
     for domain, cells in foreign.items():
-        home = domain in sources_of(run.scenario.source)
-        known = (run.scenario.source, "id_test") if home else (domain, "shifted")
-        own = confidences(answers[known].logits, run.method, None)
+        home = domain in sources_of(source)
+        known = (source, "id_test") if home else (domain, "shifted")
+        logits = answers[known].logits
+        if home and domain != source:
+            logits = logits[np.isin(answers[known].images, tested[domain])]
+        own = confidences(logits, run.method, None)
         strange = confidences(cells.logits, run.method, None)
         for kind, label in FOREIGN.items():
             chosen = cells.kinds == label
             where = {"run_id": run.run_id, "domain": domain, "part": known[1], "kind": kind}
-            where |= {"known_n": len(answers[known].labels), "foreign_n": int(chosen.sum())}
+            where |= {"known_n": len(logits), "foreign_n": int(chosen.sum())}
             rows += [
                 where
                 | {"rejector": name, "auroc": open_set.auroc(own[name], strange[name][chosen])}
@@ -203,14 +231,13 @@ def conformal_rows(
     method: Method, held: Answers, scored: dict[TestSet, Answers]
 ) -> dict[TestSet, dict]:
     """The row of conformal prediction: accepted is what has exactly one plausible class."""
-    to_probability = expit if closeness(method) else probabilities
-    scores = conformal.improbability(to_probability(held.logits.astype(np.float64)))
+    scores = conformal.improbability(closeness_or_probability(method, held))
     calibration = conformal.calibrate(scores, held.labels)
     own = conformal.leave_one_out_p_values(calibration, scores, held.labels)
     epsilon = conformal.epsilon_at(own, held.labels, ACCURACY)
     rows = {}
     for test_set, answer in scored.items():
-        tested = conformal.improbability(to_probability(answer.logits.astype(np.float64)))
+        tested = conformal.improbability(closeness_or_probability(method, answer))
         p = conformal.p_values(calibration, tested)
         second, first = np.partition(p, -2, axis=1)[:, -2:].T
         correct = p.argmax(axis=1) == answer.labels

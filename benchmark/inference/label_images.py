@@ -1,8 +1,11 @@
 """Unlabelled images and a finished run → a label, a confidence and a flag for each of them.
 
-The run's checkpoint answers; its temperature is fitted on the source's id_val and its threshold of
-rejection on the source's calibration part, both held out from training. So the flag carries the
-guarantee of `guaranteed_threshold` for images like the source's, and for no other laboratory's.
+The run's checkpoint answers. Temperature and threshold of rejection are fitted on the source's
+calibration part, held out from training and from the choice of the epoch, and are those of the
+evaluation's tables (`benchmark/evaluation/selective.py`): the threshold is of the largest
+probability as the network states it, to which nothing was fitted, and the temperature scales the
+probabilities that are written beside it. So the flag carries the guarantee of
+`guaranteed_threshold` for images like the source's, and for no other laboratory's.
 """
 
 from __future__ import annotations
@@ -24,9 +27,13 @@ from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.calibration import fit_temperature, probabilities
+from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature, probabilities
 from benchmark.evaluation.metrics import predicted_classes
-from benchmark.evaluation.rejection import guaranteed_threshold
+from benchmark.evaluation.rejection import (
+    guaranteed_threshold,
+    images_needed,
+    maximum_probability,
+)
 from benchmark.files import read_json, write_text
 from benchmark.inference.inferences import VIEWS, Averaged
 from benchmark.inference.predict import predict
@@ -57,28 +64,61 @@ class Gauge:
 
     Attributes:
         source: the domain that they are from.
-        temperature: divides the logits before they become probabilities.
+        images: how many they are.
+        temperature: divides the logits before they become the probabilities of the classes.
         threshold: the confidence from which on an answer is accepted; inf if none is good enough.
         accuracy: what the accepted are guaranteed to reach, on the source.
     """
 
     source: str
+    images: int
     temperature: float
     threshold: float
     accuracy: float
 
     def __str__(self) -> str:
         what = f"{self.accuracy:.1%} accuracy of what is accepted, at {1 - ERROR:.0%} certainty"
+        fewest = images_needed(self.accuracy, ERROR)
+        if self.images < fewest:
+            return (
+                f"{what}, cannot be guaranteed: too few calibration images of {self.source}, "
+                f"{self.images} where {fewest} are the fewest; all are rejected: ask for less"
+            )
         if np.isinf(self.threshold):
             return (
-                f"{what}, cannot be guaranteed: too few calibration images of {self.source}, or "
-                "too many errors among them; all are rejected: ask for less"
+                f"{what}, cannot be guaranteed: too many of the surest answers to the "
+                f"{self.images} calibration images of {self.source} are wrong; all are rejected: "
+                "ask for less"
             )
         return (
-            f"{what}: accepted from confidence {self.threshold:.4f}. This holds for images like "
+            f"{what}: accepted from confidence {self.threshold} on. This holds for images like "
             f"those of {self.source} ONLY, and for images drawn independently. On another "
             "laboratory's images nothing is guaranteed, and confident answers are often wrong"
         )
+
+    @property
+    def scaling(self) -> str:
+        """What was done to the probabilities of the classes."""
+        if self.temperature == NO_TEMPERATURE:
+            return (
+                f"Temperature 1: none can be fitted to the {self.images} calibration images of "
+                f"{self.source}, for want of an error among them, so that probabilities are as "
+                "the network states them"
+            )
+        return (
+            f"Probabilities of the classes are at temperature {self.temperature:.3f}, fitted to "
+            f"the {self.images} calibration images of {self.source}; the confidence is the "
+            "largest one without it"
+        )
+
+    def digits(self, confidence: float) -> str:
+        """A confidence in as many digits, three at least, as tell it from the threshold and 1."""
+        for places in range(3, 17):
+            shown = f"{confidence:.{places}f}"
+            others = {other for other in (self.threshold, 1.0) if other != confidence}
+            if shown not in {f"{other:.{places}f}" for other in others}:
+                return shown
+        return f"{confidence!r}"
 
 
 def label_images(
@@ -100,9 +140,10 @@ def label_images(
         accuracy: that accepted answers shall have, on the source.
 
     Returns:
-        image, label, confidence, flag (accept, reject, or unreadable), flag_holds_for, reason (why
-        a file is not read, or what of it was), and a probability per class, the least sure first;
-        what the flags rest on.
+        image, label, confidence (the largest probability as stated, which the flag follows from),
+        flag (accept, reject, or unreadable), flag_holds_for, reason (why a file is not read, or
+        what of it was), and a probability per class, scaled by the temperature, the least sure
+        first; what the flags rest on.
 
     Raises:
         UserError: no image; no such run; its checkpoint is not here, or it cannot answer alone.
@@ -128,15 +169,16 @@ def label_images(
     faults = [seen.fault for seen in looks] + list(found.passed_over.values())
     sound = np.array([row for row, fault in enumerate(faults) if fault is None], np.int64)
     reasons = [fault or remark(looks[row], bits) for row, fault in enumerate(faults)]
-    stated = np.full((len(paths), len(classes)), np.nan)
+    logits = np.full((len(paths), len(classes)), np.nan)
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         chosen = [files[row] for row in rows]
         pixels = decode_all(chosen, framed, settings["image_size"], folder.name, bits)
-        stated[rows] = probabilities(network.logits(pixels), gauge.temperature)
+        logits[rows] = network.logits(pixels)
     labels, flags = np.full((2, len(paths)), "", dtype=object)
-    labels[sound] = np.array(classes, dtype=object)[predicted_classes(stated[sound])]
-    confidence = stated.max(axis=1)
+    labels[sound] = np.array(classes, dtype=object)[predicted_classes(logits[sound])]
+    confidence = maximum_probability(logits)
+    scaled_probabilities = probabilities(logits, gauge.temperature)
     flags[:] = "unreadable"
     flags[sound] = np.where(confidence[sound] >= gauge.threshold, "accept", "reject")
     table = pd.DataFrame(
@@ -147,7 +189,7 @@ def label_images(
             "flag": flags,
             "flag_holds_for": f"{gauge.source} only",
             "reason": reasons,
-            **{f"p_{name}": stated[:, place] for place, name in enumerate(classes)},
+            **{f"p_{name}": own for name, own in zip(classes, scaled_probabilities.T, strict=True)},
         }
     )
     table = table.sort_values(["confidence", "image"], ignore_index=True)
@@ -220,17 +262,16 @@ class Network:
         return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
 
     def gauge(self, accuracy: float) -> Gauge:
-        """Temperature and threshold; T = 1 and no threshold where a part has no images."""
-        logits, labels = self.held_out("id_val")
-        temperature = fit_temperature(logits, labels) if len(labels) else 1.0
-        # Another part than the temperature's: the guarantee wants images nothing was fitted to.
+        """Temperature and threshold, neither of which there is without calibration images."""
         logits, labels = self.held_out("calibration")
-        threshold = float("inf")
+        temperature, threshold = NO_TEMPERATURE, float("inf")
         if len(labels):
-            confidence = probabilities(logits, temperature).max(axis=1)
+            temperature = fit_temperature(logits, labels)
+            # Not of scaled probabilities: the guarantee wants images that nothing was fitted to.
             correct = predicted_classes(logits) == labels
+            confidence = maximum_probability(logits)
             threshold = guaranteed_threshold(confidence, correct, accuracy, ERROR)
-        return Gauge(self.source, temperature, threshold, accuracy)
+        return Gauge(self.source, len(labels), temperature, threshold, accuracy)
 
 
 def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
@@ -284,7 +325,8 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
 
 def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:
     """Write the CSV, and a sheet of the images beside it, which is one file; return the sheet."""
-    write_text(out, table.round(5).to_csv(index=False, lineterminator="\n"))
+    # In all digits: rounded, a confidence could not be told from the threshold, or from 1.
+    write_text(out, table.to_csv(index=False, lineterminator="\n"))
     environment = templates_beside(__file__)
     answered = table[table["flag"] != "unreadable"]
     shown = answered[:MOST_PICTURES]

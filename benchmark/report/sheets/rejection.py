@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmark.evaluation.calibration import NO_TEMPERATURE
 from benchmark.evaluation.experiments import Experiment, done_runs
+from benchmark.evaluation.rejection import images_needed
 from benchmark.evaluation.selective import ACCURACY, closeness
 from benchmark.report.formats import number
 from benchmark.report.notes import found_of_planned, gap_notes
@@ -83,18 +85,13 @@ def rejection_sheet(
         f"part to {100 * ACCURACY:.0f} % accuracy of the accepted. Rr: share rejected; Ra: "
         "accuracy of the accepted (mean over the runs that accept any); R = (1 − Rr)·Ra. "
         "Guaranteed: the same by exact binomial (Clopper-Pearson) bounds at 95 %, for images like "
-        "the calibration images only. AURC, E-AURC (× 100): lower is better. cov@99, cov@90: "
-        "largest share of the test set that is accepted at 99 and 90 % accuracy, chosen on the "
-        "test set itself: rejectors at equal accuracy, and no threshold known beforehand."
+        "the calibration images only; –: cannot be had. AURC, E-AURC (× 100): lower is better. "
+        "cov@99, cov@90: largest share of the test set that is accepted at 99 and 90 % accuracy, "
+        "chosen on the test set itself: rejectors at equal accuracy, and no threshold known "
+        "beforehand."
     )
-    calibration = table.loc[table["run_id"].isin(done_ids(list(experiment.runs))), "calibration_n"]
-    notes = [
-        f"Calibration images: {calibration.min()} to {calibration.max()}; "
-        "below 299 nothing can be guaranteed at 99 %, so that all is rejected",
-        "Calibration images of one patient or smear are not independent, as the bounds assume",
-    ]
-    if not calibration.max():
-        notes = ["No calibration part was predicted, so there is no threshold"]
+    own = table[table["run_id"].isin(done_ids(list(experiment.runs)))]
+    notes = calibration_notes(experiment, own)
     if marginal:
         notes.append(
             f"Conformal p-values of up to {marginal} classes with fewer than 20 calibration "
@@ -109,6 +106,40 @@ def rejection_sheet(
         (*notes, *gap_notes(experiment)),
         text_columns=4,
     )
+
+
+def calibration_notes(experiment: Experiment, table: pd.DataFrame) -> list[str]:
+    """What the thresholds of an experiment's runs rest on, by source.
+
+    Args:
+        table: rows of `rejection.parquet` of its done runs.
+    """
+    sources = {run.run_id: run.scenario.source for run in experiment.runs}
+    images = table.groupby(table["run_id"].map(sources), sort=False)["calibration_n"].max()
+    if not images.max():
+        return ["No calibration part was predicted, so there is no threshold"]
+    fewest = images_needed(ACCURACY)
+    counts = ", ".join(f"{count} of {source}" for source, count in images.items())
+    notes = [f"Calibration images: {counts}"]
+    if few := [source for source, count in images.items() if count < fewest]:
+        notes.append(
+            f"A guarantee of {100 * ACCURACY:.0f} % wants {fewest} calibration images at least, "
+            f"all of them right, so that from {' and '.join(few)} there is none to be had"
+        )
+    notes.append(
+        "The temperature is fitted to the calibration images too, so that scaled probabilities "
+        "have no guaranteed threshold"
+    )
+    fitted = table[table["temperature"].notna()].drop_duplicates("run_id")["temperature"]
+    if unfitted := int((fitted == NO_TEMPERATURE).sum()):
+        notes.append(
+            f"The temperature is 1 in {unfitted} of {len(fitted)} runs, to whose calibration part "
+            "none can be fitted, for want of an error in it"
+        )
+    return [
+        *notes,
+        "Calibration images of one patient or smear are not independent, as the bounds assume",
+    ]
 
 
 def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet:
@@ -153,7 +184,7 @@ def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet
         tuple(rows),
         (
             "Conformal: ranked by the second largest p-value, of which many images share the "
-            "smallest possible; images that tie count as in random order",
+            "smallest possible; where images tie, the score is its mean over all their orders",
             "CCL confidences are of runs whose logits are those of a closeness to centroids",
         ),
         text_columns=3,
