@@ -2,49 +2,134 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperCommand
 
-from benchmark.config import Params, load_params
+from benchmark import __version__, interrupts
+from benchmark.config import DEFAULT_PROFILE, PARAMS, Params, load_params
 from benchmark.data.cards import Card, card_of, load_cards
 from benchmark.errors import UserError
+from benchmark.names import check_name
 from benchmark.progress import console, say
+from benchmark.texts import visible
 
-app = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+ROOT = Path()
+
+
+class InProject(TyperCommand):
+    """A command that works on the project one stands in, and knows when one stands elsewhere."""
+
+    def invoke(self, context: typer.Context) -> Any:
+        for needed in (ROOT / PARAMS, ROOT / "datasets"):
+            if not needed.exists():
+                raise UserError(f"{needed} is not here: run in the project's root folder")
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            # `interrupts` has told it; what typer would print of it comes too late.
+            raise SystemExit(interrupts.STATUS) from None
+
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 domain_commands = typer.Typer(
     help="Domains: a laboratory's own, and what tells them apart.", no_args_is_help=True
 )
 app.add_typer(domain_commands, name="domain")
-ROOT = Path()
+command = functools.partial(app.command, cls=InProject)
+domain_command = functools.partial(domain_commands.command, cls=InProject)
+
+
+def named_profile(name: str) -> str:
+    """A profile's name, which becomes a folder below results/; else a `UserError`."""
+    try:
+        return check_name(name, "profile")
+    except ValueError as error:
+        raise UserError(f"--profile: {error}") from None
+
+
 ProfileOption = Annotated[
-    str, typer.Option("--profile", "-p", help="A profile of params.yaml: demo, core or full.")
-]
-FinishedProfile = Annotated[
-    str | None,
-    typer.Option("--profile", "-p", help="One profile; without it, every one that has results."),
+    str,
+    typer.Option(
+        "--profile",
+        "-p",
+        callback=named_profile,
+        help="A profile of params.yaml, as shipped: demo, core or full.",
+    ),
 ]
 
 
 def main() -> None:
     """Run the command line; a `UserError` is one line on standard error and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # What the terminal's encoding lacks, or bytes of a file name, are written out.
+            stream.reconfigure(errors="backslashreplace")
+    with interrupts.told_at_once():
+        try:
+            try:
+                app()
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except UserError as error:
+            tell(str(error))
+        except KeyboardInterrupt:
+            sys.exit(interrupts.STATUS)
+        except OSError as error:
+            if error.filename is not None or not lost(sys.stdout):
+                raise
+            tell(f"standard output cannot be written ({error.strerror}): what was finished is kept")
+
+
+def tell(reason: str) -> None:
+    """Print the line of an error, if anybody can hear it, and end with status 1."""
+    with contextlib.suppress(OSError, AttributeError):
+        print(f"error: {visible(reason)}", file=sys.stderr, flush=True)
+    if lost(sys.stdout):
+        # Python would try again when it ends, and say so in several lines.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+def lost(stream: Any) -> bool:
+    """Whether a stream can no longer be written to."""
     try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        stream.flush()
+    except OSError:
+        return True
+    except (AttributeError, ValueError):
+        pass  # there is none
+    return False
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        say(f"wbc-shift {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """What all commands share."""
 
 
 def settings() -> tuple[Params, dict[str, Card]]:
     """The checked `params.yaml` and dataset cards of the project one stands in."""
-    return load_params(ROOT / "params.yaml"), load_cards(ROOT / "datasets")
+    return load_params(ROOT / PARAMS), load_cards(ROOT / "datasets")
 
 
 def surroundings() -> tuple[Path | None, bool]:
@@ -53,9 +138,9 @@ def surroundings() -> tuple[Path | None, bool]:
     return Path(mirror) if mirror else None, os.environ.get("WBC_OFFLINE", "0") not in ("", "0")
 
 
-@app.command()
+@command()
 def fetch(
-    profile: ProfileOption = "demo",
+    profile: ProfileOption = DEFAULT_PROFILE,
     names: Annotated[
         list[str] | None, typer.Argument(help="Cards or domains; without one, a profile's.")
     ] = None,
@@ -68,8 +153,8 @@ def fetch(
 ) -> None:
     """Get images: kept, copied from a mirror, downloaded, unpacked, or drawn; each is verified.
 
-    WBC_MIRROR=DIR names a folder with the sets in their publishers' layout. WBC_OFFLINE=1 forbids
-    the network.
+    Reads the cards and manifests in datasets/, and WBC_MIRROR=DIR, a folder with the sets in their
+    publishers' layout. Writes datasets/raw/. WBC_OFFLINE=1 forbids the network.
     """
     from benchmark.data.fetch import fetch as fetch_card
     from benchmark.data.fetch import named
@@ -101,13 +186,16 @@ def fetch(
     write_json(ROOT / "datasets" / "raw" / f"{profile}.json", receipt)
 
 
-@app.command()
+@command()
 def doctor(
     links: Annotated[
         bool, typer.Option(help="Also ask every address of the cards whether it answers.")
     ] = False,
 ) -> None:
-    """Check this machine, the cards and the mirror; exit 1 if something is broken."""
+    """Check this machine, the cards and the mirror; exit 1 if something is broken.
+
+    Reads datasets/ and the installed packages. Writes nothing.
+    """
     from benchmark.data.doctor import check_cards, check_environment, check_links
 
     mirror, offline = surroundings()
@@ -125,9 +213,12 @@ def doctor(
         raise UserError(f"{broken} of {len(checks)} checks found something broken, listed above")
 
 
-@app.command()
+@command()
 def split() -> None:
-    """Cut every source domain into train, id_val, calibration and id_test (datasets/splits/)."""
+    """Cut every source domain into train, id_val, calibration and id_test.
+
+    Reads params.yaml and the manifests, no image. Writes datasets/splits/<domain>.csv.
+    """
     from benchmark.data.split import split_domain, split_path
 
     params, cards = settings()
@@ -137,15 +228,19 @@ def split() -> None:
         say(f"wrote {split_path(ROOT / 'datasets', domain)}")
 
 
-@app.command()
+@command()
 def audit(
-    profile: ProfileOption = "demo",
+    profile: ProfileOption = DEFAULT_PROFILE,
     manifest: Annotated[
         Path | None,
         typer.Option(help="Only name the equal files of this manifest, by their hashes."),
     ] = None,
 ) -> None:
-    """Look for leaks, copies, conflicting labels and broken images; exit 1 on any of them."""
+    """Look for leaks, copies, conflicting labels and broken images; exit 1 on any of them.
+
+    Reads the fetched images, manifests and splits. Writes results/<profile>/audit.json and
+    audit.html, which shows images and stays out of git.
+    """
     if manifest is not None:
         from benchmark.audit.manifest import audit_manifest
 
@@ -167,16 +262,19 @@ def audit(
     )
 
 
-@app.command()
-def prepare(profile: ProfileOption = "demo") -> None:
-    """Decode a profile's images once into uint8 arrays (datasets/cache/<profile>/)."""
+@command()
+def prepare(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Decode a profile's images once into uint8 arrays.
+
+    Reads the fetched images. Writes datasets/cache/<profile>/ and results/<profile>/data.json.
+    """
     from benchmark.data.prepare import prepare as prepare_profile
 
     params, cards = settings()
     prepare_profile(ROOT, profile, params.profile(profile), cards)
 
 
-@domain_commands.command("add")
+@domain_command("add")
 def domain_add(
     folder: Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")],
     name: Annotated[str, typer.Option(help="What the domain is to be called.")],
@@ -189,14 +287,13 @@ def domain_add(
     told: Annotated[
         list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
     ] = None,
-    profile: Annotated[
-        str, typer.Option("--profile", "-p", help="The profile that gets a new target.")
-    ] = "core",
+    profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Make a folder of labelled images a target of every `source->*` scenario.
 
-    The images are copied to datasets/raw/NAME, which git ignores; broken ones are left out, and of
-    copies one stays. The folder itself is only read.
+    Reads the folder, which stays as it is: broken images are left out, and of copies one stays.
+    Writes copies to datasets/raw/NAME, which git ignores, and datasets/NAME.yaml, params.yaml and
+    the profiles' dvc.yaml.
     """
     from benchmark.data.own_domain import add_domain
     from benchmark.pipeline import write_pipelines
@@ -212,9 +309,9 @@ def domain_add(
         say(f"note: scenarios `*->…` now train on {name} too: run `wbc-shift split` first")
 
 
-@domain_commands.command("cards")
+@domain_command("cards")
 def domain_cards(
-    profile: ProfileOption = "demo",
+    profile: ProfileOption = DEFAULT_PROFILE,
     run: Annotated[
         str | None, typer.Option(help="Also compare in the features of this finished run.")
     ] = None,
@@ -223,7 +320,10 @@ def domain_cards(
         typer.Option(help="Also compare in a backbone's features: its name, and a weights file."),
     ] = None,
 ) -> None:
-    """Draw a card per domain: montage, classes, colour, size of the nucleus; and distances."""
+    """Draw a card per domain: montage, classes, colour, size of the nucleus; and distances.
+
+    Reads the prepared images. Writes results/<profile>/domains/.
+    """
     from benchmark.audit.domain_cards import write_domain_cards
     from benchmark.audit.frozen_features import features_of_run, features_of_weights
     from benchmark.data.cards import load_label_spaces
@@ -241,9 +341,12 @@ def domain_cards(
     write_domain_cards(ROOT, params, cards, profile, features)
 
 
-@app.command()
-def plan(profile: ProfileOption = "demo") -> None:
-    """Expand a profile's experiments into planned runs (results/<profile>/plans/)."""
+@command()
+def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Expand a profile's experiments into planned runs.
+
+    Reads params.yaml, the splits and results/<profile>/data.json. Writes results/<profile>/plans/.
+    """
     from benchmark.plan import plan_profile
 
     params, _ = settings()
@@ -251,9 +354,12 @@ def plan(profile: ProfileOption = "demo") -> None:
         say(f"{profile}/{name}: {len(runs)} runs planned")
 
 
-@app.command()
-def validate(profile: ProfileOption = "demo") -> None:
-    """Check settings, data and splits, and show what would run, before anything is spent."""
+@command()
+def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Check settings, data and splits, and show what would run, before anything is spent.
+
+    Reads params.yaml, datasets/, finished runs and measured speeds. Writes nothing.
+    """
     from benchmark.validate import forecast_profile, validate_profile
 
     params, cards = settings()
@@ -279,9 +385,12 @@ def validate(profile: ProfileOption = "demo") -> None:
         raise UserError(f"profile {profile}: {len(problems)} things are missing, listed above")
 
 
-@app.command()
-def models(profile: ProfileOption = "demo") -> None:
-    """Show what a profile's networks cost: parameters, multiply-adds, activation memory, norms."""
+@command()
+def models(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Show what a profile's networks cost: parameters, multiply-adds, activation memory, norms.
+
+    Reads params.yaml. Writes nothing.
+    """
     from benchmark.data.cards import load_label_spaces
     from benchmark.models.summary import Summary, summarise_profile
 
@@ -306,9 +415,9 @@ def models(profile: ProfileOption = "demo") -> None:
     console.print(table)
 
 
-@app.command()
+@command()
 def train(
-    profile: ProfileOption = "demo",
+    profile: ProfileOption = DEFAULT_PROFILE,
     experiment: Annotated[
         str | None, typer.Option("--experiment", "-e", help="One experiment; default: all.")
     ] = None,
@@ -316,7 +425,11 @@ def train(
     scenario: Annotated[str | None, typer.Option(help="Where --method is trained, tested.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of --method.")] = 0,
 ) -> None:
-    """Carry out the planned runs that are not done; finished ones are never trained again."""
+    """Carry out the planned runs that are not done; finished ones are never trained again.
+
+    Reads the plans, prepared images and splits. Writes results/<profile>/runs/ (the predictions),
+    checkpoints/, which git ignores, and experiments/, an index of each experiment.
+    """
     from benchmark.data.cards import load_label_spaces
     from benchmark.errors import suggest
     from benchmark.plan import check_plan, plan_one
@@ -340,9 +453,9 @@ def train(
         train_experiment(ROOT, profile, name)
 
 
-@app.command()
+@command()
 def speed(
-    profile: ProfileOption = "demo",
+    profile: ProfileOption = DEFAULT_PROFILE,
     models: Annotated[
         list[str] | None, typer.Option(help="Backbones to measure; default: the profile's.")
     ] = None,
@@ -353,7 +466,10 @@ def speed(
         list[str] | None, typer.Option("--layout", help="channels_last (default) or contiguous.")
     ] = None,
 ) -> None:
-    """Measure how fast this machine decodes, trains and answers (results/speed/)."""
+    """Measure how fast this machine decodes, trains and answers.
+
+    Reads params.yaml, and images where they are fetched. Writes results/speed/.
+    """
     from benchmark.errors import suggest
     from benchmark.speed.measure import LAYOUTS, PRECISIONS
     from benchmark.speed.records import measure_speed
@@ -373,9 +489,9 @@ def speed(
         say(f"wrote {path}")
 
 
-@app.command()
+@command()
 def launch(
-    profile: ProfileOption = "demo",
+    profile: ProfileOption = DEFAULT_PROFILE,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster (host:port or auto); default: this machine.")
     ] = None,
@@ -386,7 +502,13 @@ def launch(
         float | None, typer.Option(min=0, max=1, help="Share of a GPU that a run takes.")
     ] = None,
 ) -> None:
-    """Carry out a profile's missing runs on many processors, GPUs or machines, through Ray."""
+    """Carry out a profile's missing runs on many processors, GPUs or machines, through Ray.
+
+    Without --address it starts a Ray of its own on this machine, which listens to this machine
+    alone; RAY_ADDRESS and clusters that run here are left alone.
+
+    Reads and writes what `train` does.
+    """
     from benchmark.launch import launch as launch_profile
     from benchmark.plan import check_plan
 
@@ -397,13 +519,11 @@ def launch(
     launch_profile(ROOT, profile, experiments, address, workers, gpus_per_run)
 
 
-@app.command()
+@command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="Images of one cell each, in any folders below.")],
     run: Annotated[str, typer.Option(help="A finished run: METHOD/SCENARIO/seedK.")],
-    profile: Annotated[
-        str, typer.Option("--profile", "-p", help="The profile that the run belongs to.")
-    ] = "core",
+    profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[
         Path, typer.Option(help="The CSV to write; a sheet of the images goes beside it.")
     ] = Path("predictions.csv"),
@@ -420,6 +540,9 @@ def predict(
     """Label images with a finished run: label, confidence, and whether to accept the answer.
 
     Thresholds hold for the laboratory that the run was trained in, and for no other.
+
+    Reads the folder and the run's checkpoint and predictions. Writes the CSV and, beside it, an
+    HTML page that shows the images.
     """
     from benchmark.data.cards import load_label_spaces
     from benchmark.inference.label_images import label_images, write_labels
@@ -437,14 +560,15 @@ def predict(
     say(f"wrote {out} and {sheet}; they name and show the images: keep them out of git")
 
 
-@app.command()
+@command()
 def embed(
     runs: Annotated[list[str], typer.Argument(help="Finished runs: METHOD/SCENARIO/seedK.")],
-    profile: ProfileOption = "core",
+    profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
-    """Put the features of runs into a plane by t-SNE (results/<profile>/embeddings/).
+    """Put the features of runs into a plane by t-SNE.
 
-    Wants checkpoints and prepared images; the report draws from what is written here.
+    Reads their checkpoints and the prepared images. Writes results/<profile>/embeddings/, from
+    which the report draws.
     """
     from benchmark.data.cards import load_label_spaces
     from benchmark.inference.embedding import embed as embed_runs
@@ -455,63 +579,76 @@ def embed(
         say(f"wrote {path}")
 
 
-@app.command()
+@command()
 def gallery(
     run: Annotated[
         str | None,
         typer.Argument(help="METHOD/SCENARIO/seedK; without it, all runs vote, as in the report."),
     ] = None,
-    profile: ProfileOption = "core",
+    profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
-    """Show the most confident errors on every test set (results/<profile>/gallery/, not in git)."""
+    """Show the most confident errors on every test set.
+
+    Reads predictions and the prepared images. Writes results/<profile>/gallery/, which is not for
+    git.
+    """
     from benchmark.report.gallery import write_gallery
 
     path = write_gallery(ROOT, profile, run)
     say(f"wrote {path}; it shows images of other publishers: keep it on this machine")
 
 
-@app.command()
-def evaluate(profile: FinishedProfile = None) -> None:
-    """Compute every metric from the stored predictions; needs no images."""
+@command()
+def evaluate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Compute every metric from the stored predictions; needs no images.
+
+    Reads results/<profile>/experiments/ and runs/. Writes metrics.parquet and the other tables of
+    scores beside them.
+    """
     from benchmark.evaluation.evaluate import evaluate as evaluate_results
 
-    for folder in result_folders(profile):
-        evaluate_results(folder)
-        say(f"wrote {folder / 'metrics.parquet'}")
+    folder = results_of(profile)
+    evaluate_results(folder)
+    say(f"wrote {folder / 'metrics.parquet'}")
 
 
-@app.command()
+@command()
 def report(
-    profile: FinishedProfile = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
     strict: Annotated[bool, typer.Option(help="Fail if any planned run is not done.")] = False,
 ) -> None:
-    """Write tables, figures and the page of results/<profile>/ from the metrics."""
+    """Write tables, figures and the page of a profile.
+
+    Reads what `evaluate` wrote. Writes results/<profile>/tables/, figures/ and report.html.
+    """
     from benchmark.report.report import report as report_results
 
-    for folder in result_folders(profile):
-        report_results(folder, strict=strict)
+    report_results(results_of(profile), strict=strict)
 
 
-@app.command()
+@command()
 def compare(
     first: Annotated[str, typer.Argument(help="A method, by name.")],
     second: Annotated[str, typer.Argument(help="The method it is compared with.")],
-    profile: ProfileOption = "core",
+    profile: ProfileOption = DEFAULT_PROFILE,
     scenario: Annotated[
         str | None, typer.Option(help="One scenario; default: all of both.")
     ] = None,
 ) -> None:
-    """Is one method better than another? Paired by image and seed, in words, with the interval."""
+    """Is one method better than another? Paired by image and seed, in words, with the interval.
+
+    Reads the predictions of finished runs. Writes nothing.
+    """
     from benchmark.evaluation.compare import compare_methods
 
-    for line in compare_methods(ROOT / "results" / profile, first, second, scenario):
+    for line in compare_methods(results_of(profile), first, second, scenario):
         say(line)
 
 
-@app.command()
+@command()
 def score(
     predictions: Annotated[Path, typer.Argument(help="CSV: image, prediction or probabilities.")],
-    profile: ProfileOption = "core",
+    profile: ProfileOption = DEFAULT_PROFILE,
     scenario: Annotated[
         str | None, typer.Option(help="Scenario of the profile that the file answers.")
     ] = None,
@@ -520,7 +657,12 @@ def score(
         typer.Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
     ] = None,
 ) -> None:
-    """Score your own predictions, from any framework, and place them among the methods."""
+    """Score your own predictions, from any framework, and place them among the methods.
+
+    Reads the file and the predictions of finished runs. Columns of the file: image (a path as in
+    the manifests, or the file name alone), domain (may be left out), and either prediction (a
+    class) or one column of probabilities per class. Writes nothing.
+    """
     from benchmark.evaluation.submission import score_submission
     from benchmark.evaluation.wbcbench import score_challenge
 
@@ -530,43 +672,40 @@ def score(
         for name, value in score_challenge(predictions, truth)._asdict().items():
             say(f"{name.replace('_', ' ')}: {value:.4f}")
         return
-    for line in score_submission(predictions, ROOT / "results" / profile, scenario):
+    for line in score_submission(predictions, results_of(profile), scenario):
         say(line)
 
 
-@app.command()
-def paper(profile: ProfileOption = "core") -> None:
-    """Write the numbers, tables and figures that paper/*.tex read (paper/generated/)."""
+@command()
+def paper(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Write the numbers, tables and figures that paper/*.tex read.
+
+    Reads what `report` wrote and params.yaml. Writes paper/generated/.
+    """
     from benchmark.report.paper.paper import write_paper
 
     say(f"wrote {write_paper(ROOT, profile)}: build the PDF with `make paper`")
 
 
-@app.command()
+@command()
 def pipeline(
     check: Annotated[
         bool, typer.Option(help="Only compare; fail if a file is out of date.")
     ] = False,
 ) -> None:
-    """Write the dvc.yaml of every profile from params.yaml."""
+    """Write the dvc.yaml of every profile.
+
+    Reads params.yaml and the cards. Writes dvc.yaml and pipelines/<profile>/dvc.yaml.
+    """
     from benchmark.pipeline import write_pipelines
 
     params, cards = settings()
     write_pipelines(ROOT, params, cards, check)
 
 
-def result_folders(profile: str | None) -> list[Path]:
-    """Folders below results/ whose experiments have an index; one, if a profile is named."""
-    results = ROOT / "results"
-    if profile:
-        if not (results / profile / "experiments").is_dir():
-            raise UserError(
-                f"{results / profile} has no results: run `wbc-shift train -p {profile}`"
-            )
-        return [results / profile]
-    found = sorted(path.parent for path in results.glob("*/experiments"))
-    if not found:
-        raise UserError(
-            "results/ holds no finished experiment: run `dvc repro` or `wbc-shift train`"
-        )
-    return found
+def results_of(profile: str) -> Path:
+    """The results folder of a profile of which something was trained; else a `UserError`."""
+    folder = ROOT / "results" / profile
+    if not (folder / "experiments").is_dir():
+        raise UserError(f"{folder} has no results: run `wbc-shift train -p {profile}`")
+    return folder

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from benchmark.data.cards import Subset
 from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.models.weights import Weights
-from benchmark.schema import Strict, parse
+from benchmark.names import (
+    LONGEST_FOLDER,
+    DomainName,
+    MethodName,
+    Name,
+    ProfileName,
+    check_method,
+    refuse_twice,
+)
+from benchmark.schema import Line, Strict, parse
+from benchmark.texts import shortened
 
 PARAMS = Path("params.yaml")
+DEFAULT_PROFILE = "demo"
+"""What a command is about where no profile is named: the first of `params.yaml`, as `dvc repro`."""
+LARGEST_SIDE = 1024
+"""Pixels: beyond it a single image of a batch fills a GPU's memory."""
+MOST_RUNS = 100_000
+"""Of an experiment: more is a slip of the pen."""
 PARTS = ("train", "id_val", "calibration", "id_test")
 SCRATCH = "scratch"
 WITHOUT_BLOCK = (SCRATCH, "erm", "head", "single")
@@ -37,7 +54,7 @@ CORRUPTIONS_OF_SOURCE = "corruptions"
 class Split(Strict):
     """How each source domain is cut into parts, once, for every profile."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     fractions: dict[Literal["train", "id_val", "calibration", "id_test"], float]
 
     @field_validator("fractions")
@@ -95,14 +112,14 @@ class Augmentation(Strict):
 class Training(Strict):
     """How a method is trained. All of it is part of a run's fingerprint."""
 
-    epochs: int = Field(ge=0)
+    epochs: int = Field(ge=0, le=100_000)
     """0 keeps the initial weights: what is fitted then is a readout."""
-    batch_size: int = Field(ge=2)
+    batch_size: int = Field(ge=2, le=65_536)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    warmup_epochs: int = Field(ge=0)
+    warmup_epochs: int = Field(ge=0, le=100_000)
     """Epochs of linear warm-up from zero, before the schedule."""
-    patience: int = Field(ge=1)
+    patience: int = Field(ge=1, le=100_000)
     """Stop after so many epochs without a better macro-F1 on id_val, where the best is kept."""
     precision: Literal["fp32", "bf16"]
     """bf16: autocast. Slow on processors without bfloat16 arithmetic."""
@@ -134,7 +151,7 @@ class Training(Strict):
 class Method(Strict):
     """What is trained and how it answers, each part by the name of its building block."""
 
-    backbone: str = ""
+    backbone: Annotated[str, AfterValidator(lambda name: name and check_method(name))] = ""
     """A timm name, or one of `benchmark/models`."""
     normalisation: str = "bn"
     loss: str = "ce"
@@ -183,38 +200,63 @@ class Method(Strict):
         return self.model_copy(update={"readout": "head", "inference": "single"})
 
 
+AXES = ("backbone", "normalisation", "loss", "augmentation", "framing", "stain")
+AXES += ("recipe", "readout", "inference")
+"""Parts of a method that a grid varies, the slowest first."""
+One = TypeVar("One")
+Axis = Annotated[list[One], Field(min_length=1, max_length=1000)]
+"""The values of one axis: an empty one would leave nothing of the grid."""
+
+
+def plural(part: str) -> str:
+    """The key of an experiment that lists a part's values."""
+    return "losses" if part == "loss" else f"{part}s"
+
+
 class Experiment(Strict):
     """One question, one table: a grid of methods, and named ones, over scenarios and seeds."""
 
-    title: str
-    scenarios: list[str] = Field(min_length=1)
-    backbones: list[str] = Field(default_factory=list)
-    normalisations: list[str] = Field(default_factory=lambda: ["bn"])
-    losses: list[str] = Field(default_factory=lambda: ["ce"])
-    augmentations: list[str | None] = Field(default_factory=lambda: [None])
+    title: Line
+    scenarios: Axis[str]
+    backbones: list[MethodName] = Field(default_factory=list)
+    normalisations: Axis[str] = Field(default_factory=lambda: ["bn"])
+    losses: Axis[str] = Field(default_factory=lambda: ["ce"])
+    augmentations: Axis[str | None] = Field(default_factory=lambda: [None])
     """Blocks of `augmentations`; null is the profile's own."""
-    framings: list[str | None] = Field(default_factory=lambda: [None])
+    framings: Axis[str | None] = Field(default_factory=lambda: [None])
     """Blocks of the profile's `framings`; null is the profile's own size and crops."""
-    stains: list[str] = Field(default_factory=lambda: ["none"])
-    recipes: list[str] = Field(default_factory=lambda: ["erm"])
-    readouts: list[str] = Field(default_factory=lambda: ["head"])
-    inferences: list[str] = Field(default_factory=lambda: ["single"])
-    methods: list[str] = Field(default_factory=list)
+    stains: Axis[str] = Field(default_factory=lambda: ["none"])
+    recipes: Axis[str] = Field(default_factory=lambda: ["erm"])
+    readouts: Axis[str] = Field(default_factory=lambda: ["head"])
+    inferences: Axis[str] = Field(default_factory=lambda: ["single"])
+    methods: list[MethodName] = Field(default_factory=list)
     """Named methods, beside the grid."""
     seeds: int = Field(ge=1)
     """Seeds 0 … seeds - 1."""
 
     @model_validator(mode="after")
-    def _some_method(self) -> Experiment:
+    def _some_method_each_once(self) -> Experiment:
         if not self.backbones and not self.methods:
             raise ValueError("needs backbones (a grid) or methods (named ones)")
+        lengths = []
+        for name in ("scenarios", *(plural(axis) for axis in AXES), "methods"):
+            chosen = getattr(self, name)
+            refuse_twice((str(one) for one in chosen), name)
+            lengths.append(len(chosen))
+        scenarios, *axes, named = lengths
+        runs = scenarios * (math.prod(axes) + named) * self.seeds
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"{runs:,} runs are more than the {MOST_RUNS:,} that an experiment may have: "
+                "make the grid smaller, or take fewer seeds"
+            )
         return self
 
 
 class Framing(Strict):
     """Another size of the images, or more or less of what surrounds a cell, in all domains."""
 
-    image_size: int | None = Field(None, ge=32)
+    image_size: int | None = Field(None, ge=32, le=LARGEST_SIDE)
     """Side in pixels; without one, the profile's."""
     crop: float = Field(1.0, gt=0, le=2)
     """Factor on the side of the square that a card cuts; no square is larger than its image."""
@@ -230,25 +272,38 @@ class Profile(Strict):
     """Data and grid of one pipeline. Profiles differ in nothing else."""
 
     subset: Subset
-    image_size: int = Field(ge=32)
+    image_size: int = Field(ge=32, le=LARGEST_SIDE)
     """Side of the square images in pixels. Below 32 a ResNet's last feature map is empty."""
-    framings: dict[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Framing] = Field(
-        default_factory=dict
-    )
+    framings: dict[Name, Framing] = Field(default_factory=dict)
     """Other ways to show the same cells, by name; methods choose one."""
     label_space: str
-    domains: list[str] = Field(min_length=2)
+    domains: list[DomainName] = Field(min_length=2, max_length=1000)
     training: Training
-    experiments: dict[str, Experiment] = Field(min_length=1)
+    experiments: dict[Name, Experiment] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _scenarios_within_domains(self) -> Profile:
+        refuse_twice(self.domains, "domains")
+        refuse_twice(self.experiments, "experiments")
+        folders: dict[str, str] = {}
         for name, experiment in self.experiments.items():
             for scenario in experiment.scenarios:
                 try:
                     expand_scenario(scenario, self.domains)
                 except UserError as error:
                     raise ValueError(f"experiments.{name}.scenarios: {error}") from None
+                folder = scenario_folder(scenario)
+                if len(folder) > LONGEST_FOLDER:
+                    raise ValueError(
+                        f"experiments.{name}.scenarios: a scenario's name makes a folder of "
+                        f"{len(folder)} characters: give its domains shorter names, or write `*`"
+                    )
+                other = folders.setdefault(folder.lower(), scenario)
+                if other != scenario:
+                    raise ValueError(
+                        f"experiments.{name}.scenarios: '{scenario}' and '{other}' would share "
+                        f"the folder {folder}: rename a domain"
+                    )
         return self
 
     def size_of(self, framing: str | None) -> int:
@@ -269,16 +324,22 @@ class Params(Strict):
     """The whole of `params.yaml`."""
 
     split: Split
-    normalisations: dict[str, dict[str, Any]]
-    losses: dict[str, dict[str, Any]]
-    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    readouts: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    inferences: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    augmentations: dict[str, Augmentation] = Field(default_factory=dict)
-    weights: dict[str, Weights] = Field(default_factory=dict)
+    normalisations: dict[Name, dict[str, Any]]
+    losses: dict[Name, dict[str, Any]]
+    recipes: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    readouts: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    inferences: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    augmentations: dict[Name, Augmentation] = Field(default_factory=dict)
+    weights: dict[Name, Weights] = Field(default_factory=dict)
     """Initial weights by name, beside `scratch`."""
-    methods: dict[str, Method] = Field(default_factory=dict)
-    profiles: dict[str, Profile] = Field(min_length=1)
+    methods: dict[MethodName, Method] = Field(default_factory=dict)
+    profiles: dict[ProfileName, Profile] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Params:
+        refuse_twice(self.profiles, "profiles")
+        refuse_twice(self.methods, "methods")
+        return self
 
     def profile(self, name: str) -> Profile:
         """The profile called `name`; an unknown name is a `UserError`."""
@@ -291,9 +352,47 @@ class Params(Strict):
         return sorted({s for profile in self.profiles.values() for s in profile.sources()})
 
     def methods_of(self, experiment: Experiment) -> dict[str, Method]:
-        """The methods of an experiment by name: its grid, then the named ones."""
-        methods = {method.canonical_name: method for method in grid(experiment)}
-        return methods | {name: self.methods[name] for name in experiment.methods}
+        """The methods of an experiment by name: its grid, then the named ones.
+
+        Raises:
+            UserError: two of them differ and have one name.
+        """
+        named = [(name, self.methods[name]) for name in experiment.methods]
+        return one_name_each(
+            [*((method.canonical_name, method) for method in grid(experiment)), *named]
+        )
+
+    def all_methods(self) -> dict[str, Method]:
+        """Every method by name: the named ones, and what the grids of all profiles give.
+
+        Raises:
+            UserError: two of them differ and have one name, under which one would hide the other.
+        """
+        grids = [
+            (method.canonical_name, method)
+            for profile in self.profiles.values()
+            for experiment in profile.experiments.values()
+            for method in grid(experiment)
+        ]
+        return one_name_each([*self.methods.items(), *grids])
+
+
+def one_name_each(methods: list[tuple[str, Method]]) -> dict[str, Method]:
+    """Methods by name; a `UserError` if two that differ have the same one."""
+    found: dict[str, Method] = {}
+    for name, method in methods:
+        other = found.setdefault(name, method)
+        if other != method:
+            raise UserError(
+                f"'{name}' is the name of two methods, one of a grid and one that differs from it "
+                f"in {', '.join(differences(method, other))}: rename the block or the method"
+            )
+    return found
+
+
+def differences(method: Method, other: Method) -> list[str]:
+    """The parts in which two methods differ."""
+    return [part for part in Method.model_fields if getattr(method, part) != getattr(other, part)]
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -307,6 +406,10 @@ def load_params(path: Path = PARAMS) -> Params:
     params = parse(Params, read_yaml(path), str(path))
     for name, method in params.methods.items():
         check_parts(params, method, f"{path}: methods.{name}")
+    try:
+        params.all_methods()
+    except UserError as error:
+        raise UserError(f"{path}: methods: {error}") from None
     for profile_name, profile in params.profiles.items():
         for name, experiment in profile.experiments.items():
             where = f"{path}: profiles.{profile_name}.experiments.{name}"
@@ -316,6 +419,10 @@ def load_params(path: Path = PARAMS) -> Params:
                     raise UserError(f"{where}.methods: no '{chosen}' under methods{near}")
             for method in grid(experiment):
                 check_parts(params, method, where)
+                try:
+                    check_method(method.canonical_name)
+                except ValueError as error:
+                    raise UserError(f"{where}: {error}") from None
             for chosen, method in params.methods_of(experiment).items():
                 try:
                     profile.size_of(method.framing)
@@ -336,11 +443,8 @@ def check_parts(params: Params, method: Method, where: str) -> None:
 
 def grid(experiment: Experiment) -> list[Method]:
     """The grid of an experiment: the product of its axes, the backbone slowest."""
-    names = ("backbone", "normalisation", "loss", "augmentation", "framing", "stain")
-    names += ("recipe", "readout", "inference")
-    plural = {"loss": "losses"}
-    axes = [getattr(experiment, plural.get(name, f"{name}s")) for name in names]
-    return [Method(**dict(zip(names, parts, strict=True))) for parts in product(*axes)]
+    axes = [getattr(experiment, plural(part)) for part in AXES]
+    return [Method(**dict(zip(AXES, parts, strict=True))) for parts in product(*axes)]
 
 
 def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
@@ -352,24 +456,28 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
     (leave one domain out); their source is `a+b`.
     """
     source, arrow, targets = name.partition("->")
+    where = f"scenario '{shortened(name)}'"
     if not arrow or not targets:
-        raise UserError(f"scenario '{name}': write 'source->*' or 'source->target,target'")
+        raise UserError(f"{where}: write 'source->*' or 'source->target,target'")
     if "*" in (source, targets) and source == targets:
-        raise UserError(f"scenario '{name}': name the source or the target")
+        raise UserError(f"{where}: name the source or the target")
     chosen = [] if targets in ("*", CORRUPTIONS_OF_SOURCE) else targets.split(",")
     sources = [d for d in domains if d not in chosen] if source == "*" else sources_of(source)
     for domain in (*sources, *chosen):
         if domain not in domains:
-            raise UserError(f"scenario '{name}': no domain '{domain}'{suggest(domain, domains)}")
+            raise UserError(f"{where}: no domain '{shortened(domain)}'{suggest(domain, domains)}")
     if targets == CORRUPTIONS_OF_SOURCE:
         if len(sources) > 1:
-            raise UserError(f"scenario '{name}': corruptions are of one source, not of several")
+            raise UserError(f"{where}: corruptions are of one source, not of several")
         return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
     chosen = chosen or [d for d in domains if d not in sources]
     if both := [d for d in sources if d in chosen]:
-        raise UserError(f"scenario '{name}': '{both[0]}' is both trained and tested on")
-    if not chosen or len(set(sources)) < len(sources):
-        raise UserError(f"scenario '{name}': leaves no target, or names a source twice")
+        raise UserError(f"{where}: '{both[0]}' is both trained and tested on")
+    if not chosen:
+        raise UserError(f"{where}: leaves no target")
+    for named in (sources, chosen):
+        if twice := [d for d in named if named.count(d) > 1]:
+            raise UserError(f"{where}: names '{twice[0]}' twice")
     return "+".join(sources), chosen
 
 

@@ -20,7 +20,7 @@ def suggest(name: str, known: Iterable[str], most: int = 3) -> str:
     "; did you mean 'resnet18'?"
     """
     known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(name), known, n=most, cutoff=0.6)
+    near = difflib.get_close_matches(str(name)[:100], known, n=most, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     if len(known) > 12:

@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -15,10 +16,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    ScalarEvent,
+)
 
 from benchmark.errors import UserError
+from benchmark.texts import HIDDEN, SURROGATES, shortened, visible, written_out
+
+YAML_BYTES = 2_000_000
+"""A settings file or card has a few tens of thousands."""
+YAML_CHARACTERS = 5_000_000
+"""What a file may become once its aliases are written out."""
+TEXT_CHARACTERS = 20_000
+"""Of one value: the longest are BibTeX entries."""
+MOST_DIGITS = 18
+"""Of an integer: what 64 bits hold."""
 
 
 @contextmanager
@@ -78,9 +96,9 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically; a byte that is none, as in some file names, as `\\xe9`."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(SURROGATES.sub(written_out, text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,30 +106,139 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is a `UserError` that names it."""
+def read_json(path: Path, again: str = "delete it and run again") -> Any:
+    """Read JSON; a missing or broken file is a `UserError` that names it.
+
+    Args:
+        again: what makes the file anew.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(
+            Path(path).read_text(encoding="utf-8"), parse_constant=finite, parse_float=finite
+        )
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run again") from error
+    except (ValueError, RecursionError) as error:
+        reason = shortened(str(error), 120)
+        raise UserError(f"{path} is not valid JSON ({reason}): {again}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {again}") from error
+
+
+def finite(text: str) -> float:
+    """A number of JSON, which knows neither NaN nor infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shortened(text)} is no finite number")
+    return value
+
+
+class Record(BaseModel):
+    """What is read of a JSON record; it may hold more keys."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+def read_record(path: Path, shape: type[Record], again: str) -> dict[str, Any]:
+    """Read a JSON record as it is, if it holds what `shape` says.
+
+    Raises:
+        UserError: it is missing, broken, a list, or lacks a key; the line says what makes it anew.
+    """
+    value = read_json(path, again)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__} and no record: {again}")
+    try:
+        shape.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(shortened(str(part)) for part in fault["loc"])
+        raise UserError(f"{path}: {place}: {fault['msg']}: {again}") from None
+    return value
 
 
 def read_yaml(path: Path) -> Any:
-    """Read YAML 1.2 as DVC does (`1e-4` is a number, a key given twice is an error)."""
+    """Read YAML 1.2 as DVC does (`1e-4` is a number, a key given twice is an error).
+
+    Sizes are looked at before anything is built: aliases can make a kilobyte a thousand gigabytes.
+
+    Raises:
+        UserError: not a file, no YAML, too large, a number that is not finite, a text
+            with control characters.
+    """
     try:
+        if Path(path).stat().st_size > YAML_BYTES:
+            raise UserError(f"{path} is larger than {YAML_BYTES:,} bytes: no file of settings is")
         return copy.deepcopy(parsed_yaml(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply for a file of settings") from None
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{path} is not valid YAML: {shortened(str(error), 300)}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
 
 
 @functools.cache  # a plan asks for every card once an experiment, and parsing one takes 0.1 s
 def parsed_yaml(text: str) -> Any:
-    """The value of a YAML text; not to be changed."""
-    return YAML(typ="safe", pure=True).load(text)
+    """The value of a YAML text; not to be changed.
+
+    Raises:
+        YAMLError, ValueError: no YAML, or not as settings are.
+    """
+    if "&" in text and "*" in text:
+        refuse_large(text)
+    value = YAML(typ="safe", pure=True).load(text)
+    refuse_strange(value, "")
+    return value
+
+
+def refuse_large(text: str) -> None:
+    """Raise a `ValueError` if a YAML text is too large once its aliases are written out."""
+    sizes: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = [(None, 0)]
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, CollectionStartEvent):
+            opened.append((event.anchor, 1))
+            continue
+        if isinstance(event, ScalarEvent):
+            size, anchor = 1 + len(event.value), event.anchor
+        elif isinstance(event, CollectionEndEvent):
+            anchor, size = opened.pop()
+        elif isinstance(event, AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"alias '{shortened(event.anchor)}' stands for nothing before it")
+            size, anchor = sizes[event.anchor], None
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        opened[-1] = (opened[-1][0], opened[-1][1] + size)
+        if opened[-1][1] > YAML_CHARACTERS:
+            raise ValueError("its aliases make it too large")
+
+
+def refuse_strange(value: Any, where: str) -> None:
+    """Raise a `ValueError` if a value, or one in it, is nothing that settings hold."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            refuse_strange(key, where)
+            refuse_strange(one, f"{where}.{shortened(str(key), 40)}".lstrip("."))
+    elif isinstance(value, list):
+        for one in value:
+            refuse_strange(one, where)
+    elif isinstance(value, str):
+        if found := HIDDEN.search(value):
+            raise ValueError(f"{where}: a text holds the character {visible(found[0])}")
+        if len(value) > TEXT_CHARACTERS:
+            raise ValueError(f"{where}: a text has more than {TEXT_CHARACTERS:,} characters")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {value} is no finite number")
+    elif isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        raise ValueError(f"{where}: a number has more than {MOST_DIGITS} digits")
+    elif value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{where}: a {type(value).__name__}: put it in quotes")
 
 
 def sha256_file(path: Path) -> str:

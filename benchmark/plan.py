@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Experiment, Framing, Params, Profile, expand_scenario, grid, sources_of
+from benchmark.config import Experiment, Framing, Params, Profile, expand_scenario, sources_of
 from benchmark.data.cards import load_label_spaces
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json, write_json
@@ -66,10 +66,7 @@ def plan_one(
         UserError: unknown method or scenario; a source domain without a split.
     """
     profile = params.profile(profile_name)
-    known = dict(params.methods)
-    for each_profile in params.profiles.values():
-        for experiment in each_profile.experiments.values():
-            known |= {each.canonical_name: each for each in grid(experiment)}
+    known = params.all_methods()
     if method not in known:
         raise UserError(f"no method '{method}'{suggest(method, known)}")
     for domain in sources_of(expand_scenario(scenario, profile.domains)[0]):

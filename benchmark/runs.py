@@ -24,6 +24,7 @@ from benchmark.config import (
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import split_digest
+from benchmark.data.stain import STAINS
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest
 from benchmark.models.weights import Weights
@@ -137,6 +138,9 @@ def check_blocks(params: Params, method: Method) -> None:
 
     if method.members:
         return
+    if method.stain not in STAINS:
+        near = suggest(method.stain, STAINS)
+        raise UserError(f"{PARAMS}: no stain normalisation '{method.stain}'{near}")
     for kind, registry, name, positional in (
         ("losses", LOSSES, method.loss, 1),
         ("recipes", RECIPES, method.recipe, 0),

@@ -5,19 +5,25 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import UserError, suggest
+from benchmark.texts import shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Strict(BaseModel):
-    """A model that refuses unknown keys and cannot be changed once read."""
+Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\n]*$")]
+"""A title: some words on one line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Strict(BaseModel):
+    """A model that refuses unknown keys and numbers that are none (NaN, infinity), and cannot be
+    changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def parse(model: type[Model], value: object, where: str) -> Model:
@@ -36,14 +42,16 @@ def parse(model: type[Model], value: object, where: str) -> Model:
         faults = error.errors()
         # A misspelt key is also a missing one: the spelling is what helps.
         fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-        location = fault["loc"]
-        place = ".".join(str(part) for part in location)
+        # pydantic marks a fault of a key itself; the message names the key.
+        location = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
+        place = ".".join(shortened(str(part)) for part in location)
         if fault["type"] == "extra_forbidden":
-            near = suggest(str(location[-1]), known_keys(model, location[:-1]))
+            near = suggest(shortened(str(location[-1])), known_keys(model, location[:-1]))
             raise UserError(f"{where}: unknown key '{place}'{near}") from None
         message = fault["msg"].removeprefix("Value error, ")
-        found = "" if fault["type"] in ("missing", "value_error") else f", found {fault['input']!r}"
-        raise UserError(f"{where}: {place}: {message}{found}") from None
+        found = f", found {shortened(repr(fault['input']))}"
+        found = "" if fault["type"] in ("missing", "value_error") else found
+        raise UserError(": ".join(filter(None, [where, place, message])) + found) from None
 
 
 def known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -137,7 +137,9 @@ def test_a_challenge_file_that_lacks_an_image_is_one_line(tmp_path):
 
 def test_both_commands_are_there(results, own, wbc_shift, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "results").mkdir()
+    (tmp_path / "params.yaml").touch()
+    for folder in ("datasets", "results"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "results" / "toy").symlink_to(results)
     outcome = wbc_shift("compare", BETTER, WORSE, "-p", "toy")
     assert (outcome.status, "is better" in outcome.out) == (0, True)

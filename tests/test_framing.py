@@ -156,7 +156,7 @@ def test_a_framing_taken_away_takes_its_arrays_along(framed: Path, wbc_shift) ->
         ("tight: {crop: 0.5}", "tight: {}", "changes nothing: give an image_size or a crop"),
         ("crop: 0.5", "crops: 0.5", "framings.tight.crops'; did you mean 'crop'?"),
         ("image_size: 64", "image_size: 16", "greater than or equal to 32"),
-        ("tight: {", "a/b: {", "should match pattern"),
+        ("tight: {", "a/b: {", "cannot be a name"),
     ],
 )
 def test_a_wrong_framing_is_one_line(framed: Path, old: str, new: str, message: str) -> None:

@@ -144,9 +144,9 @@ def test_e7_deleted_tables_come_back_without_images(phantoms: Path, tmp_path: Pa
     shutil.copytree(phantoms, copy, copy_function=shutil.copy2)
     shutil.rmtree(copy / "results/tiny/tables")
     readme = (REPOSITORY / "README.md").read_text()
-    assert "wbc-shift evaluate && wbc-shift report " in readme
-    call(copy, "wbc-shift", "evaluate")
-    call(copy, "wbc-shift", "report")
+    assert "wbc-shift evaluate -p core && wbc-shift report -p core " in readme
+    call(copy, "wbc-shift", "evaluate", "-p", "tiny")
+    call(copy, "wbc-shift", "report", "-p", "tiny")
     assert written(copy) == written(phantoms)
 
 
@@ -161,8 +161,8 @@ def test_without_images_the_tables_come_again_bit_for_bit(phantoms: Path, tmp_pa
     shutil.copytree(phantoms, clone, ignore=left_out)
     (clone / "results/tiny/metrics.parquet").unlink()
     (clone / "results/tiny/report.html").unlink()
-    call(clone, "wbc-shift", "evaluate")
-    call(clone, "wbc-shift", "report")
+    call(clone, "wbc-shift", "evaluate", "-p", "tiny")
+    call(clone, "wbc-shift", "report", "-p", "tiny")
     assert written(clone) == written(phantoms)
     out = call(clone, "dvc", "repro", "--allow-missing")
     assert "up to date" in out, out

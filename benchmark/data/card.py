@@ -11,7 +11,9 @@ from benchmark.data.crop import Crop
 from benchmark.data.label_spaces import Labels
 from benchmark.data.layouts import Layout
 from benchmark.data.phantom import Acquisition
-from benchmark.schema import Strict
+from benchmark.names import DomainName, Name
+from benchmark.schema import Line, Strict
+from benchmark.texts import shortened
 
 
 def below(path: str) -> str:
@@ -21,6 +23,19 @@ def below(path: str) -> str:
     return path
 
 
+def web(address: str) -> str:
+    """An address of the web, a path, or a word such as `none`; else a `ValueError`.
+
+    A page makes links of addresses: `javascript:` would run in the reader's browser.
+    """
+    scheme, colon, _ = address.partition(":")
+    if colon and scheme.lower() not in ("http", "https"):
+        raise ValueError(f"'{shortened(address)}' is no address of the web: begin with https://")
+    return address
+
+
+Web = Annotated[str, AfterValidator(web)]
+"""What a page links to, if it begins with http:// or https://."""
 Below = Annotated[str, AfterValidator(below)]
 """A path below some folder: no `..`, not absolute."""
 
@@ -29,7 +44,7 @@ class Licence(Strict):
     """What may be done with the images. `redistribution` has three values: unknown is one."""
 
     name: str
-    url: str | None = None
+    url: Web | None = None
     redistribution: Literal["allowed", "forbidden", "unknown"]
     note: str | None = None
 
@@ -37,7 +52,7 @@ class Licence(Strict):
 class Citation(Strict):
     """How to cite the set: a BibTeX key and entry."""
 
-    key: str
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_:./+-]*$", max_length=200)]
     bibtex: str
 
 
@@ -60,7 +75,7 @@ class Archive(Strict):
 class Domain(Strict):
     """One acquisition condition: which rows of the manifest, and how to crop to one cell."""
 
-    title: str
+    title: Line
     select: dict[str, str] = Field(default_factory=dict)
     """Manifest column → the value a row must have to belong to this domain."""
     crop: Crop
@@ -84,9 +99,9 @@ class Domain(Strict):
 class Card(Strict):
     """One published image set."""
 
-    name: str
-    title: str
-    homepage: str
+    name: Name
+    title: Line
+    homepage: Web
     citation: Citation
     licence: Licence
     addresses: list[str] = Field(default_factory=list)
@@ -113,7 +128,7 @@ class Card(Strict):
     """Whether the manifest of this repository lists every published image."""
     groups: str | None
     """What the manifest's `group` column means (patient, smear); null where none is published."""
-    domains: dict[str, Domain]
+    domains: dict[DomainName, Domain]
     label_column: str = "label"
     """The manifest's column that the labels below are of: `fine_label` where that says more."""
     labels: dict[str, Labels] = Field(default_factory=dict)

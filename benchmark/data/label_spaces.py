@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
-from benchmark.schema import Strict, parse
+from benchmark.names import Name
+from benchmark.schema import Line, Strict, parse
 
 LABEL_SPACES = "label_spaces.yaml"
 OPEN_SET = ("near", "far")
@@ -24,7 +25,7 @@ Labels = dict[str, str | None]
 class LabelSpaces(Strict):
     """The content of `datasets/label_spaces.yaml`."""
 
-    spaces: dict[str, list[str]]
+    spaces: dict[Name, list[Line]]
     """Label space → its classes, in the order of the logits."""
     cell_types: dict[str, Labels]
     """Cell type → label space → class, `near`, `far` or null: every space is named."""

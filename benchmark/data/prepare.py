@@ -170,7 +170,7 @@ def make_array(
     )
     array = array_path(cache, name, how.framing)
     receipt = array.with_suffix(".json")
-    known = read_json(receipt) if receipt.exists() else {}
+    known = read_json(receipt) if is_receipt(receipt) else {}
     made = {"key": key, "reader": READER}
     unchanged = made.items() <= known.items() and array.exists()
     if unchanged and known["sha256"] == sha256_file(array):
@@ -244,10 +244,24 @@ def decode_all(
 
 
 def remove_unknown(cache: Path, arrays: list[Path]) -> None:
-    """Delete arrays that the profile no longer has: the cache is what the plan says."""
-    for path in [*cache.glob("*.npy"), *cache.glob("*.json")]:
-        if path.with_suffix(".npy") not in arrays:
-            try:
-                path.unlink()
-            except OSError as error:
-                raise cannot_write(path, error) from error
+    """Delete arrays that the profile no longer has, each with the receipt that `make_array` wrote:
+    a file without one is not of this command and stays.
+    """
+    for receipt in cache.glob("*.json"):
+        array = receipt.with_suffix(".npy")
+        if array in arrays or not is_receipt(receipt):
+            continue
+        try:
+            array.unlink(missing_ok=True)
+            receipt.unlink()
+        except OSError as error:
+            raise cannot_write(array, error) from error
+
+
+def is_receipt(path: Path) -> bool:
+    """Whether a file is the receipt of an array."""
+    try:
+        known = read_json(path)
+    except UserError:
+        return False
+    return isinstance(known, dict) and {"key", "sha256"} <= set(known)

@@ -15,6 +15,7 @@ from benchmark.config import PARTS, Split
 from benchmark.data.cards import Card, domain_rows
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
+from benchmark.texts import shortened
 
 COLUMNS = ["path", "group", "label", "part"]
 RESTARTS = 400
@@ -127,9 +128,18 @@ def read_split(datasets: Path, domain: str) -> pd.DataFrame:
     path = split_path(datasets, domain)
     if not path.exists():
         raise UserError(f"{path} is missing: run `wbc-shift split`")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(table.columns) != COLUMNS:
-        raise UserError(f"{path}: columns must be {', '.join(COLUMNS)}: run `wbc-shift split`")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        reason = shortened(str(error))
+        raise UserError(f"{path} cannot be read ({reason}): run `wbc-shift split`") from None
+    if list(table.columns) != COLUMNS or not len(table):
+        raise UserError(
+            f"{path}: columns must be {', '.join(COLUMNS)}, with rows below: run `wbc-shift split`"
+        )
+    if table["path"].duplicated().any():
+        twice = shortened(table.loc[table["path"].duplicated(), "path"].iloc[0])
+        raise UserError(f"{path}: {twice} is listed twice: run `wbc-shift split`")
     wrong = set(table["part"]) - set(PARTS)
     if wrong:
         raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(PARTS)}")

@@ -276,10 +276,9 @@ class Network:
 
 def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
     """The record of a finished run."""
-    folder = run_folder(root, profile, run_id)
-    if not (folder / "run.json").is_file():
-        runs = profile_folder(root, profile) / "runs"
-        known = [p.parent.relative_to(runs).as_posix() for p in runs.glob("*/*/*/run.json")]
+    folder, runs = run_folder(root, profile, run_id), profile_folder(root, profile) / "runs"
+    known = [p.parent.relative_to(runs).as_posix() for p in runs.glob("*/*/*/run.json")]
+    if run_id not in known:
         near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
         raise UserError(f"{profile}: no run '{run_id}'{near}")
     record = read_json(folder / "run.json")

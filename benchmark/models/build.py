@@ -7,6 +7,7 @@ import inspect
 
 import timm
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from benchmark.errors import UserError, suggest
@@ -33,6 +34,7 @@ from benchmark.models.normalisation import (
     normalise,
 )
 from benchmark.models.weights import SCRATCH, Weights
+from benchmark.texts import shortened
 
 
 def build_model(
@@ -130,16 +132,26 @@ def check_parameters(
 ) -> None:
     """Raise a `UserError` if `name` is not registered or does not take these parameters.
 
+    Their kinds, and bounds where there are any, are those of its annotations.
+
     Args:
         positional: how many leading arguments the harness itself passes.
     """
     if name not in registry:
         raise UserError(f"params.yaml: {kind}: unknown '{name}'{suggest(name, registry)}")
-    known = list(inspect.signature(registry[name]).parameters)[positional:]
-    for parameter in parameters:
+    taken = inspect.signature(registry[name], eval_str=True).parameters
+    known = list(taken)[positional:]
+    for parameter, value in parameters.items():
+        where = f"params.yaml: {kind}.{name}"
         if parameter not in known:
             near = suggest(parameter, known) or "; it takes none"
-            raise UserError(f"params.yaml: {kind}.{name}: unknown parameter '{parameter}'{near}")
+            raise UserError(f"{where}: unknown parameter '{parameter}'{near}")
+        try:
+            TypeAdapter(taken[parameter].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UserError(
+                f"{where}.{parameter}: {error.errors()[0]['msg']}, found {shortened(repr(value))}"
+            ) from None
 
 
 def skip_reason(
@@ -158,6 +170,7 @@ def skip_reason(
     Args:
         batch_statistics: whether what answers needs layers with running statistics of batches.
     """
+    check_parameters("normalisations", NORMALISATIONS, normalisation, parameters, positional=1)
     network = (backbone, normalisation, tuple(parameters.items()), image_size)
     reason, keeps_statistics = built_on_meta(*network, weights.model_dump_json(), head, freezing)
     if reason is None and batch_statistics and not keeps_statistics:

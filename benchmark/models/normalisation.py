@@ -12,8 +12,10 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from types import MethodType
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -172,7 +174,7 @@ def to_bn_frozen(model: nn.Module) -> None:
         hold_in_evaluation(bn)
 
 
-def to_gn(model: nn.Module, groups: int = 32) -> None:
+def to_gn(model: nn.Module, groups: Annotated[int, Field(ge=1)] = 32) -> None:
     """Group normalisation everywhere (Wu & He, ECCV 2018).
 
     Args:

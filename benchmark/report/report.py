@@ -77,7 +77,7 @@ def refuse_gaps(experiments: list[Experiment], most: int = 3) -> None:
         more = f" and {len(lines) - most} more" if len(lines) > most else ""
         raise UserError(
             f"{len(lines)} planned runs are not done: {'; '.join(lines[:most])}{more}: "
-            "run `wbc-shift train`, or report without --strict"
+            f"run `wbc-shift train -p {experiments[0].profile}`, or report without --strict"
         )
 
 

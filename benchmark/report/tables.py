@@ -166,11 +166,12 @@ def load_scores(results: Path, experiments: list[Experiment]) -> Scores:
 def read_evaluated(path: Path, experiments: list[Experiment]) -> Parquet:
     """Read a file that `evaluate` wrote, if it did so from the recorded predictions."""
     if not path.is_file():
-        raise UserError(f"{path} is missing: run `wbc-shift evaluate`")
+        raise UserError(f"{path} is missing: run `wbc-shift evaluate -p {path.parent.name}`")
     table = pq.read_table(path, partitioning=None)
     known = (table.schema.metadata or {}).get(b"predictions", b"").decode()
     if known != predictions_digest(experiments):
-        raise UserError(f"{path} belongs to other predictions: run `wbc-shift evaluate` again")
+        again = f"run `wbc-shift evaluate -p {path.parent.name}` again"
+        raise UserError(f"{path} belongs to other predictions: {again}")
     return table.to_pydict()
 
 
