@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,15 @@ TEXT_CHARACTERS = 20_000
 MOST_DIGITS = 18
 """Of an integer: what 64 bits hold."""
 
+try:
+    import fcntl
+except ImportError:  # Windows, where what a killed process leaves stays
+    fcntl = None
+
+TEMPORARY = ".wbc-shift.tmp"
+"""End of the names of what is being made; git ignores *.tmp."""
+TEMPORARY_NAME = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(TEMPORARY))
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -47,23 +57,103 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with temporary_beside(path) as temporary:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # Temporary files are private; what the pipeline writes is for all who may read it.
+            temporary.chmod(0o644)
+            temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    os.close(descriptor)
-    temporary = Path(name)
+
+
+@contextmanager
+def temporary_beside(path: Path, folder: bool = False) -> Iterator[Path]:
+    """Give a new, hidden file or folder in the folder of `path`, on its way to be called that.
+
+    What still bears the temporary name in the end is removed. What a killed process left is removed
+    when the next one makes something in the same place.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    parent = Path(path).parent
+    # A name may be as long as the file system takes: the temporary one is longer.
+    start = os.fsencode(Path(path).name)[:100].decode(errors="ignore")
+    how = {"prefix": f".{start}.", "suffix": TEMPORARY, "dir": parent}
+    lock = None
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes private files; what the pipeline writes is for everyone who may read it.
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        parent.mkdir(parents=True, exist_ok=True)
+        sweep(parent.absolute())
+        # Another process may sweep between the making and the locking: then once more.
+        while lock is None:
+            if folder:
+                name = tempfile.mkdtemp(**how)
+            else:
+                descriptor, name = tempfile.mkstemp(**how)
+                os.close(descriptor)
+            lock = locked(name)
     except OSError as error:
         raise cannot_write(path, error) from error
+    try:
+        yield Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        if folder:
+            shutil.rmtree(name, ignore_errors=True)
+        else:
+            Path(name).unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def locked(name: str) -> int | None:
+    """Lock a file or folder for as long as this process lives, which the system ends by itself.
+
+    Returns:
+        A descriptor to close, -1 where nothing can be locked; None if it is another's, or gone.
+    """
+    if fcntl is None:
+        return -1
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        whole = os.path.lexists(name)
+    except BlockingIOError:
+        whole = False
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return -1
+    if not whole:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@functools.cache
+def sweep(folder: Path) -> None:
+    """Remove, once in a process, what processes that are dead were making in a folder."""
+    try:
+        names = [name for name in os.listdir(folder) if TEMPORARY_NAME.fullmatch(name)]
+    except OSError:
+        return
+    for left in (folder / name for name in names):
+        try:
+            lock = locked(str(left))
+            if lock is None or lock < 0:
+                continue
+            try:
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink(missing_ok=True)
+            finally:
+                os.close(lock)
+        except OSError:  # another's file
+            continue
 
 
 def writable_folder(path: Path) -> Path:
@@ -83,7 +173,7 @@ def writable_folder(path: Path) -> Path:
 
 def cannot_write(path: Path, error: OSError) -> UserError:
     """Say why `path` cannot be written; everything written before it stays."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = next((p for p in Path(path).absolute().parents if p.exists()), Path("/"))
         free = shutil.disk_usage(where).free // 2**20
         return UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +34,8 @@ def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[An
         with warnings.catch_warnings():
             # Python warns of any fork beside threads; the rule above is what makes it safe.
             warnings.simplefilter("ignore", DeprecationWarning)
-            with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            fork = multiprocessing.get_context("fork")
+            with ProcessPoolExecutor(processes, fork, initializer=end_with_parent) as pool:
                 # Few jobs are long and unlike each other; many are short, and the way costs.
                 share = max(1, min(8, len(jobs) // (32 * processes)))
                 results = pool.map(_run, range(len(jobs)), chunksize=share)
@@ -41,6 +43,19 @@ def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[An
     finally:
         gc.unfreeze()
         _jobs = ()
+
+
+def end_with_parent() -> None:
+    """Make a worker end when the process that started it does, by whatever signal.
+
+    Else it would wait for work for ever, and keep open the pipe that the command printed to.
+    """
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def processors() -> int:

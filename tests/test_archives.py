@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import random
 import shutil
 import socket
 import stat
@@ -16,11 +17,14 @@ import tarfile
 import threading
 import types
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
+import pandas as pd
 import pytest
 from test_fetch import IMAGES, card, damaged, make_datasets, placed, refusal
 
@@ -61,11 +65,15 @@ def zip_member(name: str, content: bytes = PNG, mode: int = 0, flags: int = 0) -
 
 
 def tarred(
-    files: dict[str, bytes], kind: bytes = tarfile.REGTYPE, link: str = "", mode: str = "w:"
+    files: dict[str, bytes],
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
+    mode: str = "w:",
+    **how: int,
 ) -> bytes:
     """A tar of members of one kind."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+    with tarfile.open(fileobj=buffer, mode=mode, **how) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, link
@@ -128,6 +136,12 @@ def lying_size(content: bytes, size: int) -> bytes:
     """A zip whose directory states another unpacked size than the data has."""
     where = content.rindex(b"PK\x01\x02") + 24
     return content[:where] + size.to_bytes(4, "little") + content[where + 4 :]
+
+
+def misplaced(content: bytes) -> bytes:
+    """A zip whose end states another place of its directory."""
+    where = content.rindex(b"PK\5\6") + 16
+    return content[:where] + (2**31).to_bytes(4, "little") + content[where + 4 :]
 
 
 ZEROS = bytes(4 * 2**20)
@@ -193,6 +207,20 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: tarred({**TREE, "../../out.png": PNG}, mode="w:gz"),
         OUTSIDE,
     ),
+    "zip 1,500 folders deep": ("x.zip", lambda: zip_member("a/" * 1500 + "b"), "folders deep"),
+    "tar 1,500 folders deep": ("x.tar", lambda: tarred({"a/" * 1500 + "b": PNG}), "folders deep"),
+    "zip with a long name": ("x.zip", lambda: zip_member("a" * 300), "a name of 300 bytes"),
+    "zip with NUL": ("x.zip", lambda: zip_member("a\0b").replace(b"a\0b", b"\0ab"), "damaged"),
+    "tar not UTF-8": (
+        "x.tar",
+        lambda: tarred({"c__lula.png": PNG}, format=tarfile.GNU_FORMAT).replace(b"__", b"\xe9\xe8"),
+        "truncated or damaged",
+    ),
+    "zip whose directory lies elsewhere": (
+        "x.zip",
+        lambda: misplaced(zipped(TREE)),
+        "truncated",
+    ),
     "page as tar": ("x.tar", lambda: PAGE, "a web page"),
     "page as tgz": ("x.tar.gz", lambda: PAGE, "a web page"),
     "text as tgz": ("x.tgz", lambda: b"no gzip" * 99, "not gzip-compressed"),
@@ -213,6 +241,43 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written_anywhere(tmp_path, 
     assert len(str(caught.value).splitlines()) == 1
     assert everything(tmp_path) == before
     assert not Path("/tmp/out.png").exists()
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz"])
+def test_d14_a_damaged_archive_is_refused_in_one_line_or_unpacked(tmp_path, name):
+    """300 of each kind, bytes exchanged anywhere or the rest cut off; never a traceback."""
+    make = {"x.zip": zipped, "x.tar": tarred, "x.tgz": lambda files: tarred(files, mode="w:gz")}
+    whole = make[name]({path: content[:600] for path, content in TREE.items()})
+    generator = random.Random(14)
+    outcomes = Counter()
+    for number in range(300):
+        content = bytearray(whole)
+        for _ in range(generator.randint(1, 12)):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        if generator.random() < 0.2:
+            del content[generator.randrange(len(content)) :]
+        (tmp_path / name).write_bytes(content)
+        try:
+            unpack.unpack(tmp_path / name, tmp_path / f"out{number}")
+            outcomes["unpacked"] += 1
+        except Refused as why:
+            outcomes["refused"] += len(str(why).splitlines()) == 1
+    assert outcomes.total() == 300
+    assert outcomes["refused"] > 50
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("out")}
+    assert left == {name}
+
+
+def test_d14_a_place_that_cannot_be_sought_is_damage_and_no_fault_of_the_disk(
+    tmp_path, monkeypatch
+):
+    def lost(*_, **__):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    (tmp_path / "x.zip").write_bytes(zipped(TREE))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lost)
+    with pytest.raises(Refused, match="truncated or damaged"):
+        unpack.unpack(tmp_path / "x.zip", tmp_path / "out")
 
 
 @pytest.mark.parametrize(("name", "make"), [("x.zip", zipped), ("x.tar", tarred)])
@@ -846,6 +911,65 @@ def test_nothing_at_all_is_one_line_that_says_what_to_place_where(unshipped):
     assert line.startswith("tiny: no image is here; tried set.zip: no address: offline; to place")
     assert f"the folder is {unshipped}/raw/tiny/images" in line
     assert not (unshipped / "raw/.manifests").exists()
+
+
+def test_c7_images_that_are_not_the_set_are_not_said_to_be_missing(unshipped):
+    """All of them under a name that the layout does not have: "no image is here" is wrong."""
+    write_images(unshipped / "raw/tiny/images", list(IMAGES))
+    layout = {"reader": "class_folders", "files": "Main/{label}/*.png"}
+    line = refusal(unshipped, unlisted(layout=layout), "all", None)
+    assert line.startswith("tiny: 12 images are here, which are not the set; tried ")
+    assert "no image of the form Main/{label}/*.png, 12 others" in line
+
+
+def npz_card(content: bytes | None):
+    """A card of a MedMNIST archive that is published with its MD5, or of which none is known."""
+    archives = [Archive(file="tiny.npz", md5=hashlib.md5(content).hexdigest())] if content else []
+    layout = {"reader": "npz", "file": "tiny.npz", "parts": ["train"]}
+    layout |= {"labels": {"0": "Set 0", "1": "Set 1"}, "size": [8, 8]}
+    counts = {"Set 0": 3, "Set 1": 3}
+    return unlisted(*archives, layout=layout, counts=counts, counts_source="literature")
+
+
+def npz_content(side: int, turned: bool = False) -> bytes:
+    images = np.random.default_rng(0).integers(0, 256, (6, side, side, 3), np.uint8)
+    labels = np.array([[0], [1]] * 3, np.uint8)
+    if turned:
+        images, labels = images[::-1], labels[::-1]
+    buffer = io.BytesIO()
+    np.savez(buffer, train_images=images, train_labels=labels)
+    return buffer.getvalue()
+
+
+def test_b04_the_hash_of_the_card_is_asked_of_an_archive_placed_by_hand(unshipped):
+    folder = unshipped / "raw/tiny/images"
+    folder.mkdir(parents=True)
+    wrong = npz_card(npz_content(8))
+    (folder / "tiny.npz").write_bytes(npz_content(8, turned=True))
+    line = refusal(unshipped, wrong, "all", None, offline=True)
+    assert f"{folder}/tiny.npz (expected md5" in line
+    assert "replace it" in line
+    assert {path.name for path in folder.iterdir()} == {"tiny.npz"}, "nothing is unpacked of it"
+
+
+def test_b04_a_wrong_archive_tried_once_does_not_block_the_right_one(unshipped):
+    """Neither one of another size, where no hash is published, nor one of another order."""
+    folder, manifest = unshipped / "raw/tiny/images", unshipped / "raw/.manifests/tiny.csv"
+    folder.mkdir(parents=True)
+    unchecked = npz_card(None)
+    (folder / "tiny.npz").write_bytes(npz_content(4))
+    assert "6 of 6 images are 4 x 4 px" in refusal(unshipped, unchecked, "all", None)
+    (folder / "tiny.npz").write_bytes(npz_content(8))
+    assert fetch(unshipped, unchecked, "all", None).images == 6
+    first = {path.name: path.read_bytes() for path in (folder / "train").iterdir()}
+    labels = pd.read_csv(manifest)["label"].tolist()
+    manifest.unlink()
+    (folder / "tiny.npz").write_bytes(npz_content(8, turned=True))
+    assert fetch(unshipped, unchecked, "all", None).images == 6
+    second = {path.name: path.read_bytes() for path in (folder / "train").iterdir()}
+    backwards = sorted(first, reverse=True)
+    assert [second[name] for name in sorted(second)] == [first[name] for name in backwards]
+    assert pd.read_csv(manifest)["label"].tolist() == labels[::-1]
 
 
 def test_a_file_damaged_after_its_manifest_was_made_is_found(unshipped, capsys):

@@ -6,6 +6,7 @@ Images are drawn here; the network is a server on 127.0.0.1 that can misbehave.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -352,6 +353,25 @@ def test_kill_leaves_whole_files_only_and_the_rest_comes_later(datasets, mirror,
     report = fetch(datasets, card(), "all", mirror)
     assert report.kept == len(whole)
     assert report.copied == 12 - len(whole)
+    assert placed(datasets) == IMAGES, "what the killed process was writing is gone (D.9)"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_d14_a_disk_that_takes_no_more_is_told_once_and_no_source_is_blamed(
+    datasets, mirror, server, monkeypatch, capsys, number
+):
+    """As `shutil` reports it: with the name of the file that is read."""
+
+    def full(source, *_, **__):
+        raise OSError(number, os.strerror(number), str(source))
+
+    monkeypatch.setattr(sources.shutil, "copyfile", full)
+    line = refusal(datasets, card(server("good")), "all", mirror)
+    assert "disk full while writing" in line or "cannot be written" in line
+    assert "mirror" not in line
+    assert capsys.readouterr().out == ""
+    assert not server.requests
+    assert placed(datasets) == {}
 
 
 # ------------------------------------------------------------------ from addresses

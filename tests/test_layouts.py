@@ -212,6 +212,25 @@ def test_an_image_unpacked_before_is_kept_and_one_lost_is_made_again(tmp_path, c
     assert (tmp_path / "test/00000.png").stat().st_mtime_ns == before
 
 
+def test_b04_of_another_archive_all_images_are_unpacked_anew(tmp_path, cards):
+    """Else the labels of the second would stand over the images of the first."""
+    layout = cards["bloodmnist"].layout
+    npz(tmp_path / "bloodmnist_224.npz", size=28)
+    refusal(tmp_path, layout)
+    arrays = npz(tmp_path / "bloodmnist_224.npz")
+    build_manifest(tmp_path, layout)
+    exchanged = arrays | {"train_images": arrays["train_images"][::-1]}
+    np.savez(tmp_path / "bloodmnist_224.npz", **exchanged)
+    (tmp_path / "train/notes.txt").write_text("mine")
+    (tmp_path / "train/00007.png").write_bytes(b"left of a larger archive")
+    build_manifest(tmp_path, layout)
+    for number, pixels in enumerate(exchanged["train_images"]):
+        found = np.asarray(Image.open(tmp_path / f"train/{number:05d}.png"))
+        assert (found == pixels).all()
+    names = {path.name for path in (tmp_path / "train").iterdir()}
+    assert names == {"00000.png", "00001.png", "00002.png", "notes.txt"}
+
+
 # ------------------------------------------------------------------ forms of paths
 
 
@@ -399,10 +418,12 @@ def test_a_folder_that_is_itself_a_link_is_read(tmp_path):
     assert len(build_manifest(tmp_path / "set", layout(reader="class_folders"))) == 1
 
 
-def test_a_missing_mask_is_refused(tmp_path):
+def test_c7_masks_that_nothing_reads_are_not_demanded(tmp_path):
     draw(tmp_path, "mono/1.png")
-    line = refusal(tmp_path, layout(reader="class_folders", mask="{parent}/{stem}.bmp"))
-    assert "1 of 1 files are missing (the masks of its images), first mono/1.bmp" in line
+    draw(tmp_path, "mono/2.png")
+    (tmp_path / "mono/2.txt").write_text("as good as a mask")
+    masked = layout(reader="class_folders", mask="{parent}/{stem}.txt")
+    assert build_manifest(tmp_path, masked)["mask"].tolist() == ["", "mono/2.txt"]
 
 
 def test_a_page_saved_as_image_is_refused(tmp_path):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from benchmark.data.archives import unpacked
 from benchmark.data.cards import Card, count_faults, published_images
+from benchmark.data.downloads import archive_fault
+from benchmark.data.layouts import Npz
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write
 from benchmark.progress import say, track
@@ -64,6 +66,17 @@ def make(datasets: Path, card: Card, tried: list[str]) -> bool:
     folder = Path(datasets) / "raw" / card.folder
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
+    for archive in card.archives:
+        # One that is read as it lies there may have been placed by hand.
+        file = folder / archive.file
+        if isinstance(card.layout, Npz) and archive.file == card.layout.file and file.is_file():
+            why = archive_fault(archive, file)
+            if why is not None:
+                tried.append(
+                    f"{file} ({why}: not the published archive: replace it, or delete it to "
+                    f"download it; if it is a later edition, correct datasets/{card.name}.yaml)"
+                )
+                return False
     try:
         (Path(datasets) / card.manifest).unlink(missing_ok=True)
         write_manifest(datasets, card)

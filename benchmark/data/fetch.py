@@ -20,6 +20,7 @@ import pandas as pd
 from benchmark.data import complete
 from benchmark.data.archives import archive_home, unpacked
 from benchmark.data.cards import Card, Subset, domain_rows, read_manifest
+from benchmark.data.image_files import find_images
 from benchmark.data.receipt import Receipt
 from benchmark.data.sources import Address, Expected, Mirror, fault
 from benchmark.errors import UserError, suggest
@@ -264,9 +265,11 @@ def still_missing(
 
 
 def nothing_here(datasets: Path, card: Card, tried: list[str]) -> str:
-    """The same where no file of the set was found, so that nobody knows how many are missing."""
+    """The same where no manifest can be made, so that nobody knows how many are missing."""
+    number = len(find_images(raw_folder(datasets, card)).images)
+    here = f"{number:,} images are here, which are not the set" if number else "no image is here"
     return (
-        f"{card.name}: no image is here; tried "
+        f"{card.name}: {here}; tried "
         f"{', '.join(tried) or 'nothing: the card has no address'}; {what_to_place(datasets, card)}"
     )
 

@@ -36,6 +36,8 @@ MOST_BYTES = 2**29
 """Of an image file: a slide is not a cell."""
 MOST_PIXELS = 64_000_000
 """A hostile header can claim any size; this is far above every published crop."""
+MOST_DEPTH = 64
+"""Folders in one another that are looked into."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras give, and that 16-bit files hold."""
 MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
@@ -335,31 +337,35 @@ def find_images(folder: Path) -> Found:
     """Look for the images below a folder; hidden files and folders are passed over."""
     images: list[str] = []
     passed_over: dict[str, str] = {}
-    for place, folders, files in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        below = Path(error.filename).relative_to(folder).as_posix()
+        passed_over[printable(below)] = f"cannot be looked into ({error.strerror})"
+
+    for place, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         below = Path(place).relative_to(folder)
+        if len(below.parts) == MOST_DEPTH and folders:
+            passed_over[printable(below.as_posix())] = "has folders too deep to look into"
+            folders.clear()
         for name in files:
             if name.startswith("."):
                 continue
             path = (below / name).as_posix()
             why = why_no_image(Path(place, name))
-            if not writable_name(path):
-                why = "has a name that is not UTF-8: rename it" if why is None else why
-                path = os.fsencode(path).decode(errors="backslashreplace")
+            # A name in another encoding cannot stand in a table.
+            if why is None and printable(path) != path:
+                why = "has a name that is not UTF-8: rename it"
             if why is None:
                 images.append(path)
             elif why:
-                passed_over[path] = why
+                passed_over[printable(path)] = why
     return Found(sorted(images), dict(sorted(passed_over.items())))
 
 
-def writable_name(path: str) -> bool:
-    """Whether a path can stand in a table: bytes that are no UTF-8 cannot."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def printable(path: str) -> str:
+    """A path as text that can be written: bytes of a name that are no UTF-8 as escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def why_no_image(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field, field_validator
 
-from benchmark.data.image_files import find_images
+from benchmark.data.image_files import MOST_DEPTH, find_images
 from benchmark.errors import UserError, suggest
 from benchmark.schema import Strict
 
@@ -29,7 +29,8 @@ class Reader(Strict):
     size: tuple[int, int] | None = None
     """Width and height of every published image: others are of another set."""
     mask: str | None = None
-    """Where each image's mask is: `{parent}` folder, `{folder}` its name, `{stem}` of the image."""
+    """Where each image's mask is, in a copy of the set that has them: `{parent}` folder, `{folder}`
+    its name, `{stem}` of the image."""
 
 
 class Paths(Reader):
@@ -101,11 +102,11 @@ def read_layout(folder: Path, layout: Layout) -> pd.DataFrame:
 
     Returns:
         Columns path (below `folder`, with `/`), label, and what else the layout gives (group,
-        fine_label, part, mask), sorted by path.
+        fine_label, part; mask, "" where it is not there), sorted by path.
 
     Raises:
         UserError: no such folder, no image in the published layout, an image named but missing, a
-            link that leaves the folder, a mask without image.
+            link that leaves the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -120,8 +121,8 @@ def read_layout(folder: Path, layout: Layout) -> pd.DataFrame:
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
         raise UserError(f"{folder}: {twice} is labelled twice: remove one of its rows")
     if layout.mask is not None:
-        table["mask"] = [mask_of(path, layout.mask) for path in table["path"]]
-        refuse_missing(folder, table["mask"].tolist(), "the masks of its images")
+        masks = [mask_of(path, layout.mask) for path in table["path"]]
+        table["mask"] = [mask if (folder / mask).is_file() else "" for mask in masks]
     return table.sort_values("path", ignore_index=True)
 
 
@@ -232,6 +233,8 @@ def refuse_links_outwards(folder: Path) -> None:
     """Refuse a folder in which a link leads out of it; the folder itself may be one."""
     whole = folder.resolve()
     for place, folders, files in os.walk(folder):
+        if len(Path(place).relative_to(folder).parts) >= MOST_DEPTH:
+            folders.clear()  # where nobody looks
         for name in (*folders, *files):
             path = Path(place, name)
             if path.is_symlink() and not path.resolve().is_relative_to(whole):

@@ -1,4 +1,7 @@
-"""A MedMNIST archive (one .npz) → PNG files beside it, with their labels, one image at a time."""
+"""A MedMNIST archive (one .npz) → PNG files beside it, with their labels, one image at a time.
+
+The files belong to one archive, whose hash is kept beside them: of another one, all are made anew.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,17 @@ import pandas as pd
 from PIL import Image
 
 from benchmark.errors import UserError
-from benchmark.files import atomic
+from benchmark.files import atomic, cannot_write, sha256_file, write_text
 from benchmark.progress import track
 
 MOST_IMAGES = 1_000_000
 MOST_SIDE = 1024
+ARCHIVE = ".unpacked-of"
+"""File that holds the SHA-256 of the archive that the images are of."""
 
 
 def unpack_npz(folder: Path, archive: Path, parts: Sequence[str]) -> pd.DataFrame:
-    """Write `<part>/<number>.png` below `folder` for every image that is not there yet.
+    """Write `<part>/<number>.png` below `folder` for every image of this archive not there yet.
 
     Images are streamed: the arrays of a part, up to gigabytes, are never in memory.
 
@@ -32,8 +37,9 @@ def unpack_npz(folder: Path, archive: Path, parts: Sequence[str]) -> pd.DataFram
     rows = []
     try:
         with zipfile.ZipFile(archive) as opened:
-            for part in parts:
-                labels = read_labels(opened, f"{part}_labels.npy")
+            named = [(part, read_labels(opened, f"{part}_labels.npy")) for part in parts]
+            remove_those_of_another(folder, sha256_file(archive), parts)
+            for part, labels in named:
                 paths = [f"{part}/{number:05d}.png" for number in range(len(labels))]
                 unpack_images(opened, f"{part}_images.npy", [folder / path for path in paths])
                 rows.append(pd.DataFrame({"path": paths, "label": labels, "part": part}))
@@ -44,6 +50,27 @@ def unpack_npz(folder: Path, archive: Path, parts: Sequence[str]) -> pd.DataFram
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise UserError(f"{archive} is damaged or no .npz ({error}): get it again") from None
     return pd.concat(rows, ignore_index=True)
+
+
+def remove_those_of_another(folder: Path, sha256: str, parts: Sequence[str]) -> None:
+    """Remove the images that were unpacked of another archive, or of one that is not known.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    of = folder / ARCHIVE
+    if of.is_file() and of.read_text(encoding="utf-8", errors="replace").strip() == sha256:
+        return
+    try:
+        # First what vouches for them: killed in between, the next run begins here again.
+        of.unlink(missing_ok=True)
+        for part in parts:
+            for image in (folder / part).glob("*.png"):
+                if image.stem.isdigit():
+                    image.unlink()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    write_text(of, sha256 + "\n")
 
 
 def read_header(file: zipfile.ZipExtFile) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ from benchmark.data.label_spaces import labels_of_cells, read_label_spaces
 from benchmark.data.manifest import write_manifest
 from benchmark.data.own_labels import cell_types, read_images
 from benchmark.errors import UserError
-from benchmark.files import atomic, cannot_write, write_text
+from benchmark.files import atomic, cannot_write, temporary_beside, write_text
 from benchmark.progress import track
 from benchmark.schema import parse
 
@@ -244,15 +244,13 @@ def place(
 ) -> None:
     """Copy the images, and write labels, findings, manifest, card and settings: all or nothing."""
     datasets, name = root / "datasets", card["name"]
-    work = target.with_name(f".{name}.{os.getpid()}.work")
     card_path, manifest = datasets / f"{name}.yaml", datasets / card["manifest"]
     buffer = StringIO(COMMENT.format(name=name))
     buffer.seek(0, os.SEEK_END)
     writer = YAML()
     writer.width = 100
     writer.dump(card, buffer)
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, work, ignore_errors=True)
+    with temporary_beside(target, folder=True) as work, ExitStack() as undo:
         for path in track(images["path"], f"copying images of {name}"):
             with atomic(work / path) as temporary:
                 shutil.copyfile(folder / path, temporary)
@@ -260,6 +258,7 @@ def place(
         write_text(work / LABELS, images[columns].to_csv(index=False, lineterminator="\n"))
         write_text(work / FOUND, found.to_csv(index=False, lineterminator="\n"))
         try:
+            work.chmod(0o755)
             work.rename(target)
         except OSError as error:
             raise cannot_write(target, error) from error

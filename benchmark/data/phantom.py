@@ -24,6 +24,7 @@ from pydantic import Field
 from benchmark.data.specimen import MORPHOLOGIES, SIZE, SUPERSAMPLING, Specimen, specimen
 from benchmark.errors import UserError, suggest
 from benchmark.files import atomic, digest
+from benchmark.parallel import end_with_parent
 from benchmark.progress import track
 from benchmark.schema import Strict
 
@@ -252,7 +253,7 @@ def draw_images(
         return len(jobs)
     # spawn: a fork of a process that holds threads (torch, BLAS) may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         futures = [pool.submit(draw_file, *job) for job in jobs]
         try:
             for future in track(as_completed(futures), "drawing phantoms", total=len(jobs)):

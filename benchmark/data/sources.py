@@ -5,6 +5,7 @@ A source writes an image to its target whole and as the manifest states it, or n
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -29,6 +30,8 @@ CONNECTION_PATIENCE = 5
 """Connection failures in a row before an address is given up: never 10,000 time-outs."""
 ANSWER_PATIENCE = 50
 """Useless answers in a row (not found, busy, wrong content) before an address is given up."""
+OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Error numbers of a disk that takes no more: no source is to blame, and no other one helps."""
 NAMED = 3
 """Damaged files named per source; the rest is counted."""
 
@@ -87,7 +90,8 @@ class Mirror:
                 try:
                     shutil.copyfile(file, temporary)
                 except OSError as error:
-                    if error.filename == str(file):
+                    # A copy that fails midway bears the name of what is read, whatever failed.
+                    if error.filename == str(file) and error.errno not in OF_THE_TARGET:
                         raise Unusable(error.strerror or str(error)) from None
                     raise
                 check(image, temporary)

@@ -10,19 +10,23 @@ import errno
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from benchmark.errors import suggest
-from benchmark.files import cannot_write
+from benchmark.files import cannot_write, temporary_beside
 from benchmark.progress import track
 
 MOST_MEMBERS = 500_000
 MOST_MEMBER_BYTES = 2 * 2**30
 MOST_TOTAL_BYTES = 64 * 2**30
+MOST_DEPTH = 32
+"""Folders in one another; published sets stay below 8."""
+MOST_NAME_BYTES = 255
+"""Of one part of a path: what file systems take."""
 MOST_RATIO = 200
 """Unpacked over packed bytes; deflate reaches 1,032 on zeros, published images stay below 30."""
 RATIO_FROM_BYTES = 256 * 2**20
@@ -45,7 +49,13 @@ DAMAGED = (
     EOFError,
     NotImplementedError,
     ValueError,
+    LookupError,
+    RuntimeError,
+    struct.error,
 )
+UNREADABLE = (None, errno.EINVAL)
+"""Error numbers of reading an archive: gzip's own error has none, and a damaged directory has
+places sought that are none. Others are of the disk."""
 
 
 class Refused(Exception):
@@ -96,32 +106,23 @@ def unpack(file: Path, folder: Path, take: str = "") -> int:
     why = opening_fault(file, file.name)
     if why is not None:
         raise Refused(why)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent)
-        )
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     admission = Admission(file.stat().st_size, take)
     try:
-        if file.name.lower().endswith(ZIP):
-            unpack_zip(file, temporary, admission)
-        else:
-            unpack_tar(file, temporary, admission)
-        if not admission.files:
-            raise Refused(admission.nothing())
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    # gzip's own error is an OSError too: what is damaged comes before what cannot be written.
+        with temporary_beside(folder, folder=True) as temporary:
+            if file.name.lower().endswith(ZIP):
+                unpack_zip(file, temporary, admission)
+            else:
+                unpack_tar(file, temporary, admission)
+            if not admission.files:
+                raise Refused(admission.nothing())
+            temporary.chmod(0o755)
+            temporary.rename(folder)
     except DAMAGED as error:
         raise Refused(f"cannot be read: truncated or damaged ({error})") from None
     except OSError as error:
-        if error.errno is None:
+        if error.errno in UNREADABLE:
             raise Refused(f"cannot be read: truncated or damaged ({error})") from None
         raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(admission.files)
 
 
@@ -193,6 +194,14 @@ def plain_parts(name: str) -> list[str]:
         raise Refused(f"holds {shown(name)}, which leads out of its folder")
     if not all(parts) or not parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise Refused(f"holds {shown(name)}, which is no plain relative path")
+    if len(parts) > MOST_DEPTH:
+        raise Refused(f"holds {shown(name)}, {len(parts):,} folders deep")
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        raise Refused(f"holds {shown(name)}, a name that is not UTF-8") from None
+    if longest > MOST_NAME_BYTES:
+        raise Refused(f"holds {shown(name)}, a name of {longest:,} bytes")
     return parts
 
 
