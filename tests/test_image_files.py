@@ -87,18 +87,24 @@ def deep_png(levels: np.ndarray) -> bytes:
 
 
 def deep_tiff(levels: np.ndarray, order: str = "<", **tags: int) -> bytes:
-    """An uncompressed TIFF of 16 bits a value, uint16 [H, W, C]; C is 1, 3 or 4."""
+    """A TIFF of 16 bits a value, uint16 [H, W, C]; C is 1, 3 or 4.
+
+    Args:
+        tags: photometric, orientation; planes=2 for a strip per channel; compression=8 for deflate.
+    """
     height, width, channels = levels.shape
     planes = tags.get("planes", 1)
     strips = 1 if planes == 1 else channels
     pixels = levels if planes == 1 else np.moveaxis(levels, 2, 0)
     data = pixels.astype(f"{order}u2").tobytes()
+    if tags.get("compression") == 8:
+        data = zlib.compress(data)
     share = len(data) // strips
     entries = {
         256: (3, [width]),
         257: (3, [height]),
         258: (3, [16] * channels),
-        259: (3, [1]),
+        259: (3, [tags.get("compression", 1)]),
         262: (3, [tags.get("photometric", 2 if channels > 1 else 1)]),
         273: (4, [8 + share * k for k in range(strips)]),
         274: (3, [tags.get("orientation", 1)]),
@@ -217,6 +223,9 @@ def test_b02_values_of_few_bits_in_16_bit_files_are_scaled(
         "little.tif": deep_tiff(levels),
         "big.tif": deep_tiff(levels, ">"),
         "grey.tif": deep_tiff(grey),
+        "deflated.tif": deep_tiff(levels, compression=8),
+        "deflated big.tif": deep_tiff(levels, ">", compression=8),
+        "deflated grey.tif": deep_tiff(grey, compression=8),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -448,18 +457,19 @@ def drawn(generator: np.random.Generator) -> tuple[bytes, np.ndarray | None, int
         bits = choose([8, 10, 12, 14, 16])
         low = generator.integers(0, 1 << (bits - 8), picture.shape).astype(np.uint16)
         levels = (picture.astype(np.uint16) << (bits - 8)) + low
-        what = choose(["png", "tiff <", "tiff >", "grey png", "grey tiff", "alpha", "grey alpha"])
         opaque = np.full((height, width, 1), 65535, np.uint16)
         one = levels[..., :1]
         made: dict[str, Callable[[], bytes]] = {
             "png": lambda: deep_png(levels),
             "tiff <": lambda: deep_tiff(levels),
             "tiff >": lambda: deep_tiff(levels, ">"),
+            "deflated": lambda: deep_tiff(levels, choose(["<", ">"]), compression=8),
             "grey png": lambda: deep_png(one),
             "grey tiff": lambda: deep_tiff(one, choose(["<", ">"])),
             "alpha": lambda: deep_tiff(np.dstack([levels, opaque])),
             "grey alpha": lambda: deep_png(np.dstack([one, opaque])),
         }
+        what = choose([*made])
         if "alpha" in what:  # whose opaque alpha states the depth of all
             levels = picture.astype(np.uint16) * 257
             one = levels[..., :1]

@@ -23,6 +23,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from benchmark.texts import SURROGATES, visible
+
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
 """What is tried, by Pillow's names. JPEG takes the MPO of telephones with it."""
 SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png")
@@ -340,13 +342,13 @@ def find_images(folder: Path) -> Found:
 
     def closed(error: OSError) -> None:
         below = Path(error.filename).relative_to(folder).as_posix()
-        passed_over[printable(below)] = f"cannot be looked into ({error.strerror})"
+        passed_over[visible(below)] = f"cannot be looked into ({error.strerror})"
 
     for place, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         below = Path(place).relative_to(folder)
         if len(below.parts) == MOST_DEPTH and folders:
-            passed_over[printable(below.as_posix())] = "has folders too deep to look into"
+            passed_over[visible(below.as_posix())] = "has folders too deep to look into"
             folders.clear()
         for name in files:
             if name.startswith("."):
@@ -354,18 +356,13 @@ def find_images(folder: Path) -> Found:
             path = (below / name).as_posix()
             why = why_no_image(Path(place, name))
             # A name in another encoding cannot stand in a table.
-            if why is None and printable(path) != path:
+            if why is None and SURROGATES.search(path):
                 why = "has a name that is not UTF-8: rename it"
             if why is None:
                 images.append(path)
             elif why:
-                passed_over[printable(path)] = why
+                passed_over[visible(path)] = why
     return Found(sorted(images), dict(sorted(passed_over.items())))
-
-
-def printable(path: str) -> str:
-    """A path as text that can be written: bytes of a name that are no UTF-8 as escapes."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def why_no_image(path: Path) -> str | None:

@@ -23,7 +23,7 @@ from benchmark.audit.own_images import bits_of_looks, look_at_own, remark
 from benchmark.audit.pictures import address, small_picture
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.crop import scaled
-from benchmark.data.image_files import FORMATS, find_images, printable
+from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError, suggest
@@ -42,6 +42,7 @@ from benchmark.models.loading import preprocessing
 from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.templates import templates_beside
+from benchmark.texts import visible
 from benchmark.training.bench import initial_weights
 from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
 from benchmark.training.device import choose_device, configure
@@ -335,7 +336,7 @@ def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, o
     ]
     sheet = out.with_suffix(".html")
     text = environment.get_template("label_images.html.jinja").render(
-        folder=printable(folder.name),
+        folder=visible(folder.name),
         run_id=run_id,
         gauge=gauge,
         counts=pd.crosstab(answered["label"], answered["flag"]),
