@@ -221,6 +221,13 @@ def test_the_environment_counts_runs_where_they_differ():
     assert listed([(str(k), 9 - k) for k in range(8)]).endswith("5 (4 runs) and 2 more")
 
 
+def test_e1_where_runs_of_several_processors_meet_their_seeds_vary_by_these_too():
+    place = {"device": "cpu", "threads": 1}
+    records = [{"environment": place}, {"environment": place | {"threads": 2}}]
+    assert environment(records[:1] * 2).note == ""
+    assert "the variance between seeds holds that between processors" in environment(records).note
+
+
 def test_the_audit_is_counted_by_check(tmp_path):
     def find(check):
         return {"check": check, "text": f"{check}!", "images": []}

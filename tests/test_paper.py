@@ -91,7 +91,7 @@ def defined(generated):
 
 def test_the_prose_types_no_number():
     keys = r"\\(?:cite[a-z]*|ref|label|input|bibliography|bibliographystyle)\{[^}]*\}"
-    keys += r"|\\(?:entry|difference|experiment)(?:\{[^}]*\})+|ResNet-\d+"
+    keys += r"|\\(?:entry|difference|isshown|compared|experiment)(?:\{[^}]*\})+|ResNet-\d+"
     assert re.findall(r"[^\n]*\d[^\n]*", re.sub(keys, "", BODY)) == []
     words = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:runs?|seeds?|networks?)\b"
     assert re.findall(words, BODY, re.IGNORECASE) == []
@@ -173,6 +173,8 @@ def filled(results, named):
         (r"\entry{norms}{gn}{bccd}", "7.0"),
         (r"\entry{counts}{loss, all}{least}", "−1.5"),
         (r"\difference{a->*}{gn}{bn}{bccd}", "−5.3 [−10.0, 2.0]"),
+        (r"\compared{norms}{b->* | bn}{gn}{bccd}", "lies below"),
+        (r"\compared{norms}{a->* | bn}{gn}{bccd}", "lies above"),
     ],
 )
 def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
@@ -189,6 +191,8 @@ def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
         (r"\entry{norms}{c->* | bn}{bccd}", "0 rows of norms hold bn and c->*"),
         (r"\difference{a->*}{in}{bn}{bccd}", "no difference with method in"),
         (r"\difference{a->*}{gn}", "missing 2 required positional arguments"),
+        (r"\compared{norms}{gn}{b->* | bn}{bccd}", "gn needs an interval"),
+        (r"\compared{norms}{b->* | bn}{a->* | bn}{bccd}", "a->* | bn must have none"),
         (r"\experiment{norm}", "there is no experiment norm; did you mean 'norms'?"),
     ],
 )
@@ -211,7 +215,18 @@ def test_the_results_hold_every_number_of_the_text(path):
     floats = {e.experiment: "" for e in experiments}
     text = prose(path, fillings(results, experiments, floats))
     assert len(text) > 1000
-    assert not re.search(r"\\(?:entry|difference|experiment)\b", text)
+    assert not re.search(r"\\(?:entry|difference|isshown|compared|experiment)\b", text)
+
+
+def test_a8_what_an_interval_holds_is_not_said_to_lie_below_it(results):
+    """2.2 [1.9, 16.9] was said to lie below 14.8; over four classes 2.7 [2.0, 6.8] does."""
+    (results / "tables" / "norms.csv").write_text(
+        "scenario,method,bccd,bccd_low,bccd_high\na->*,bn,2.2,1.9,16.9\na->*,majority,14.8,,\n"
+        "b->*,bn,2.7,2.0,6.8\nb->*,majority,18.6,,\n"
+    )
+    for scenario, said in (("a->*", "is not told apart from"), ("b->*", "lies below")):
+        named = rf"\compared{{norms}}{{{scenario} | bn}}{{{scenario} | majority}}{{bccd}}"
+        assert filled(results, named) == f"first line\n{said}\\,\\%"
 
 
 def test_a_reference_of_the_prose_leads_to_a_table_or_figure_of_core():

@@ -277,7 +277,7 @@ def test_heat_maps_leave_corruptions_out_and_take_the_best_of_each_cell(results)
     cells = maps["resnet18, bn"]
     assert set(cells) == {("raabin", "raabin"), ("raabin", "bccd"), ("raabin", "jtsc")}
     best = max(np.mean(maps[f"resnet18, {kind}"]["raabin", "bccd"]) for kind in ("bn", "gn", "in"))
-    assert np.mean(maps["best method of each cell"]["raabin", "bccd"]) == best
+    assert np.mean(maps["best inductive method of each cell"]["raabin", "bccd"]) == best
 
 
 def test_figures_of_corruptions_ranks_and_speed_are_drawn(results):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from benchmark.evaluation.experiments import Experiment
+from benchmark.report.facts import environment
 from benchmark.report.sheets.work import HEADER, work_sheet
+from benchmark.report.trainings import computed_seconds
 
 
 def network(training: str, train_s: float, epochs: int, evaluate_s: float = 360) -> dict[str, Any]:
@@ -78,3 +82,25 @@ def test_trainings_without_a_recorded_time_are_counted_aloud_and_save_nothing() 
     assert (own["epochs, shared"], own["hours, shared"]) == ("5", "0.0")
     assert own["hours saved (%)"] == "–"
     assert "1 of 3 trainings have no recorded time" in sheet.notes[-1]
+
+
+def test_a8_a_training_without_a_recorded_time_has_that_of_its_epochs_and_speed() -> None:
+    """22 of 172 trainings were left out of the hours."""
+    source = {"scenario": {"source": "raabin"}}
+    records = {
+        # 3,600 s of 4 epochs at 50 images a second: 45,000 images an epoch.
+        "timed": network("a", 3600, 4) | source | {"train_images_per_s": 50.0},
+        "untimed": network("b", 0, 10) | source | {"train_images_per_s": 125.0},
+        "its probe": network("b", 0, 10) | source | {"train_images_per_s": 125.0},
+        "elsewhere": network("c", 0, 10)
+        | {"scenario": {"source": "pbc-main"}, "train_images_per_s": 125.0},
+    }
+    assert computed_seconds(records) == {"b": pytest.approx(3600)}
+    sheet = work_sheet([experiment("one", *records)], records)
+    own = dict(zip(HEADER, sheet.rows[0], strict=True))
+    assert (own["trainings, shared"], own["hours, shared"]) == ("3", "2.0")
+    assert "The time of 1 of 3 trainings was not recorded" in sheet.notes[-2]
+    assert "1 of 3 trainings have no recorded time" in sheet.notes[-1]
+    shown = environment(list(records.values()))
+    # Four answers of 360 s beside them.
+    assert (shown.hours, shown.trainings, shown.computed) == (pytest.approx(2.4), 3, 1)

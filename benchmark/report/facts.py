@@ -11,6 +11,7 @@ from typing import Any
 from benchmark.data.cards import Card, load_cards
 from benchmark.evaluation.experiments import Experiment, done_runs
 from benchmark.files import read_json
+from benchmark.report.trainings import computed_seconds, recorded_seconds
 
 OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
 
@@ -42,7 +43,25 @@ class Environment:
     facts: tuple[tuple[str, str], ...]
     """(what, its values with the number of runs where they differ)"""
     hours: float
-    """training and prediction as recorded; a training that several runs share counts once"""
+    """training and prediction; a training that several runs share counts once"""
+    trainings: int
+    """how many the runs answer from"""
+    computed: int
+    """trainings among them whose time was not recorded, but follows from their recorded speed"""
+    processors: int
+    """kinds of processor and numbers of threads on which the networks were trained"""
+
+    @property
+    def note(self) -> str:
+        """What runs of several machines mean for the variance of seeds; "" where one made all."""
+        if self.processors < 2:
+            return ""
+        return (
+            f"Runs were made on {self.processors} kinds of processor or numbers of threads. "
+            "There the same seed gives another network, whose scores differ by as much as those "
+            "of another seed: the variance between seeds holds that between processors, and two "
+            "methods that share a seed across processors share the order of images alone."
+        )
 
 
 def data_cards(results: Path) -> list[DataCard]:
@@ -100,12 +119,16 @@ def environment(records: list[dict[str, Any]]) -> Environment:
     changed = sum(bool(place.get("git_dirty")) for place in places)
     if changed:
         facts.append(("Made with uncommitted changes", f"{changed} of {len(records)} runs"))
-    seconds = sum(
+    by_run = {record.get("run_id", str(place)): record for place, record in enumerate(records)}
+    computed = computed_seconds(by_run)
+    seconds = sum(computed.values()) + sum(
         record.get("time", {}).get(part, 0)
         for record in records
         for part in ("train_s", "load_s", "evaluate_s")
     )
-    return Environment(tuple(facts), seconds / 3600)
+    shared = len(recorded_seconds(by_run))
+    made_on = {(place.get("device"), place.get("threads")) for place in places if place}
+    return Environment(tuple(facts), seconds / 3600, shared, len(computed), len(made_on))
 
 
 def listed(values: list[tuple[str, int]], most: int = 6) -> str:

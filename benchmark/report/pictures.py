@@ -32,9 +32,10 @@ from benchmark.report.figures.overview import heat_figure, heat_maps
 from benchmark.report.figures.ranks import rank_figure, ranking
 from benchmark.report.figures.style import save
 from benchmark.report.figures.throughput import speed_figure, speeds
-from benchmark.report.figures.training import Records, training_figure, training_rows
+from benchmark.report.figures.training import training_figure, training_rows
 from benchmark.report.page import Picture
 from benchmark.report.tables import Scores, done_ids
+from benchmark.report.trainings import Records
 from benchmark.speed.table import Workload
 
 OVERVIEW = ""
@@ -91,8 +92,9 @@ def overview_jobs(material: Material) -> Iterator[Job]:
     if maps := heat_maps(experiments, scores):
         text = (
             "Macro-F1 by source and target, mean over seeds, for plain training with each "
-            "normalisation and for the best method of each cell, which is chosen on the target "
-            "itself and so says what could be had at most."
+            "normalisation and for the best inductive method of each cell, which is chosen on the "
+            "target itself. None that never saw the target did better here; what adapts to its "
+            "unlabelled images may have."
         )
         yield Job(OVERVIEW, Picture("heat_map", text), lambda: heat_figure(maps))
     found = speeds(experiments, material.records, scores, material.measured)

@@ -17,7 +17,6 @@ from benchmark.report.facts import run_records
 from benchmark.report.figures.confusion import load_confusions
 from benchmark.report.figures.curves import load_curves
 from benchmark.report.figures.embedding import load_embeddings
-from benchmark.report.figures.training import Records
 from benchmark.report.formats import cell_text, headline, to_csv, to_latex, to_markdown
 from benchmark.report.page import Overview, Section, write_page
 from benchmark.report.pictures import OVERVIEW, Material, draw_all
@@ -32,6 +31,7 @@ from benchmark.report.sheets.sheet import Sheet, write_sheet
 from benchmark.report.sheets.throughput import throughput_sheet
 from benchmark.report.sheets.work import work_sheet
 from benchmark.report.tables import METRICS, Table, build_table, load_scores
+from benchmark.report.trainings import Records
 from benchmark.speed.table import training_speeds
 
 

@@ -19,7 +19,7 @@ from benchmark.report.tables import HEADLINE, Scores, values
 
 OTHERS = "several"
 """Row of the scenarios that train on several domains at once."""
-BEST = "best method of each cell"
+BEST = "best inductive method of each cell"
 ACROSS = 3
 Cells = dict[tuple[str, str], list[float]]
 """(source, target) → per cent of each seed"""
@@ -29,8 +29,8 @@ def heat_maps(experiments: list[Experiment], scores: Scores) -> dict[str, Cells]
     """Macro-F1 by source and target: of each normalisation in plain training, and of the best.
 
     Plain is from scratch, cross-entropy, no recipe, the profile's own augmentation, one view and a
-    trained head.
-    The best is chosen on the target itself, by its mean over seeds: what could be had at most.
+    trained head. The best is of the inductive methods, chosen on the target itself by its mean over
+    seeds; what sees the target's images may lie higher.
     """
     plain: dict[str, Cells] = {}
     every: dict[tuple[str, str], dict[str, list[float]]] = {}

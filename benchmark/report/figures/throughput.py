@@ -13,8 +13,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from benchmark.evaluation.experiments import Experiment, done_runs
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import FAINT, INK, STYLE, mark_of, page
-from benchmark.report.figures.training import Records, trained
+from benchmark.report.figures.training import trained
 from benchmark.report.tables import HEADLINE, Scores, by_method, done_ids, values
+from benchmark.report.trainings import Records
 from benchmark.speed.table import Workload
 
 

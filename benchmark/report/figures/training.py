@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,9 +11,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.report.figures.style import STYLE, line_handles, mark_of, panels, shown_methods
 from benchmark.report.tables import Scores, by_method
+from benchmark.report.trainings import Records
 
-Records = dict[str, dict[str, Any]]
-"""run id → its `run.json`"""
 Row = tuple[str, list[Run], list[str]]
 """title, runs, and the methods shown of them"""
 FEWEST = 3

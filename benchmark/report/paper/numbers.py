@@ -38,12 +38,17 @@ def numbers(
         "Domains": counted(len(data["domains"]), "domain"),
         "Sets": counted(len({own["dataset"] for own in data["domains"].values()}), "image set"),
         "Images": counted(sum(own["images"] for own in data["domains"].values()), "image"),
+        "ForeignImages": sum(
+            own.get("open_set", {}).get("images", 0) for own in data["domains"].values()
+        ),
         "Experiments": counted(len(experiments), "experiment"),
         "Scenarios": counted(len({run.scenario.name for run in runs.values()}), "scenario"),
         "Methods": counted(len({run.method.name for run in runs.values()}), "method"),
         "RunsPlanned": len(runs),
         "RunsFound": len(done),
         "Seeds": seeds_of(experiments),
+        "Trainings": counted(environment.trainings, "training"),
+        "HoursComputed": untimed_text(environment.computed),
         "Hours": number(environment.hours),
         "Resamples": RESAMPLES,
         "Significance": f"{100 * SIGNIFICANCE:g} %",
@@ -99,6 +104,14 @@ def seeds_of(experiments: list[Experiment]) -> str:
 
 def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def untimed_text(count: int) -> str:
+    """What is said of trainings whose time was not recorded."""
+    if not count:
+        return ""
+    found = counted(count, "training")
+    return f"The time of {found} was not recorded, and is computed from epochs and recorded speed."
 
 
 def percent(share: float) -> str:

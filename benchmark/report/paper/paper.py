@@ -109,7 +109,7 @@ def write_paper(root: Path, profile: str) -> Path:
     rest = {name: path for name, path in written.items() if name not in {*claims, EXCHANGES}}
     write_text(folder / "more.tex", more_text(tables, shown, floats, rest, pictures))
     write_text(folder / "data.tex", data_table(data, cards, experiments[0].classes))
-    write_text(folder / "gaps.tex", gaps_text(experiments))
+    write_text(folder / "gaps.tex", gaps_text(experiments) + tex(environment.note))
     write_text(folder / "methods.tex", appendix(settings, profile, experiments))
     systems = (root / "paper" / "systems.bib").read_text(encoding="utf-8")
     entries = facts.bibliography([*(used.card.citation.bibtex for used in cards), systems])

@@ -8,6 +8,8 @@ can grow old:
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
   that differs from it in a single part, in points, from `effects.parquet`; of several experiments
   that compare them, in the one with the most seeds.
+- `\compared{TABLE}{ROW}{OTHER}{COLUMN}` is "lies below", "lies above" or "is not told apart from":
+  what a row's interval says of the value of another row that has none, such as a constant.
 - `\experiment{NAME}` is the table of an experiment's headline score and its first figure.
 """
 
@@ -27,7 +29,7 @@ from benchmark.report.paper.latex import tex
 from benchmark.report.sheets.measures import load_effects, signed
 from benchmark.report.tables import Cell
 
-NAMED = re.compile(r"\\(entry|difference|experiment)((?:\{[^{}]*\})+)")
+NAMED = re.compile(r"\\(entry|difference|compared|experiment)((?:\{[^{}]*\})+)")
 
 
 def experiments_shown(path: Path) -> list[str]:
@@ -48,6 +50,7 @@ def fillings(
     return {
         "entry": lambda *words: tex(entry(tables, *words)),
         "difference": lambda *words: tex(difference(effects, *words)),
+        "compared": lambda *words: compared(tables, *words),
         "experiment": lambda *words: of_experiment(floats, *words),
     }
 
@@ -83,6 +86,30 @@ def of_experiment(floats: dict[str, str], name: str) -> str:
 
 def entry(tables: Path, name: str, row: str, column: str) -> str:
     """A cell of a table of the report."""
+    found = row_of(tables, name, row, column)
+    if f"{column}_low" not in found:
+        return found[column].replace("-", "−")
+    return cell_text(cell_of(found, column))
+
+
+def compared(tables: Path, name: str, row: str, other: str, column: str) -> str:
+    """How a cell lies to that of another row, by its interval."""
+    own, theirs = (cell_of(row_of(tables, name, r, column), column) for r in (row, other))
+    if math.isnan(own.low) or not math.isnan(theirs.low):
+        raise ValueError(f"{row} needs an interval, and {other} must have none: use \\difference")
+    if own.high < theirs.mean:
+        return "lies below"
+    return "lies above" if own.low > theirs.mean else "is not told apart from"
+
+
+def cell_of(found: pd.Series, column: str) -> Cell:
+    """A row's value in a column with its interval; NaN where it has none."""
+    ends = (found.get(f"{column}{end}", "") for end in ("", "_low", "_high"))
+    return Cell(*(float(end) if end else math.nan for end in ends))
+
+
+def row_of(tables: Path, name: str, row: str, column: str) -> pd.Series:
+    """The row of a table that has these words in its cells, and a value in this column."""
     path = tables / f"{name}.csv"
     if not path.is_file():
         known = [other.stem for other in tables.glob("*.csv")]
@@ -97,10 +124,7 @@ def entry(tables: Path, name: str, row: str, column: str) -> str:
     found = table.iloc[fits[0]]
     if not found[column]:
         raise ValueError(f"{name} has no value of {column} in the row of {row}")
-    if f"{column}_low" not in table:
-        return found[column].replace("-", "−")
-    ends = (found[f"{column}{end}"] for end in ("", "_low", "_high"))
-    return cell_text(Cell(*(float(end) if end else math.nan for end in ends)))
+    return found
 
 
 def difference(effects: pd.DataFrame, scenario: str, method: str, other: str, column: str) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 
 from benchmark.evaluation.experiments import Experiment, done_runs
 from benchmark.report.figures.throughput import device_text
-from benchmark.report.figures.training import Records
 from benchmark.report.formats import NOTHING, number
 from benchmark.report.sheets.sheet import Sheet
+from benchmark.report.trainings import Records
 
 HEADER = ("method", "device", "runs", "images/s (training)", "range", "training s", "testing s")
 

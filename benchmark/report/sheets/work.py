@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.report.figures.training import Records
 from benchmark.report.formats import NOTHING, number
 from benchmark.report.sheets.sheet import Sheet
+from benchmark.report.trainings import Records, computed_seconds, recorded_seconds, trainings
 
 HEADER = ("experiment", "runs", "trainings, each its own", "trainings, shared")
 HEADER += ("epochs, each its own", "epochs, shared", "hours, each its own", "hours, shared")
@@ -16,7 +16,8 @@ HEADER += ("hours saved (%)", "hours answering")
 
 def work_sheet(experiments: list[Experiment], records: Records) -> Sheet:
     """A line per experiment, and one of all together, in which a run counts once."""
-    seconds = training_seconds(records)
+    recorded, computed = recorded_seconds(records), computed_seconds(records)
+    seconds = recorded | computed
     done = [(e.title, [run.run_id for run in e.runs if run.done]) for e in experiments]
     rows = [(title, *texts(ids, records, seconds)) for title, ids in done]
     rows.append(("all experiments", *texts(done_runs(experiments), records, seconds)))
@@ -26,6 +27,12 @@ def work_sheet(experiments: list[Experiment], records: Records) -> Sheet:
         "Epochs are those before training stopped early",
         "What other runs of the machine took from a training's speed is part of its hours",
     ]
+    if computed:
+        notes.append(
+            f"The time of {len(computed)} of {len(seconds)} trainings was not recorded (their "
+            "checkpoint stood when the record was made): it is computed from their epochs and "
+            "their recorded speed"
+        )
     if unknown:
         notes.append(
             f"{unknown} of {len(seconds)} trainings have no recorded time (their checkpoint stood "
@@ -40,29 +47,6 @@ def work_sheet(experiments: list[Experiment], records: Records) -> Sheet:
         tuple(rows),
         tuple(notes),
     )
-
-
-def training_seconds(records: Records) -> dict[str, float]:
-    """Seconds of each training by fingerprint: the longest in the records of the runs it serves.
-
-    Only the run that trained has them; those that found its checkpoint say 0.
-    """
-    seconds: dict[str, float] = {}
-    for run_id, record in records.items():
-        for fingerprint in trainings(run_id, records):
-            spent = record.get("time", {}).get("train_s") or 0.0
-            seconds[fingerprint] = max(spent, seconds.get(fingerprint, 0.0))
-    return seconds
-
-
-def trainings(run_id: str, records: Records) -> list[str]:
-    """Fingerprints of the trainings that a run answers from: one, its members', or none."""
-    record = records.get(run_id, {})
-    members = record.get("settings", {}).get("members", [])
-    if members:
-        return [one for member in members for one in trainings(member["run_id"], records)]
-    trained = record.get("history") and record.get("training_fingerprint")
-    return [trained] if trained else []
 
 
 def texts(ids: Iterable[str], records: Records, seconds: dict[str, float]) -> list[str]:
