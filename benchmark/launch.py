@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.files import read_json, writable_folder
+from benchmark.parallel import wanted_threads
 from benchmark.plan import plan_path
 from benchmark.progress import say, track
 from benchmark.runs import Run
@@ -47,12 +48,13 @@ def launch(
         gpus_per_run: share of a GPU that a run takes; None: a whole one where there is one.
 
     Raises:
-        UserError: Ray is missing or cannot be reached, results cannot be written, the launch was
-            interrupted, or some runs failed, told after all were tried.
+        UserError: Ray is missing or cannot be reached, results cannot be written, or some runs
+            failed, told after all were tried.
     """
     from benchmark.training.records import locks_folder
 
-    ray = import_ray()
+    wanted_threads()
+    ray = import_ray(here=address is None)
     root = Path(root).resolve()
     writable_folder(locks_folder(root, profile))
     tasks = missing_tasks(root, profile, experiments)
@@ -65,17 +67,21 @@ def launch(
             done = chain.from_iterable(outcomes(ray, w, submit, lost) for w in waves(tasks))
             for number, line in enumerate(track(done, "runs", total), start=1):
                 say(f"[{number}/{total}] {line}")
-        except KeyboardInterrupt:
-            raise UserError(
-                "interrupted: finished runs are kept, the same command goes on"
-            ) from None
         finally:
             ray.shutdown()
     tell_failures(root, profile, experiments, lost)
 
 
-def import_ray() -> Any:
-    """Ray, with its report of usage to its makers switched off."""
+def import_ray(here: bool) -> Any:
+    """Ray, with its report of usage to its makers switched off.
+
+    Args:
+        here: it is for this machine alone and listens on the loopback interface.
+    """
+    if here:
+        # Read once, when Ray is loaded. Elsewhere than on Windows and macOS, where it is the
+        # default, a Ray listens on all interfaces, whatever address it is given.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A run that asks for no GPU must see none, today and in the versions that no longer hide them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -118,29 +124,34 @@ def connect(
     workers: int | None,
     gpus_per_run: float | None,
 ) -> Callable[[list[Run]], Any]:
-    """Start Ray here or join a cluster; returns what submits the runs of one training to it."""
+    """Start Ray here or join a cluster; returns what submits the runs of one training to it.
+
+    Without an address it is a Ray of this launch alone, on the loopback interface: no other machine
+    reaches it, and neither RAY_ADDRESS nor the file that another `ray start` left names it.
+    """
     environment = {key: value for key, value in os.environ.items() if key.startswith("WBC_")}
-    threads = environment.setdefault("WBC_THREADS", "1")
-    if not threads.isdigit() or int(threads) < 1:
-        raise UserError(f"WBC_THREADS={threads}: give a number of processor threads")
-    threads = int(threads)
+    environment.setdefault("WBC_THREADS", "1")
+    threads = wanted_threads() or 1
     quiet = {"log_to_driver": False, "logging_level": "error"}
-    if address is None:
-        workers = workers or max(1, (os.cpu_count() or 1) // threads)
-        ray.init(
-            num_cpus=workers * threads,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
-    elif workers is not None:
+    if address is not None and workers is not None:
         raise UserError("--workers is of this machine, a cluster has its own: leave it out")
-    else:
-        try:
+    try:
+        if address is None:
+            workers = workers or max(1, (os.cpu_count() or 1) // threads)
+            ray.init(
+                "local",
+                num_cpus=workers * threads,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
             ray.init(address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--address {address} cannot be reached ({reason})") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        here = "Ray cannot be started here"
+        what = here if address is None else f"--address {address} cannot be reached"
+        raise UserError(f"{what} ({reason})") from None
     resources = ray.cluster_resources()
     if gpus_per_run is None:
         gpus_per_run = min(1.0, resources.get("GPU", 0.0))

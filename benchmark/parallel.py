@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from benchmark.errors import UserError
 from benchmark.progress import track
+from benchmark.texts import shortened
 
 _jobs: Sequence[Callable[[], Any]] = ()
 
@@ -61,6 +63,20 @@ def end_with_parent() -> None:
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wanted_threads() -> int | None:
+    """The processor threads that `WBC_THREADS` asks for; None if it asks for none.
+
+    Raises:
+        UserError: it is no number.
+    """
+    text = os.environ.get("WBC_THREADS")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 5 and int(text) > 0):
+        raise UserError(f"WBC_THREADS={shortened(text)}: give a number of processor threads")
+    return int(text)
 
 
 def _run(place: int) -> Any:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,6 +129,55 @@ def test_without_ray_the_extra_is_named(grid: Path, wbc_shift, monkeypatch) -> N
     outcome = wbc_shift("launch", "-p", "tiny")
     assert outcome.status == 1
     assert "pip install 'wbc-shift[cluster]'" in outcome.err
+
+
+LOOK = """
+import psutil
+from benchmark import launch
+from benchmark.cli import main
+
+def looked_at(*arguments):
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        for one in process.net_connections(kind="inet"):
+            if one.status == psutil.CONN_LISTEN:
+                print("listens", one.laddr.ip.removeprefix("::ffff:"), process.name(), flush=True)
+    return outcomes(*arguments)
+
+outcomes, launch.outcomes = launch.outcomes, looked_at
+main()
+"""
+
+
+def test_d3_a_launch_of_this_machine_listens_to_it_alone_and_joins_no_other_ray(
+    grid: Path,
+) -> None:
+    """Also the case of a Ray that is there already: RAY_ADDRESS, and the file of a `ray start`."""
+    pytest.importorskip("ray")
+    pytest.importorskip("psutil")
+    with tempfile.TemporaryDirectory(prefix="rt") as short:  # the name of a socket is short
+        left = Path(short) / "ray"
+        left.mkdir()
+        (left / "ray_current_cluster").write_text("127.0.0.1:6399")
+        more = {"RAY_ADDRESS": "127.0.0.1:6399", "RAY_TMPDIR": short}
+        command = [sys.executable, "-c", LOOK, "launch", "-p", "tiny", "--workers", "1"]
+        done = subprocess.run(command, env=SETTINGS | more, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    addresses = {line.split()[1] for line in done.stdout.splitlines() if "listens" in line}
+    assert addresses == {"127.0.0.1"}
+    assert len(predictions(grid)) == 4
+
+
+@pytest.mark.parametrize("threads", ["²", "0", "-1", "many", "9" * 50])
+def test_d13_a_number_of_threads_that_is_none_is_one_line(
+    grid: Path, wbc_shift, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("WBC_THREADS", threads)
+    for command in ("launch", "train"):
+        outcome = wbc_shift(command, "-p", "tiny")
+        assert outcome.status == 1
+        assert len(outcome.err.splitlines()) == 1
+        assert "give a number of processor threads" in outcome.err
 
 
 def test_a_killed_worker_and_a_lost_machine_cost_no_run_and_change_no_bit(

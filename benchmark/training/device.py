@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from benchmark.errors import UserError
+from benchmark.parallel import wanted_threads
 
 
 def choose_device() -> torch.device:
@@ -32,10 +33,8 @@ def choose_device() -> torch.device:
 
 def configure(device: torch.device) -> None:
     """Make a run a function of its seed; `WBC_THREADS` sets the processor threads it uses."""
-    if threads := os.environ.get("WBC_THREADS"):
-        if not threads.isdigit() or int(threads) < 1:
-            raise UserError(f"WBC_THREADS={threads}: give a number of processor threads")
-        torch.set_num_threads(int(threads))
+    if threads := wanted_threads():
+        torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.backends.cudnn.benchmark = False
