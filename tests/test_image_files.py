@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from PIL import Image
 
 from benchmark.audit.images import look_at
@@ -164,6 +165,18 @@ def test_d1_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.Monkey
     file.rename(file.with_name("cell"))
     assert find_images(file.parent).passed_over.keys() == {"cell"}
     assert not ran.exists()
+
+
+def test_d1_no_module_opens_an_image_without_saying_in_which_formats() -> None:
+    sources = sorted((REPOSITORY / "benchmark").rglob("*.py"))
+    opening = [
+        (source.name, line.strip())
+        for source in sources
+        for line in source.read_text(encoding="utf-8").splitlines()
+        if "Image.open(" in line
+    ]
+    assert "image_files.py" in {name for name, _ in opening}
+    assert [line for line in opening if "formats=" not in line[1]] == []
 
 
 def test_d12_a_fifo_a_device_and_a_socket_are_refused_before_they_are_opened(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, edit
+from conftest import CLASSES, REPOSITORY, edit
 from PIL import Image, ImageOps
 from test_image_files import deep_png
 
@@ -134,6 +137,35 @@ def test_a_failure_halfway_leaves_nothing(project: Path, wbc_shift, monkeypatch)
         wbc_shift(*ADD)
     assert everything() == before
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("copied", [0, 3, 10])
+def test_d9_a_killed_command_leaves_no_hidden_copy_beyond_the_next_one(
+    project: Path, wbc_shift, copied: int
+) -> None:
+    lab()
+    script = (
+        "import os, shutil, signal, sys\n"
+        "from pathlib import Path\n"
+        "from benchmark import cli\n"
+        "copied, whole = [], shutil.copyfile\n"
+        "def die(*_):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def copy(*names):\n"
+        "    copied.append(names)\n"
+        f"    return whole(*names) if len(copied) <= {copied} else die()\n"
+        "shutil.copyfile, Path.rename = copy, die\n"
+        f"sys.argv = ['wbc-shift', *{ADD}]\n"
+        "cli.main()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
+    assert process.returncode == -signal.SIGKILL
+    raw = Path("datasets/raw")
+    assert any(path.name.startswith(".our-lab") for path in raw.iterdir())
+    assert wbc_shift(*ADD).status == 0
+    assert {path.name for path in raw.iterdir()} == {"our-lab", ".manifests"}
 
 
 def test_what_shows_no_cell_is_left_out_and_told(project: Path, wbc_shift) -> None:

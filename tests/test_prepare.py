@@ -237,7 +237,7 @@ def test_the_pixels_of_the_published_sets_have_not_moved(domain: str, tmp_path: 
     images = domain_images(REPOSITORY / "datasets", card, domain, "wbc5", "core")
     (tmp_path / "raw").symlink_to(mirror)
     how = shown(profile, card.domains[domain], None)
-    found = make_array(tmp_path, tmp_path / "cache", card, how, domain, images)
+    found = make_array(tmp_path, tmp_path / "cache", card, how, images, domain, images)
     published = read_json(REPOSITORY / "results" / "core" / "data.json")["domains"][domain]
     assert found == published
 

@@ -370,19 +370,21 @@ def why_no_image(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in NO_IMAGES or path.name.lower() == "thumbs.db":
         return ""
+    if not os.path.exists(path):
+        return "leads nowhere"
+    if suffix in SUFFIXES:
+        return None
     try:
         with image_file(path) as file:
-            if suffix in SUFFIXES:
-                return None
             head = file.read(4096)
             if format_of(head[:16]) is not None:
                 file.seek(0)
                 with opened(file):
                     return None
     except Unreadable as why:
-        return None if suffix in SUFFIXES else str(why)
+        return str(why)
     except FileNotFoundError:
-        return "leads nowhere"
+        return "is gone"
     if is_text(head):
         return ""
     return f"is in no format that is read ({', '.join(FORMATS)})"

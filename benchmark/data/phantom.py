@@ -138,7 +138,7 @@ def photograph(slide: Specimen, acquisition: Acquisition, seed: int) -> np.ndarr
     if acquisition.jpeg_quality is not None:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=acquisition.jpeg_quality)
-        image = np.asarray(Image.open(buffer))
+        image = np.asarray(Image.open(buffer, formats=["JPEG"]))
     return image
 
 

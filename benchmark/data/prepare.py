@@ -104,7 +104,7 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
             tables.append(rows_of(open_set_of(domain), cells))
         for framing, own in facts.items():
             how = shown(profile, card.domains[domain], framing)
-            make = partial(make_array, datasets, cache, card, how)
+            make = partial(make_array, datasets, cache, card, how, pd.concat([images, cells]))
             own[domain] = make(domain, images)
             if len(cells):
                 own[domain]["open_set"] = make(open_set_of(domain), cells)
@@ -147,11 +147,19 @@ def shown(profile: Profile, domain: Domain, framing: str | None) -> Shown:
 
 
 def make_array(
-    datasets: Path, cache: Path, card: Card, how: Shown, name: str, images: pd.DataFrame
+    datasets: Path,
+    cache: Path,
+    card: Card,
+    how: Shown,
+    whole: pd.DataFrame,
+    name: str,
+    images: pd.DataFrame,
 ) -> dict[str, Any]:
     """Decode images into an array, or keep the one that was made of the same.
 
     Args:
+        whole: path and sha256 of every image of the domain, which together tell how many bits the
+            values of 16-bit files have.
         name: of the domain, or of its cells of no class.
         images: path, sha256, group and class_name of each.
 
@@ -171,14 +179,15 @@ def make_array(
     array = array_path(cache, name, how.framing)
     receipt = array.with_suffix(".json")
     known = read_json(receipt) if is_receipt(receipt) else {}
-    made = {"key": key, "reader": READER}
+    made = {"key": key, "reader": READER, "whole": digest(sorted(whole["sha256"]))}
     unchanged = made.items() <= known.items() and array.exists()
     if unchanged and known["sha256"] == sha256_file(array):
         say(f"prepare {array.stem}: {len(images)} images, unchanged")
     else:
         raw = datasets / "raw" / card.folder
         paths = [raw / path for path in images["path"]]
-        pixels = decode_all(paths, how.crop, how.image_size, array.stem)
+        bits = bits_of_set([raw / path for path in whole["path"]])
+        pixels = decode_all(paths, how.crop, how.image_size, array.stem, bits)
         with atomic(array) as temporary, temporary.open("wb") as file:
             np.save(file, pixels)
         known = made | {"sha256": sha256_file(array)}

@@ -91,7 +91,7 @@ def jpeg_round_trip(pixels: np.ndarray, quality: int) -> np.ndarray:
     def one(row: int) -> None:
         buffer = io.BytesIO()
         Image.fromarray(pixels[row]).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        changed[row] = np.asarray(Image.open(buffer))
+        changed[row] = np.asarray(Image.open(buffer, formats=["JPEG"]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(one, range(len(pixels))))
