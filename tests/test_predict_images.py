@@ -13,11 +13,15 @@ import pytest
 from conftest import CLASSES, draw_disc, working_copy
 from PIL import Image
 from scipy.stats import beta
+from test_evaluate import run_record
 from test_image_files import deep_png
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
 from benchmark.evaluation.calibration import probabilities
+from benchmark.evaluation.experiments import Run
+from benchmark.evaluation.predictions import Answers
+from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.inference.label_images import Network, label_images
 
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
@@ -191,6 +195,24 @@ def test_a13_the_threshold_is_of_confidences_that_nothing_was_fitted_to(trained:
     stated = table.filter(like="p_").to_numpy()
     unscaled = probabilities(np.log(stated) * gauge.temperature).max(axis=1)
     np.testing.assert_allclose(table["confidence"], unscaled)
+
+
+def test_a13_predict_and_evaluate_fit_the_same_temperature_and_threshold(trained: Path) -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1, (320, 5)) + 9 * np.eye(5)[np.arange(320) % 5]
+    logits[-1] = [0.3, 0, 0, 0, 0]
+    logits = logits.astype(np.float16)
+    calibrated_on(RUN, logits.tolist(), (np.arange(320) % 5).tolist())
+    record = run_record("resnet10t-bn-ce", 0, None, targets=[])
+    run = Run.model_validate(record | {"scenario": {"name": "a", "source": "a", "targets": []}})
+    labels = np.arange(320) % 5
+    images, predicted = labels.astype(str), logits.argmax(axis=1)
+    held = Answers(images, labels, labels, "", predicted, None, logits)
+    rows = rejection_rows(run, {("a", "calibration"): held, ("a", "id_test"): held})
+    found = {(row["rejector"], row["fit"]): row for row in rows}
+    gauge = Network.of_run(Path(), "tiny", RUN, CLASSES).gauge(ACCURACY)
+    assert gauge.threshold == found["msp", "guaranteed"]["threshold"] < 1
+    assert gauge.temperature == found["scaled_msp", "plain"]["temperature"] != 1
 
 
 def test_a13_a_written_confidence_can_be_told_from_the_threshold(trained: Path, wbc_shift) -> None:
