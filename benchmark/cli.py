@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from benchmark import __version__, interrupts
 from benchmark.config import DEFAULT_PROFILE, PARAMS, Params, load_params
 from benchmark.data.cards import Card, card_of, load_cards
-from benchmark.errors import UserError
+from benchmark.errors import UserError, suggest
 from benchmark.names import check_name
 from benchmark.progress import console, say
 from benchmark.texts import visible
@@ -214,18 +214,33 @@ def doctor(
 
 
 @command()
-def split() -> None:
+def split(
+    anew: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN", help="Make this split again: runs trained on it are stale."),
+    ] = None,
+) -> None:
     """Cut every source domain into train, id_val, calibration and id_test.
 
-    Reads params.yaml and the manifests, no image. Writes datasets/splits/<domain>.csv.
+    A split that is there is kept, if it holds exactly the images of its domain. Reads params.yaml
+    and the manifests, no image. Writes datasets/splits/<domain>.csv.
     """
-    from benchmark.data.split import split_domain, split_path
+    from benchmark.data.split import check_split, split_domain, split_path
 
     params, cards = settings()
-    for domain in params.sources():
+    sources = params.sources()
+    for domain in anew or []:
+        if domain not in sources:
+            raise UserError(f"--anew {domain}: no such source domain{suggest(domain, sources)}")
+    paths = {domain: split_path(ROOT / "datasets", domain) for domain in sources}
+    kept = [d for d in sources if d not in (anew or []) and paths[d].exists()]
+    for domain in kept:
+        check_split(ROOT / "datasets", card_of(cards, domain), domain)
+        say(f"kept {paths[domain]}")
+    for domain in [domain for domain in sources if domain not in kept]:
         for line in split_domain(ROOT / "datasets", card_of(cards, domain), domain, params.split):
             say(f"note: {line}")
-        say(f"wrote {split_path(ROOT / 'datasets', domain)}")
+        say(f"wrote {paths[domain]}")
 
 
 @command()

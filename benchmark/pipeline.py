@@ -69,14 +69,20 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
 
 
 def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
-    """The stage that cuts every source domain, from manifests alone."""
+    """The stage that cuts every source domain, from manifests alone.
+
+    Its outputs persist: DVC would delete them before a run, and a split that is there is kept.
+    """
     sources = params.sources()
     names = sorted({card_of(cards, domain).name for domain in sources})
     return {
         "cmd": "wbc-shift split",
         "params": ["split"],
         "deps": ["benchmark/data/split.py", *facts(names, cards)],
-        "outs": [small(f"datasets/splits/{domain}.csv") for domain in sources],
+        "outs": [
+            {f"datasets/splits/{domain}.csv": {"cache": False, "persist": True}}
+            for domain in sources
+        ],
     }
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import Experiment, Framing, Params, Profile, expand_scenario, sources_of
-from benchmark.data.cards import load_label_spaces
+from benchmark.data.cards import card_of, load_cards, load_label_spaces
+from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json, write_json
 from benchmark.runs import Run, expand
@@ -30,6 +31,7 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
     """
     profile = params.profile(name)
     data = read_data(root, name, profile)
+    check_sources(root, profile)
     plans = {}
     for place, experiment in enumerate(profile.experiments):
         plans[experiment] = expand(root, params, name, experiment, data)
@@ -52,6 +54,13 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
             if path.stem not in plans:
                 path.unlink()
     return plans
+
+
+def check_sources(root: Path, profile: Profile) -> None:
+    """Raise a `UserError` if the split of a source is missing or is not of its images of today."""
+    cards = load_cards(root / "datasets")
+    for source in profile.sources():
+        check_split(root / "datasets", card_of(cards, source), source)
 
 
 def plan_one(

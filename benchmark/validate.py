@@ -10,7 +10,7 @@ from benchmark.config import Params, expand_scenario, sources_of
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, domain_images
 from benchmark.data.fetch import raw_folder, verify
-from benchmark.data.split import read_split, split_path
+from benchmark.data.split import check_split, read_split, split_path
 from benchmark.errors import UserError
 from benchmark.plan import read_data
 from benchmark.runs import Run, expand
@@ -37,6 +37,9 @@ def validate_profile(
         problems.append(str(error))
         unknown = {"domains": {domain: {"digest": "unknown"} for domain in profile.domains}}
         prepared = unknown | {"framings": dict.fromkeys(profile.framings, unknown)}
+    for source in profile.sources():
+        if split_path(root / "datasets", source).exists():
+            check_split(root / "datasets", card_of(cards, source), source)
     experiments: dict[str, list[dict[str, Any]]] = {}
     to_do: dict[str, Run] = {}
     for experiment_name, experiment in profile.experiments.items():

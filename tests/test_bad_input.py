@@ -88,8 +88,11 @@ def test_a_class_absent_from_the_training_part(prepared: Path, wbc_shift) -> Non
     path = Path("datasets/splits/toy-a.csv")
     table = pd.read_csv(path, dtype=str)
     rare = (table["label"] == "basophil") & (table["part"] == "train")
-    # Only whole groups may move, so the rows leave the split and the data.
+    # Only whole groups may move, so the rows leave the split, the manifest and the data.
     table[~rare].to_csv(path, index=False)
+    manifest = pd.read_csv("datasets/manifests/toy.csv", dtype=str)
+    left = manifest[~manifest["path"].isin(table.loc[rare, "path"])]
+    left.to_csv("datasets/manifests/toy.csv", index=False)
     images = pd.read_parquet("datasets/cache/tiny/manifest.parquet")
     gone = images["image"].isin(table.loc[rare, "path"])
     import numpy as np
@@ -110,8 +113,7 @@ def test_a_plan_older_than_the_settings_is_not_carried_out(prepared: Path, wbc_s
 def test_an_image_the_split_does_not_know(prepared: Path, wbc_shift) -> None:
     path = Path("datasets/splits/toy-a.csv")
     pd.read_csv(path, dtype=str).iloc[1:].to_csv(path, index=False)
-    wbc_shift("plan", "-p", "tiny")
-    one_line(wbc_shift("train", "-p", "tiny"), "is in no part of the split: run `wbc-shift split`")
+    one_line(wbc_shift("plan", "-p", "tiny"), "is in no part: run `wbc-shift split --anew toy-a`")
 
 
 def test_validate_shows_what_would_run_and_what_is_missing(project: Path, wbc_shift) -> None:

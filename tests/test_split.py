@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmark.data.split import (
     read_split,
     split_digest,
     split_domain,
+    split_path,
     stratified,
     stratified_groups,
 )
@@ -50,15 +52,150 @@ def test_groups_are_never_cut_and_a_class_in_four_groups_reaches_all_four_parts(
     )
 
 
-@pytest.mark.parametrize("domain", ["raabin", "pbc-main", "phantom-a"])
-def test_the_committed_splits_are_what_the_command_writes(domain: str, tmp_path: Path) -> None:
+def split_anew(domain: str, tmp_path: Path) -> Path:
+    """The file that the command writes for a domain of the repository."""
     params = load_params(REPOSITORY / "params.yaml")
     card = card_of(load_cards(REPOSITORY / "datasets"), domain)
     for name in ("manifests", "exclusions.csv", "same_cells.csv"):
         (tmp_path / name).symlink_to(REPOSITORY / "datasets" / name)
     split_domain(tmp_path, card, domain, params.split)
-    fresh = (tmp_path / "splits" / f"{domain}.csv").read_text()
-    assert fresh == (REPOSITORY / "datasets" / "splits" / f"{domain}.csv").read_text()
+    return split_path(tmp_path, domain)
+
+
+# raabin's is of the earlier rule: finished runs rest on it.
+@pytest.mark.parametrize("domain", ["pbc-main", "phantom-a", "pbc-366", "cellavision"])
+def test_the_committed_splits_are_what_the_command_writes(domain: str, tmp_path: Path) -> None:
+    fresh = split_anew(domain, tmp_path).read_text()
+    assert fresh == split_path(REPOSITORY / "datasets", domain).read_text()
+
+
+@pytest.mark.parametrize(
+    ("domain", "within"), [("bccd", 0.01), ("jtsc", 0.01), ("pbc-366", 0), ("phantom-a", 0.04)]
+)
+def test_a10_images_are_shared_out_as_asked_for_by_the_committed_splits(
+    domain: str, within: float
+) -> None:
+    part = read_split(REPOSITORY / "datasets", domain)["part"]
+    for name, share in part.value_counts(normalize=True).items():
+        assert share == pytest.approx(FRACTIONS[name], abs=within + 1e-9), name
+
+
+def deviation(split: pd.DataFrame) -> float:
+    """Σ over classes and parts of (share of the class's images - asked)² / asked."""
+    shares = pd.crosstab(split["part"], split["label"], normalize="columns")
+    asked = pd.Series(FRACTIONS)
+    return float(((shares.sub(asked, axis=0) ** 2).div(asked, axis=0)).to_numpy().sum())
+
+
+def test_a10_slides_of_raabin_would_be_shared_out_better_by_the_rule_of_today(
+    tmp_path: Path,
+) -> None:
+    assert deviation(read_split(REPOSITORY / "datasets", "raabin")) == pytest.approx(
+        0.185, abs=1e-3
+    )
+    fresh = pd.read_csv(split_anew("raabin", tmp_path), dtype=str)
+    assert deviation(fresh) < 0.15
+    assert 0.58 < (fresh["part"] == "train").mean() < 0.62
+
+
+def test_a10_a_group_of_one_image_goes_where_it_is_missed() -> None:
+    """Beside one large slide of each class, a hundred single images make up the rest exactly."""
+    groups = ["large-a"] * 40 + ["large-b"] * 40 + [f"single{i}" for i in range(120)]
+    labels = pd.Series(["a"] * 40 + ["b"] * 40 + ["a", "b"] * 60)
+    part = stratified_groups(pd.Series(groups), [labels], FRACTIONS, np.random.default_rng(0))
+    counts = pd.crosstab(labels, part)[list(PARTS)]
+    assert counts.to_numpy().tolist() == [[60, 10, 10, 20]] * 2
+
+
+def test_a10_a_split_that_is_there_is_kept_until_it_is_asked_for_anew(
+    project: Path, wbc_shift
+) -> None:
+    assert wbc_shift("split").status == 0
+    path = Path("datasets/splits/toy-a.csv")
+    written = path.read_text()
+    table = pd.read_csv(path, dtype=str)
+    first = table["group"] == table["group"].iloc[0]
+    table["part"] = table["part"].mask(first, "id_test")
+    table.to_csv(path, index=False)
+    reviewed = path.read_text()
+    assert reviewed != written
+    outcome = wbc_shift("split")
+    assert (outcome.status, outcome.out.strip()) == (0, f"kept {path}")
+    assert path.read_text() == reviewed
+    outcome = wbc_shift("split", "--anew", "toy-a")
+    assert (outcome.status, outcome.out.strip()) == (0, f"wrote {path}")
+    assert path.read_text() == written
+
+
+@pytest.mark.parametrize(
+    "command", [("split",), ("plan", "-p", "tiny"), ("validate", "-p", "tiny")]
+)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.iloc[1:], "a/neutrophil/slide0_0.jpg is in no part"),
+        (lambda t: t.iloc[3:], "is in no part (3 in all)"),
+        (lambda t: pd.concat([t, t.tail(1).assign(path="a/new.jpg")]), "is no image of toy-a"),
+        (
+            lambda t: t.assign(group=t["path"], part=["train", "id_test"] * (len(t) // 2)),
+            "of the manifest is cut by the split",
+        ),
+    ],
+)
+def test_a10_a_split_of_other_images_is_refused_and_told_how_to_make_it_anew(
+    prepared: Path, wbc_shift, command: tuple[str, ...], change: Callable, told: str
+) -> None:
+    path = Path("datasets/splits/toy-a.csv")
+    table = pd.read_csv(path, dtype=str).sort_values(["group", "label", "path"])
+    order = table["path"].eq("a/neutrophil/slide0_0.jpg").sort_values(ascending=False).index
+    change(table.loc[order]).to_csv(path, index=False)
+    before = path.read_text()
+    outcome = wbc_shift(*command)
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert told in outcome.err
+    assert "run `wbc-shift split --anew toy-a`" in outcome.err
+    assert path.read_text() == before
+
+
+def test_an_unknown_domain_to_split_anew_names_the_nearest(project: Path, wbc_shift) -> None:
+    outcome = wbc_shift("split", "--anew", "toy")
+    assert outcome.status == 1
+    assert "--anew toy: no such source domain; did you mean 'toy-a'?" in outcome.err
+    assert not Path("datasets/splits").exists()
+
+
+@pytest.mark.parametrize("command", ["split", "plan", "validate", "audit"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "cannot be read"),
+        ("path,group\n1,2,3,4\n5\n6,7,8,9,10\n", "cannot be read"),
+        ("path,group,label,part\n", "with rows below"),
+        ("path,group,label\n", "columns must be path, group, label, part"),
+    ],
+)
+def test_d13_a_damaged_split_is_one_line(
+    prepared: Path, wbc_shift, command: str, text: str, told: str
+) -> None:
+    Path("datasets/splits/toy-a.csv").write_text(text)
+    outcome = wbc_shift(command, *(() if command == "split" else ("-p", "tiny")))
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert told in outcome.err
+
+
+@pytest.mark.parametrize("command", ["split", "plan", "validate", "audit"])
+def test_d14_a_doubled_row_is_told_when_the_split_is_read(
+    prepared: Path, wbc_shift, command: str
+) -> None:
+    path = Path("datasets/splits/toy-a.csv")
+    table = pd.read_csv(path, dtype=str)
+    pd.concat([table, table.head(1)]).to_csv(path, index=False)
+    outcome = wbc_shift(command, *(() if command == "split" else ("-p", "tiny")))
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert f"{table['path'].iloc[0]} is listed twice" in outcome.err
 
 
 def test_raabin_is_split_by_slide_with_every_class_where_the_slides_suffice() -> None:

@@ -20,7 +20,7 @@ from benchmark.data.cards import (
     published_images,
     share_cells,
 )
-from benchmark.data.split import split_path
+from benchmark.data.split import split_path, split_rows
 
 
 class Scenarios:
@@ -89,7 +89,7 @@ def parts_of(root: Path, source: str) -> pd.Series:
     path = split_path(root / "datasets", source)
     if not path.exists():
         return pd.Series(dtype=object)
-    return pd.read_csv(path, dtype=str, keep_default_na=False).set_index("path")["part"]
+    return split_rows(root / "datasets", source).set_index("path")["part"]
 
 
 def check_counts(root: Path, card: Card) -> list[Finding]:

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.config import corruption_of, sources_of
 from benchmark.data.corruptions import corrupt
 from benchmark.data.label_spaces import OPEN_SET
-from benchmark.data.split import read_split
+from benchmark.data.split import anew, read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import UserError
 
@@ -179,9 +179,7 @@ class PreparedImages:
         parts = whole.table["image"].map(self._splits[domain])
         if parts.isna().any():
             unknown = whole.table.loc[parts.isna(), "image"].iloc[0]
-            raise UserError(
-                f"{domain}: {unknown} is in no part of the split: run `wbc-shift split`"
-            )
+            raise UserError(f"{domain}: {unknown} is in no part of the split: {anew(domain)}")
         rows = np.flatnonzero(parts == part)
         if len(rows) == 0:
             raise UserError(f"{domain}: no image in {part}: check datasets/splits/{domain}.csv")

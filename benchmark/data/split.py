@@ -1,7 +1,8 @@
 """Cut a source domain into train, id_val, calibration and id_test: reviewed CSVs, groups never cut.
 
 The split is made on the whole published set, by its manifest alone, so that the `core` subset and
-the full set agree: no image trained on in one is tested on in the other.
+the full set agree: no image trained on in one is tested on in the other. Once made it is kept,
+since finished runs rest on it: another rule for new splits moves none of theirs.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ def stratified_groups(
 ) -> pd.Series:
     """A part for every row, whole groups together, class shares near the given fractions.
 
-    Greedy from the rarest-class groups on, with random restarts; the assignment with the smallest
-    squared deviation of class shares wins, an empty (class, part) costing more than any deviation.
+    Greedy from the rarest-class groups on, each to the part where it lowers the squared deviation
+    of class shares most, in several random orders; the assignment with the smallest deviation wins,
+    an empty (class, part) costing more than any.
 
     Args:
         groups: the group of each row.
@@ -104,10 +106,12 @@ def stratified_groups(
             held = np.zeros((len(PARTS), shares.shape[1]))
             chosen = np.empty(len(names), dtype=int)
             for group in order:
-                moved = held[None] + np.eye(len(PARTS))[:, :, None] * shares[group]
-                deviation = ((moved - wanted) ** 2 / wanted).sum(axis=(1, 2))
-                deviation *= generator.uniform(0.9, 1.1, len(PARTS))
-                chosen[group] = np.argmin(deviation + spread * (moved == 0).sum(axis=(1, 2)))
+                moved = held + shares[group]
+                change = ((moved - wanted) ** 2 - (held - wanted) ** 2) / wanted
+                filled = (held == 0) & (moved > 0)
+                # Rounded, so that parts where a group does equally well are equal to the last bit.
+                change = (change - spread * filled).sum(axis=1).round(9)
+                chosen[group] = np.argmin(change)
                 held[chosen[group]] += shares[group]
             cost = ((held - wanted) ** 2 / wanted).sum() + (missing * (held == 0)).sum()
             if cost < best_cost:
@@ -119,11 +123,11 @@ def stratified_groups(
     return groups.map(part)
 
 
-def read_split(datasets: Path, domain: str) -> pd.DataFrame:
-    """Read a domain's split, checking that no group is cut.
+def split_rows(datasets: Path, domain: str) -> pd.DataFrame:
+    """The rows of a domain's split as they are written: each image once, in a known part.
 
     Raises:
-        UserError: missing file, an unknown part, a group on two sides.
+        UserError: missing or damaged file, other columns, an unknown part, an image in two rows.
     """
     path = split_path(datasets, domain)
     if not path.exists():
@@ -132,23 +136,64 @@ def read_split(datasets: Path, domain: str) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         reason = shortened(str(error))
-        raise UserError(f"{path} cannot be read ({reason}): run `wbc-shift split`") from None
+        mend = f"get it from git again, or {anew(domain)}"
+        raise UserError(f"{path} cannot be read ({reason}): {mend}") from None
     if list(table.columns) != COLUMNS or not len(table):
         raise UserError(
-            f"{path}: columns must be {', '.join(COLUMNS)}, with rows below: run `wbc-shift split`"
+            f"{path}: columns must be {', '.join(COLUMNS)}, with rows below: mend it, or "
+            f"{anew(domain)}"
         )
-    if table["path"].duplicated().any():
-        twice = shortened(table.loc[table["path"].duplicated(), "path"].iloc[0])
-        raise UserError(f"{path}: {twice} is listed twice: run `wbc-shift split`")
     wrong = set(table["part"]) - set(PARTS)
     if wrong:
         raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(PARTS)}")
+    doubled = table.loc[table["path"].duplicated(), "path"]
+    if len(doubled):
+        raise UserError(f"{path}: {shortened(doubled.iloc[0])} is listed twice: leave one row")
+    return table
+
+
+def anew(domain: str) -> str:
+    """How a message says that a split is to be made again."""
+    return f"run `wbc-shift split --anew {domain}`, which makes runs trained on it stale"
+
+
+def read_split(datasets: Path, domain: str) -> pd.DataFrame:
+    """Read a domain's split, checking that no group is cut.
+
+    Raises:
+        UserError: as `split_rows`; a group on two sides.
+    """
+    table = split_rows(datasets, domain)
     sides = table.groupby("group")["part"].nunique()
     if (sides > 1).any():
         raise UserError(
-            f"{path}: group '{sides.idxmax()}' is cut by the split: keep it in one part"
+            f"{split_path(datasets, domain)}: group '{sides.idxmax()}' is cut by the split: keep it"
+            " in one part"
         )
     return table
+
+
+def check_split(datasets: Path, card: Card, domain: str) -> None:
+    """Refuse a split that does not hold exactly the images of its domain, by whole groups of today.
+
+    Raises:
+        UserError: names the first image that is missing, too many, or in another group.
+    """
+    path, table = split_path(datasets, domain), read_split(datasets, domain)
+    rows = domain_rows(datasets, card, domain)
+    for absent, kept, fault in (
+        (rows, table, "is in no part"),
+        (table, rows, f"is no image of {domain}"),
+    ):
+        other = absent.loc[~absent["path"].isin(kept["path"]), "path"]
+        if len(other):
+            more = f" ({len(other)} in all)" if len(other) > 1 else ""
+            raise UserError(f"{path}: {other.iloc[0]} {fault}{more}: {anew(domain)}")
+    sides = rows["path"].map(table.set_index("path")["part"]).groupby(rows["group"]).nunique()
+    if (sides > 1).any():
+        raise UserError(
+            f"{path}: group '{sides.idxmax()}' of the manifest is cut by the split: {anew(domain)}"
+        )
 
 
 def split_digest(datasets: Path, domain: str) -> str:
