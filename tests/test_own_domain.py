@@ -197,16 +197,18 @@ def test_b11_b18_d12_of_every_file_it_is_said_what_became_of_it(project: Path, w
     Path("lab/Monocytes/run.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     os.mkfifo("lab/Monocytes/fifo.png")
     Path("lab/Monocytes/notes.txt").write_text("not an image, and no word is lost on it")
+    put("loose.png", cell("monocyte", 80))
     outcome = wbc_shift(*ADD)
     assert outcome.status == 0, outcome.err
     assert "our-lab: 9 images used (2 neutrophil, 1 lymphocyte, 2 monocyte, 2 eosin" in outcome.out
-    assert "3 left out; 1 converted: see datasets/raw/our-lab/audit.csv" in outcome.out
+    assert "4 left out; 1 converted: see datasets/raw/our-lab/audit.csv" in outcome.out
     because = pd.read_csv(RAW / "audit.csv").set_index("path")["because"].to_dict()
     assert because.pop("Monocytes/photo.heic").startswith("is in no format that is read (PNG")
     assert because == {
         "Neutrophils/stack.tif": "first of 3 pages",
         "Monocytes/run.png": "is not an image",
         "Monocytes/fifo.png": "is no regular file",
+        "loose.png": "has no label",
     }
     assert {image for image in manifest().index if "more" in image or "stack" in image} == {
         "Neutrophils/stack.tif",

@@ -126,7 +126,10 @@ def add_domain(
         for path, seen in zip(images["path"], looks, strict=True)
         if seen.fault is not None
     ]
-    broken += [(path, "left out", why) for path, why in find_images(folder).passed_over.items()]
+    there = find_images(folder)
+    broken += [(path, "left out", why) for path, why in there.passed_over.items()]
+    labelled = set(map(os.path.normpath, images["path"]))
+    broken += [(path, "left out", "has no label") for path in there.images if path not in labelled]
     bits = bits_of_looks(looks)
     remarks = [remark(seen, bits) if seen.fault is None else "" for seen in looks]
     taken = [
