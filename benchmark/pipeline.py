@@ -122,6 +122,7 @@ def profile_stages(
                 f"datasets/raw/{name}.json",
                 "benchmark/data/prepare.py",
                 "benchmark/data/crop.py",
+                "benchmark/data/cell_finder.py",
                 "benchmark/data/image_files.py",
                 *facts(names, cards),
             ],

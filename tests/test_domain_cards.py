@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import CLASSES
+from fields import NUCLEUS, fields_of_toy
 from PIL import Image
 
+from benchmark.audit.domain_cards import cut_squares
 from benchmark.audit.domain_facts import (
     colour_vectors,
     distances,
@@ -19,6 +24,8 @@ from benchmark.audit.domain_facts import (
     principal_components,
 )
 from benchmark.audit.frozen_features import features_of_weights
+from benchmark.data.arrays import PreparedImages
+from benchmark.data.crop import AroundCell
 
 
 def test_the_distance_of_two_normal_samples_is_that_of_their_means_and_spreads() -> None:
@@ -114,6 +121,35 @@ def test_a_profile_gets_a_card_per_domain_and_its_numbers_without_pictures(
         "domains.pdf",
         "domains.png",
     ]
+
+
+def test_c2_a_card_shows_the_fields_whose_cells_were_found_least_surely(
+    prepared, wbc_shift
+) -> None:
+    fields_of_toy(empty=1)
+    assert wbc_shift("prepare", "-p", "tiny").status == 0
+    images = PreparedImages(Path(), "tiny", CLASSES)
+    crop = AroundCell(around_cell=60, cell_diameter=40)
+    asked = Path("datasets/raw/toy"), crop, "toy-a", images.domain("toy-a")
+    cuts = cut_squares(images, *asked)
+    fields = pd.read_parquet("datasets/cache/tiny/fields.parquet").query("found")
+    least = fields.sort_values("contrast").iloc[0]
+    caption, picture = cuts[0]
+    assert caption == f"{Path(least['image']).name}, contrast {least['contrast']:.1f}"
+    # The field, 200 x 160 px, with a square around the cell; beside it the cell in the middle.
+    scale = picture.height / 160
+    column, row = (round(side * scale) for side in (least["x"], least["y"]))
+    assert np.abs(np.subtract(picture.getpixel((column, row)), NUCLEUS)).max() < 30
+    corner = np.round((np.array([least["x"], least["y"]]) - 30) * scale).astype(int)
+    frame = np.asarray(picture)[corner[1] - 3 : corner[1] + 4, corner[0] + 20].astype(int)
+    assert (np.abs(frame - (0, 208, 255)).max(axis=1) < 20).any()
+    middle = picture.getpixel((picture.width - picture.height // 2, picture.height // 2))
+    assert np.abs(np.subtract(middle, NUCLEUS)).max() < 30
+    assert wbc_shift("domain", "cards", "-p", "tiny").status == 0
+    # Without the published images the card shows the rest.
+    shutil.rmtree("datasets/raw/toy")
+    assert cut_squares(images, *asked) == []
+    assert wbc_shift("domain", "cards", "-p", "tiny").status == 0
 
 
 def test_a_second_call_writes_the_same_bytes(prepared, wbc_shift) -> None:

@@ -59,7 +59,11 @@ def framed(framed_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (0.6, 0.5, 0.3),
         (0.75, 1.5, 1.0),
         (CentredPixels(pixels=200), 0.8, CentredPixels(pixels=160)),
-        (AroundCell(around_cell=128), 1.25, AroundCell(around_cell=160)),
+        (
+            AroundCell(around_cell=128, cell_diameter=100),
+            1.25,
+            AroundCell(around_cell=160, cell_diameter=100),
+        ),
     ],
 )
 def test_a_crop_is_scaled_in_its_own_unit(crop, factor, expected) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from benchmark.audit.domain_facts import (
     COLOURS,
@@ -24,9 +25,10 @@ from benchmark.audit.domain_facts import (
     principal_components,
 )
 from benchmark.config import Params
-from benchmark.data.arrays import PreparedImages
+from benchmark.data.arrays import Images, PreparedImages, fields_path
 from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces
-from benchmark.data.crop import crop_fraction
+from benchmark.data.crop import AroundCell, Crop, crop_box, crop_fraction
+from benchmark.data.prepare import opened
 from benchmark.files import atomic, write_json, write_text
 from benchmark.plan import profile_folder
 from benchmark.progress import say
@@ -42,6 +44,10 @@ from benchmark.report.figures.style import (
 )
 
 MONTAGE_COLUMNS = 10
+CUTS = 4
+"""Published images that a card shows with the square that was cut."""
+CUT_HEIGHT = 240
+"""Of these, in pixels."""
 COMPARED = "lymphocyte"
 """The cell whose nucleus varies least between people: a scale that every laboratory has."""
 
@@ -71,12 +77,14 @@ def write_domain_cards(
         colours[domain] = colour_vectors(images.pixels)
         if features is not None:
             learnt[domain] = features(images.pixels)
-        scale = card_of(cards, domain).domains[domain].micrometre_per_pixel
+        card = card_of(cards, domain)
+        crop = card.domains[domain].crop_for(profile.label_space)
+        scale = card.domains[domain].micrometre_per_pixel
         pixels = fractions * images.table["image"].map(sides).to_numpy(float)
         facts[domain] = domain_facts(labels, classes, colours[domain], fractions, pixels, scale)
-        figure = card_figure(
-            card_of(cards, domain).domains[domain].title, images.pixels, labels, facts[domain]
-        )
+        cuts = cut_squares(prepared, root / "datasets" / "raw" / card.folder, crop, domain, images)
+        title = card.domains[domain].title
+        figure = card_figure(title, images.pixels, labels, facts[domain], cuts)
         with atomic(folder / "cards" / f"{domain}.png") as path:
             figure.savefig(path, format="png", metadata={"Software": None})
         say(f"wrote {folder / 'cards' / domain}.png")
@@ -105,6 +113,45 @@ def crop_sides(
     sizes = zip(table["width"].astype(int), table["height"].astype(int), strict=True)
     sides = [crop_fraction(crop, size) * min(size) for size in sizes]
     return dict(zip(table["path"], sides, strict=True))
+
+
+def cut_squares(
+    prepared: PreparedImages, folder: Path, crop: Crop, domain: str, images: Images
+) -> list[tuple[str, Image.Image]]:
+    """A few published images with the square that was cut, each beside what was cut of it.
+
+    Of cells that had to be found, those found least surely; else every so many-th image. Images
+    that are not on this machine are not shown.
+
+    Returns:
+        A caption and a picture `CUT_HEIGHT` px high of each.
+    """
+    rows = np.linspace(0, len(images) - 1, min(len(images), CUTS)).round().astype(int)
+    centres, surety = {}, {}
+    if isinstance(crop, AroundCell):
+        fields = pd.read_parquet(fields_path(prepared.cache)).query("domain == @domain and found")
+        places = {image: row for row, image in enumerate(images.table["image"])}
+        least = fields.sort_values("contrast")[:CUTS]
+        rows = [places[image] for image in least["image"]]
+        centres = dict(zip(rows, zip(least["x"], least["y"], strict=True), strict=True))
+        surety = dict(zip(rows, least["contrast"], strict=True))
+    pictures = []
+    for row in rows:
+        name = images.table["image"].iloc[row]
+        if not (folder / name).is_file():
+            continue
+        published = opened(folder / name, max, 0).image
+        box = crop_box(published.size, crop_fraction(crop, published.size), centres.get(row))
+        scale = CUT_HEIGHT / published.height
+        whole = published.resize((round(published.width * scale), CUT_HEIGHT))
+        ImageDraw.Draw(whole).rectangle([side * scale for side in box], outline="#00d0ff", width=3)
+        square = Image.fromarray(images.pixels[row]).resize((CUT_HEIGHT, CUT_HEIGHT))
+        picture = Image.new("RGB", (whole.width + 6 + CUT_HEIGHT, CUT_HEIGHT), "white")
+        picture.paste(whole, (0, 0))
+        picture.paste(square, (whole.width + 6, 0))
+        told = f", contrast {surety[row]:.1f}" if row in surety else ""
+        pictures.append((f"{Path(name).name[-30:]}{told}", picture))
+    return pictures
 
 
 def domain_facts(
@@ -189,14 +236,23 @@ def comparison_figure(facts: dict[str, Any], classes: list[str]) -> Figure:
     return figure
 
 
-def card_figure(title: str, pixels: np.ndarray, labels: np.ndarray, facts: dict) -> Figure:
-    """Montage by class; class counts, colours and sizes below, 180 mm wide."""
+def card_figure(
+    title: str,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    facts: dict,
+    cuts: list[tuple[str, Image.Image]],
+) -> Figure:
+    """Montage by class; what was cut; class counts, colours and sizes; 180 mm wide."""
     present = [name for name, number in facts["classes"].items() if number]
     montage = np.concatenate([strip(pixels[labels == name]) for name in present])
-    height = PAGE_WIDTH * 0.82 * len(present) / MONTAGE_COLUMNS + 52
+    shown = PAGE_WIDTH * 0.82 * len(present) / MONTAGE_COLUMNS + 4
+    widest = max((picture.width for _, picture in cuts), default=0)
+    cut = 10 + (PAGE_WIDTH - 4) / CUTS * CUT_HEIGHT / widest if cuts else 0.1
     with matplotlib.style.context(STYLE):
-        figure = page(height)
-        top, bottom = figure.subfigures(2, 1, height_ratios=[height - 48, 48])
+        figure = page(shown + cut + 48)
+        top, middle, bottom = figure.subfigures(3, 1, height_ratios=[shown, cut, 48])
+        draw_cuts(middle, cuts)
         axes = top.subplots()
         axes.imshow(montage, interpolation="lanczos")
         side = pixels.shape[1]
@@ -209,6 +265,21 @@ def card_figure(title: str, pixels: np.ndarray, labels: np.ndarray, facts: dict)
         draw_colour(colour, pixels)
         draw_sizes(size, present, facts)
     return figure
+
+
+def draw_cuts(figure, cuts: list[tuple[str, Image.Image]]) -> None:
+    """Published images with the square that was cut, and what was cut, side by side."""
+    if not cuts:
+        return
+    figure.suptitle("What was cut of the published image", x=0.01, ha="left", weight="bold")
+    for axes, (caption, picture) in zip(
+        figure.subplots(1, CUTS, squeeze=False)[0], cuts, strict=False
+    ):
+        axes.imshow(picture)
+        axes.set_xlabel(caption, parse_math=False)
+    for axes in figure.axes:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
 
 
 def strip(pixels: np.ndarray) -> np.ndarray:

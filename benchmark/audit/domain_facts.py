@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, ndimage
 
-from benchmark.data.crop import otsu
+from benchmark.data.cell_finder import otsu
 from benchmark.data.stain import lab_of
 
 COLOURS = ["L* mean", "a* mean", "b* mean", "L* spread", "a* spread", "b* spread"]

@@ -42,6 +42,11 @@ def table_path(cache: Path) -> Path:
     return cache / "manifest.parquet"
 
 
+def fields_path(cache: Path) -> Path:
+    """The table of the fields in which a cell was looked for: domain, image, x, y, contrast."""
+    return cache / "fields.parquet"
+
+
 @dataclass(frozen=True)
 class Images:
     """Images of one part of one domain, decoded.

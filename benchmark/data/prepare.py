@@ -3,7 +3,8 @@
 `datasets/raw/` → `datasets/cache/<profile>/{<domain>.npy, manifest.parquet}`; the digests of the
 arrays, which are part of every run's fingerprint, go to `results/<profile>/data.json`. Cells of no
 class of the label space lie apart, as `<domain>.open_set`; other framings of the same cells, in the
-same order, as `<domain>@<framing>`.
+same order, as `<domain>@<framing>`. Where a cell must be found in its field, `fields.parquet` says
+where it was; a field without one is left out, and named.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -26,13 +28,15 @@ from benchmark.data.arrays import (
     OPEN_SET_SUFFIX,
     array_path,
     cache_folder,
+    fields_path,
     open_set_of,
     table_path,
 )
 from benchmark.data.card import Domain
 from benchmark.data.cards import Card, card_of, domain_images, open_set_images
-from benchmark.data.crop import Crop, crop_box, crop_facts, crop_fraction, scaled
-from benchmark.data.image_files import Unreadable, bits_of_set, image_file, read_image
+from benchmark.data.cell_finder import LEAST_CONTRAST, Found, find_cell
+from benchmark.data.crop import AroundCell, Crop, crop_box, crop_facts, crop_fraction, scaled
+from benchmark.data.image_files import Picture, Unreadable, bits_of_set, image_file, read_image
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
 from benchmark.progress import say, track
@@ -64,22 +68,40 @@ def decode_and_tell(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[n
     Args:
         bits: of the values of a 16-bit file, where the whole set tells it.
     """
+    if isinstance(crop, AroundCell):
+        picture = opened(path, max, bits)
+        centre = find_cell(picture.image, crop.cell_diameter).centre
+    else:
+        picture = opened(
+            path, lambda whole: int(np.ceil(2 * size / crop_fraction(crop, whole))), bits
+        )
+        centre = None
+    image = picture.image
+    box = crop_box(image.size, crop_fraction(crop, picture.size), centre)
+    square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(square), picture.conversion
+
+
+def opened(path: Path, needed: Callable[[tuple[int, int]], int], bits: int) -> Picture:
+    """An image file that shows a cell; what is wrong with it is a `UserError` that names it.
+
+    Args:
+        needed: from (width, height) to the side in pixels that is needed; `max`, all there are.
+        bits: as in `decode_and_tell`.
+    """
 
     def least(whole: tuple[int, int]) -> int:
         if min(whole) < SMALLEST_SIDE:
             raise Unreadable(f"is {whole[0]} x {whole[1]} px, too small to show a cell")
-        return int(np.ceil(2 * size / crop_fraction(crop, whole)))
+        return needed(whole)
 
     try:
         with image_file(path) as file:
-            picture = read_image(file, least, bits)
+            return read_image(file, least, bits)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `wbc-shift fetch`") from None
     except Unreadable as why:
         raise UserError(f"{path} {why}: delete it and run `wbc-shift fetch`") from None
-    box = crop_box(picture.image, crop, crop_fraction(crop, picture.size))
-    square = picture.image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(square), picture.conversion
 
 
 def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:
@@ -94,22 +116,38 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     facts: dict[str | None, dict[str, dict[str, Any]]] = {
         framing: {} for framing in (None, *profile.framings)
     }
+    searched: list[pd.DataFrame] = []
     for domain in profile.domains:
         card = card_of(cards, domain)
         asked = datasets, card, domain, profile.label_space, profile.subset
-        images = domain_images(*asked)
-        tables.append(rows_of(domain, images))
+        sets = {domain: domain_images(*asked)}
         cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
         if len(cells):
-            tables.append(rows_of(open_set_of(domain), cells))
+            sets[open_set_of(domain)] = cells
+        whole = pd.concat(sets.values())
+        crop = card.domains[domain].crop_for(profile.label_space)
+        fields = {}
+        if isinstance(crop, AroundCell):
+            look = partial(search, datasets, card, crop, whole)
+            fields = {name: look(name, images) for name, images in sets.items()}
+            sets = {name: sets[name][fields[name]["found"].to_numpy()] for name in sets}
+            searched += fields.values()
+        tables += [rows_of(name, images) for name, images in sets.items()]
         for framing, own in facts.items():
             how = shown(profile, card.domains[domain], framing)
-            make = partial(make_array, datasets, cache, card, how, pd.concat([images, cells]))
-            own[domain] = make(domain, images)
-            if len(cells):
-                own[domain]["open_set"] = make(open_set_of(domain), cells)
+            make = partial(make_array, datasets, cache, card, how, whole)
+            made = {name: make(name, images) for name, images in sets.items()}
+            for name, table in fields.items():
+                made[name]["fields"] = field_facts(table)
+            own[domain], *foreign = made.values()
+            if foreign:
+                own[domain]["open_set"] = foreign[0]
     rows = pd.concat(tables, ignore_index=True)
     names = rows["domain"].unique()
+    fields_path(cache).unlink(missing_ok=True)
+    if searched:
+        with atomic(fields_path(cache)) as temporary:
+            pd.concat(searched, ignore_index=True).to_parquet(temporary, index=False)
     remove_unknown(cache, [array_path(cache, *both) for both in product(names, facts)])
     with atomic(table_path(cache)) as temporary:
         rows.to_parquet(temporary, index=False)
@@ -129,6 +167,64 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
             **({"framings": framings} if framings else {}),
         },
     )
+
+
+def search(
+    datasets: Path,
+    card: Card,
+    crop: AroundCell,
+    whole: pd.DataFrame,
+    name: str,
+    images: pd.DataFrame,
+) -> pd.DataFrame:
+    """Look for the white cell of every field, and say which fields have none.
+
+    Args:
+        whole: path of every image of the domain, as in `make_array`.
+
+    Returns:
+        domain, image, x and y in pixels of the field, contrast, and found, in the images' order.
+
+    Raises:
+        UserError: a missing or damaged image; no cell in any field.
+    """
+    raw = datasets / "raw" / card.folder
+    bits = bits_of_set([raw / path for path in whole["path"]])
+
+    def one(path: Path) -> Found:
+        return find_cell(opened(path, max, bits).image, crop.cell_diameter)
+
+    paths = [raw / path for path in images["path"]]
+    cells = each(one, paths, f"finding cells of {name}", name)
+    table = pd.DataFrame(cells, columns=Found._fields)
+    table.insert(0, "domain", name)
+    table.insert(1, "image", images["path"].to_numpy())
+    table["found"] = [cell.is_cell for cell in cells]
+    missed = table[~table["found"]].sort_values("contrast")
+    if len(missed) == len(table):
+        raise UserError(
+            f"{name}: no white cell in any of {len(table)} fields: check crop.cell_diameter "
+            f"({crop.cell_diameter} px) in datasets/{card.name}.yaml"
+        )
+    if len(missed):
+        named = ", ".join(missed["image"][:5]) + (", …" if len(missed) > 5 else "")
+        say(
+            f"note: prepare {name}: no cell stands out in {len(missed)} of {len(table)} fields, "
+            f"which are left out: {named}"
+        )
+    return table
+
+
+def field_facts(table: pd.DataFrame) -> dict[str, Any]:
+    """What data.json says of the fields that were searched: how surely, and which have no cell."""
+    found = table.loc[table["found"], "contrast"]
+    missed = table[~table["found"]].set_index("image")["contrast"].round(2)
+    return {
+        "searched": len(table),
+        "least_contrast": LEAST_CONTRAST,
+        "contrast, quartiles": found.quantile([0.25, 0.5, 0.75]).round(2).tolist(),
+        "left_out": missed.to_dict(),
+    }
 
 
 class Shown(NamedTuple):
@@ -218,38 +314,47 @@ def rows_of(name: str, images: pd.DataFrame) -> pd.DataFrame:
 def decode_all(
     paths: list[Path], crop: Crop, size: int, domain: str, bits: int | None = None
 ) -> np.ndarray:
-    """Decode images in parallel (Pillow frees the interpreter lock): uint8 [N, size, size, 3].
-
-    What had to be converted is said once.
+    """Decode images in parallel: uint8 [N, size, size, 3]. What had to be converted is said once.
 
     Args:
         bits: of the values of 16-bit files, 0 if there are none; by default, what the highest of
             these images needs.
+
+    Raises:
+        UserError: the first image that cannot be used, with how many more there are.
     """
     bits = bits_of_set(paths) if bits is None else bits
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
-    faults: list[str] = []
-    conversions: list[str] = []
 
-    def one(row: int) -> None:
-        try:
-            pixels[row], conversion = decode_and_tell(paths[row], crop, size, bits)
-        except UserError as fault:
-            faults.append(str(fault))
-        else:
-            if conversion:
-                conversions.append(conversion)
+    def one(row: int) -> str:
+        pixels[row], conversion = decode_and_tell(paths[row], crop, size, bits)
+        return conversion
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in track(pool.map(one, range(len(paths))), f"prepare {domain}", len(paths)):
-            pass
-    if faults:
-        more = f" ({len(faults)} such images in {domain})" if len(faults) > 1 else ""
-        raise UserError(f"{domain}: {min(faults)}{more}")
-    if conversions:
-        kinds = [f"{number} {kind}" for kind, number in sorted(Counter(conversions).items())]
+    told = filter(None, each(one, range(len(paths)), f"prepare {domain}", domain))
+    if kinds := [f"{number} {kind}" for kind, number in sorted(Counter(told).items())]:
         say(f"prepare {domain}: converted to 8-bit RGB: {'; '.join(kinds)}")
     return pixels
+
+
+def each(one: Callable, things: Sequence, progress: str, domain: str) -> list:
+    """The results of a function of images, in threads (Pillow frees the interpreter lock).
+
+    Raises:
+        UserError: the first by name of those that it raised, with how many more there are.
+    """
+
+    def tried(thing: Any) -> Any:
+        try:
+            return one(thing)
+        except UserError as fault:
+            return fault
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(track(pool.map(tried, things), progress, len(things)))
+    if faults := [str(result) for result in results if isinstance(result, UserError)]:
+        more = f" ({len(faults)} such images in {domain})" if len(faults) > 1 else ""
+        raise UserError(f"{domain}: {min(faults)}{more}")
+    return results
 
 
 def remove_unknown(cache: Path, arrays: list[Path]) -> None:
