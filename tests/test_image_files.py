@@ -202,6 +202,14 @@ def test_d12_a_fifo_a_device_and_a_socket_are_refused_before_they_are_opened(
     assert found.passed_over == {"fifo": "is no regular file"}
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file that opens and fails")
+def test_a_disk_that_fails_while_a_file_is_read_is_a_reason(tmp_path: Path) -> None:
+    failing = Path("/proc/self/mem")
+    assert look_at([failing], tmp_path)[0].fault == "cannot be read (Input/output error)"
+    with pytest.raises(UserError, match="Input/output error"):
+        decode(failing, 1.0, 32)
+
+
 def test_sizes_are_judged_before_anything_is_expanded(tmp_path: Path, monkeypatch) -> None:
     for side in (9000, 12_000, 200_000):
         # The header alone: expanding what it claims would take gigabytes.

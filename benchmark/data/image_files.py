@@ -95,9 +95,7 @@ def image_file(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.filename is None:
-            raise
-        raise Unreadable(f"cannot be read ({error.strerror})") from None
+        raise Unreadable(f"cannot be read ({error.strerror or error})") from None
 
 
 def without_waiting(path: str, flags: int) -> int:
