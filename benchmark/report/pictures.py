@@ -188,7 +188,8 @@ def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]
             yield job(
                 f"risk_{suffix}",
                 f"Risk against coverage, trained on {scenario.source}: errors among the answered "
-                "images when the least confident are rejected first; mean over seeds.",
+                "images when the least confident are rejected first; mean over seeds, and over all "
+                "orders of images that tie.",
                 lambda w=where: risk_figure(*w, material.curves),
             )
     if rows := training_rows(experiment, material.records, scores):
