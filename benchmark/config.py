@@ -139,7 +139,8 @@ class Training(Strict):
     averaging_decay: float = Field(0.999, gt=0, lt=1)
     """Of ema, reached from below in the first steps."""
     selection: Literal["best", "last"] = "best"
-    """Which epoch is kept: the best macro-F1 on id_val, or the last of all (tsutsui2023)."""
+    """Which epoch is kept: the best macro-F1 on id_val, over the classes present there, or the last
+    of all (tsutsui2023)."""
 
     @model_validator(mode="after")
     def _one_choice_of_epochs(self) -> Training:

@@ -170,8 +170,8 @@ def profile_stages(
             ],
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
-    tables = ("metrics", "confusion", "intervals", "evidence", "rejection", "curves", "open_set")
-    tables += ("effects",)
+    tables = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
+    tables += ("rejection", "curves", "open_set")
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",

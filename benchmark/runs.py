@@ -55,6 +55,9 @@ def expand(
     for scenario in experiment.scenarios:
         source, targets = expand_scenario(scenario, profile.domains)
         refuse_shared_cells(cards, scenario, source, targets)
+        where = {"name": scenario, "source": source, "targets": targets}
+        # Left out where there is none: a published scenario is the same in every clone.
+        where |= {"own": own} if (own := own_domains(cards, targets)) else {}
         split = joined(source, lambda domain: split_digest(root / "datasets", domain))
         shown = {None: prepared} | prepared.get("framings", {})
         used = {
@@ -67,7 +70,7 @@ def expand(
         for (name, method), seed in product(ordered, range(experiment.seeds)):
             run = {
                 "run_id": f"{name}/{scenario_folder(scenario)}/seed{seed}",
-                "scenario": {"name": scenario, "source": source, "targets": targets},
+                "scenario": where,
                 "seed": seed,
             }
             if method.members:
@@ -78,6 +81,12 @@ def expand(
             planned[name, seed] = run
             runs.append({key: run[key] for key in RUN_KEYS})
     return runs
+
+
+def own_domains(cards: dict[str, Card], targets: list[str]) -> list[str]:
+    """The targets that are a laboratory's own images."""
+    owned = {domain for card in cards.values() if card.own for domain in card.domains}
+    return [target for target in targets if target in owned]
 
 
 class Used(NamedTuple):

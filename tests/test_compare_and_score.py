@@ -8,6 +8,7 @@ from test_evaluate import CLASSES, predictions, write_results
 
 from benchmark.errors import UserError
 from benchmark.evaluation.compare import compare_methods
+from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.submission import score_submission
 from benchmark.evaluation.wbcbench import CLASSES as CHALLENGE
 from benchmark.evaluation.wbcbench import score_challenge
@@ -46,6 +47,22 @@ def test_methods_that_are_alike_are_not_told_apart_and_what_could_have_been_is_s
     in_domain = next(line for line in lines.splitlines() if "in-domain" in line)
     assert "not told apart" in in_domain
     assert "would have been found" in in_domain
+
+
+def test_a8_what_compare_calls_better_is_corrected_for_all_of_its_lines(results):
+    """By hand from the p-values that `evaluate` wrote for the same pair, the better one first."""
+    evaluate(results)
+    table = pd.read_parquet(results / "standings.parquet").query("metric == 'macro_f1'")
+    table = table[(table["method"] == WORSE) & table["p_both"].notna()].set_index("column")
+    p = np.fmax(table["p_images"], table["p_both"]).sort_values()
+    lines = "\n".join(compare_methods(results, BETTER, WORSE)).splitlines()[1:]
+    assert len(lines) == len(p) + 1  # and the shift drop, which no table tests
+    names = {"mean of targets": "mean_target", "worst target": "worst_target"}
+    for line in lines:
+        name = line.strip().split(":")[0].split(" (n")[0]
+        column = names.get(name, name)
+        if column in p.index and "is better" in line:
+            assert p[column] * (len(lines) - list(p.index).index(column) - 1) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ COUNTS = {
     ("jtsc", "shifted"): [25, 13, 12, 10, 0],
 }
 TARGETS = ["bccd", "jtsc"]
-FILES = ("metrics", "confusion", "intervals", "evidence")
+FILES = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
 
 
 def predictions(seed, shifted_skill=1.0, counts=None):
@@ -169,6 +169,13 @@ def cells(results):
     return table.set_index(["method", "column"]).sort_index()
 
 
+def standings(results, experiment="norms"):
+    """`standings.parquet` of macro-F1 in an experiment, one row per method and column."""
+    table = pd.read_parquet(results / "standings.parquet").query("metric == 'macro_f1'")
+    table = table[table["experiment"] == experiment]
+    return table.set_index(["method", "column"]).sort_index()
+
+
 def test_intervals_are_around_the_mean_over_seeds_of_every_column(tmp_path):
     runs = write_results(tmp_path)
     evaluate(tmp_path)
@@ -204,7 +211,7 @@ def test_intervals_are_around_the_mean_over_seeds_of_every_column(tmp_path):
 def test_the_best_method_leads_and_a_much_worse_one_is_not_as_good(tmp_path):
     write_experiment(tmp_path, skilled_runs(tmp_path, {"a-bn-ce": 3, "b-bn-ce": 3, "c-bn-ce": 0.3}))
     evaluate(tmp_path)
-    column = cells(tmp_path).xs("mean_target", level="column")
+    column = standings(tmp_path).xs("mean_target", level="column")
     leader, second = column.loc[["a-bn-ce", "b-bn-ce"]].sort_values("best").index[::-1]
     assert column.loc[leader, "best"]
     assert not column.loc[leader, "as_good"]
@@ -214,7 +221,7 @@ def test_the_best_method_leads_and_a_much_worse_one_is_not_as_good(tmp_path):
     assert worst["p_holm"] < 0.05
     assert worst["difference_high"] < 0
     assert (worst["rank"], worst["rank_low"], worst["first"]) == (3, 3, 0)
-    drop = cells(tmp_path).xs("shift_drop", level="column")
+    drop = standings(tmp_path).xs("shift_drop", level="column")
     assert not drop["best"].any()
 
 
@@ -236,7 +243,7 @@ def test_with_one_seed_each_the_interval_covers_the_images_only(tmp_path):
     table = cells(tmp_path)
     assert (table["freedom"] == 0).all()
     assert (table["low"] < table["high"]).all()
-    assert table["p_both"].isna().all()
+    assert standings(tmp_path)["p_both"].isna().all()
 
 
 def test_what_a_column_could_show_is_written_beside_it(tmp_path):
@@ -251,13 +258,141 @@ def test_what_a_column_could_show_is_written_beside_it(tmp_path):
     assert table.loc["in_domain", "tau"] == 1
 
 
-def test_a_method_lends_its_resamples_to_every_experiment_it_is_in(tmp_path):
+def test_the_same_table_of_two_experiments_says_the_same(tmp_path):
     runs = write_results(tmp_path)
     write_experiment(tmp_path, runs, name="again")
     evaluate(tmp_path)
-    table = pd.read_parquet(tmp_path / "intervals.parquet").drop(columns="experiment")
-    half = len(table) // 2
-    pd.testing.assert_frame_equal(table[:half], table[half:].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        standings(tmp_path).drop(columns="experiment"),
+        standings(tmp_path, "again").drop(columns="experiment"),
+    )
+
+
+def test_a5_a_method_has_one_interval_from_all_its_seeds_whatever_table_shows_it(tmp_path):
+    """Five seeds in one experiment, the first three of them in another one, beside one other."""
+    runs = skilled_runs(tmp_path, {"a-bn-ce": 2, "b-bn-ce": 1}, seeds=5)
+    others = skilled_runs(tmp_path, {"c-bn-ce": 1.5}, seeds=3)
+    write_experiment(tmp_path, runs)
+    write_experiment(tmp_path, runs[:3] + others, name="losses")
+    evaluate(tmp_path)
+    table = cells(tmp_path)
+    assert table.index.is_unique
+    assert table.loc["a-bn-ce"]["seeds"].eq(5).all()
+    values = scores(tmp_path)["value"]
+    bccd = [values[run["run_id"], "bccd", "shifted", "", "macro_f1"] for run in runs[:5]]
+    assert table.loc[("a-bn-ce", "bccd"), "mean"] == pytest.approx(np.mean(bccd), abs=1e-6)
+    # The variance between seeds has the freedom of all methods of the scenario, 4 + 4 + 2 at most.
+    assert table["freedom"].max() <= 10
+    assert table.xs("bccd", level="column")["freedom"].min() >= 2
+    both = [standings(tmp_path, name).loc["a-bn-ce"] for name in ("norms", "losses")]
+    assert [len(own) for own in both] == [len(table.loc["a-bn-ce"])] * 2
+    # In the second experiment it is compared on the seeds that both have.
+    compared = standings(tmp_path, "losses").loc[("c-bn-ce", "bccd")]
+    own = [
+        np.mean([values[run["run_id"], "bccd", "shifted", "", "macro_f1"] for run in chosen])
+        for chosen in (runs[:3], others)
+    ]
+    assert compared["difference"] == pytest.approx(own[1] - own[0], abs=1e-6)
+
+
+def test_a5_another_experiment_moves_no_number_of_the_same_methods(tmp_path):
+    runs = skilled_runs(tmp_path, {"a-bn-ce": 2, "b-bn-ce": 1, "c-bn-ce": 1.5})
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    before = cells(tmp_path), standings(tmp_path)
+    write_experiment(tmp_path, runs[2:], name="losses")
+    evaluate(tmp_path)
+    for old, new in zip(before, (cells(tmp_path), standings(tmp_path)), strict=True):
+        pd.testing.assert_frame_equal(old, new)
+
+
+def test_a6_the_headline_leaves_rare_classes_out_and_the_other_score_stands_beside(tmp_path):
+    runs = write_results(tmp_path)
+    evaluate(tmp_path)
+    table = predictions(1, shifted_skill=0.5).query("domain == 'bccd'")
+    answers = table[[f"logit_{name}" for name in CLASSES]].to_numpy().argmax(axis=1)
+    found = scores(tmp_path).loc[runs[1]["run_id"], "bccd", "shifted", ""]["value"]
+    for name, classes in (("macro_f1", range(4)), ("macro_f1_present", range(5))):
+        expected = f1_score(table["label"], answers, labels=classes, average="macro")
+        assert found[name] == pytest.approx(expected)
+    table = pd.read_parquet(tmp_path / "intervals.parquet")
+    assert set(table["metric"]) >= {"macro_f1", "macro_f1_present", "macro_f1_wbc4"}
+    majority = scores(tmp_path).loc["majority/raabin->*", "bccd", "shifted", ""]["value"]
+    # Neutrophils alone are answered: F1 = 2·30 / (30 + 69), over four classes and over five.
+    assert majority["macro_f1"] == pytest.approx(2 * 30 / 99 / 4)
+    assert majority["macro_f1_present"] == pytest.approx(2 * 30 / 99 / 5)
+
+
+ONE_CLASS = {("own-baso", "shifted"): [0, 0, 0, 0, 12], ("few", "shifted"): [20, 9, 12, 3, 0]}
+ONE_CLASS |= {("own-good", "shifted"): [20, 20, 20, 20, 20]}
+
+
+def results_with_own_targets(results):
+    """Two published targets, one with two supported classes, and two of a laboratory's own."""
+    counts = COUNTS | ONE_CLASS
+    targets = [domain for domain, part in counts if part == "shifted"]
+    runs = []
+    for place, name in enumerate(("a-bn-ce", "b-gn-ce")):
+        for seed in (0, 1):
+            record = run_record(name, seed, None, targets=targets)
+            record["scenario"]["own"] = ["own-baso", "own-good"]
+            table = predictions(10 * place + seed, shifted_skill=0.5 + place, counts=counts)
+            record["predictions_sha256"] = write_run(results, record["run_id"], table)
+            runs.append(record)
+    write_experiment(results, runs)
+    return runs
+
+
+def test_case_05_a_target_of_basophils_alone_is_scored_and_stops_nothing(tmp_path):
+    runs = results_with_own_targets(tmp_path)
+    evaluate(tmp_path)
+    table = scores(tmp_path)
+    own = table.loc[runs[0]["run_id"], "own-baso", "shifted", ""]
+    assert own.loc["macro_f1", "n"] == 12
+    recall = table.loc[(runs[0]["run_id"], "own-baso", "shifted", "basophil", "recall"), "value"]
+    assert own.loc["macro_f1", "value"] == pytest.approx(2 * recall / (1 + recall))
+    assert "macro_f1_wbc4" not in own.index
+    intervals = pd.read_parquet(tmp_path / "intervals.parquet").query("column == 'own-baso'")
+    four = intervals.query("metric == 'macro_f1_wbc4'")
+    assert len(four) == 2
+    assert four[["mean", "low", "high"]].isna().all(axis=None)
+    compared = pd.read_parquet(tmp_path / "standings.parquet").query("column == 'own-baso'")
+    four = compared.query("metric == 'macro_f1_wbc4'")
+    assert four["p_images"].isna().all()
+    assert not four["best"].any()
+    assert not four["as_good"].any()
+    assert intervals.query("metric == 'macro_f1'")["mean"].notna().all()
+
+
+def test_c6_own_domains_and_targets_of_few_classes_enter_no_mean(tmp_path):
+    runs = results_with_own_targets(tmp_path)
+    evaluate(tmp_path)
+    values = scores(tmp_path)["value"]
+    table = cells(tmp_path).loc["a-bn-ce"]
+    of = {
+        domain: np.array([values[r["run_id"], domain, "shifted", "", "macro_f1"] for r in runs[:2]])
+        for domain in ("bccd", "jtsc", "few", "own-baso", "own-good")
+    }
+    home = [values[r["run_id"], "raabin", "id_test", "", "macro_f1"] for r in runs[:2]]
+    mean = (of["bccd"] + of["jtsc"]) / 2
+    assert table.loc["mean_target", "mean"] == pytest.approx(mean.mean(), abs=1e-6)
+    worst = np.minimum(of["bccd"], of["jtsc"]).mean()
+    assert table.loc["worst_target", "mean"] == pytest.approx(worst, abs=1e-6)
+    assert table.loc["shift_drop", "mean"] == pytest.approx((home - mean).mean(), abs=1e-6)
+    for domain, own in of.items():
+        assert table.loc[domain, "mean"] == pytest.approx(own.mean(), abs=1e-6)
+
+
+def test_c6_without_a_target_that_counts_there_is_no_mean(tmp_path):
+    counts = {("raabin", "id_test"): [12] * 5, ("own", "shifted"): [12] * 5}
+    record = run_record("a-bn-ce", 0, None, targets=["own"])
+    record["scenario"]["own"] = ["own"]
+    record["predictions_sha256"] = write_run(
+        tmp_path, record["run_id"], predictions(0, counts=counts)
+    )
+    write_experiment(tmp_path, [record])
+    evaluate(tmp_path)
+    assert set(cells(tmp_path).loc["a-bn-ce"].index) == {"in_domain", "own"}
 
 
 def test_confusion_counts_every_image_once(tmp_path):
@@ -344,6 +479,20 @@ def test_a_non_finite_logit_is_refused(tmp_path):
     table.loc[5, "logit_monocyte"] = np.float16("inf")
     replace_run(tmp_path, runs, table)
     refused(tmp_path, runs[0]["run_id"], "non-finite")
+
+
+def test_d5_an_image_that_stands_twice_in_a_test_set_is_refused(tmp_path):
+    runs = write_results(tmp_path)
+    table = predictions(0)
+    twice = table.query("domain == 'bccd'").iloc[[7]]
+    replace_run(tmp_path, runs, pd.concat([table, twice], ignore_index=True))
+    refused(tmp_path, runs[0]["run_id"], "shifted/0007.jpg", "bccd", "twice")
+
+
+def test_d5_a_run_that_an_experiment_lists_twice_is_refused(tmp_path):
+    runs = write_results(tmp_path)
+    write_experiment(tmp_path, [*runs, runs[1]])
+    refused(tmp_path, "norms.json", runs[1]["run_id"], "twice")
 
 
 def test_a_missing_column_is_refused(tmp_path):

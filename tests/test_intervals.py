@@ -30,9 +30,11 @@ from benchmark.evaluation.bootstrap import Images
 from benchmark.evaluation.intervals import (
     interval,
     inverse_trigamma,
+    levels,
     seed_variances,
     shared_variance,
     two_level,
+    two_level_p,
 )
 
 BCCD = np.array([207, 33, 20, 88, 3])
@@ -82,6 +84,31 @@ def test_methods_that_disagree_keep_their_own_variance():
     points = [5.0 ** (-k) * random.normal(size=100) for k in range(6)]
     found = seed_variances(points)
     assert found.values == pytest.approx([p.var(ddof=1) for p in points], rel=0.1)
+
+
+def test_a5_a_method_without_a_spread_does_not_unsettle_the_pool():
+    """A regression on colours has the same score for every seed."""
+    random = np.random.default_rng(2)
+    points = list(0.02 * random.normal(size=(30, 3)))
+    alone = seed_variances(points)
+    beside = seed_variances([*points, np.full(3, 0.4)])
+    assert beside.values[:-1] == pytest.approx(alone.values)
+    assert beside.freedom[:-1] == pytest.approx(alone.freedom)
+
+
+def test_the_p_value_of_both_levels_is_the_tail_of_their_draws():
+    """Against a million draws of the same two parts, and Student's own where no image varies."""
+    random = np.random.default_rng(3)
+    images = 0.05 + 0.02 * random.normal(size=400) + 0.01 * random.normal(size=(3, 400))
+    shared, spread = levels(images, 0.0004, 4)
+    draws = random.choice(shared, 10**6) + spread * random.standard_t(4, 10**6)
+    assert two_level_p(images, 0.0004, 4) == pytest.approx(2 * np.mean(draws < 0), rel=0.03)
+    constant = np.full((2, 50), 0.1)
+    expected = 2 * stats.t.sf(0.1 / (0.05 / math.sqrt(2)), 3)
+    assert two_level_p(constant, 0.0025, 3) == pytest.approx(expected)
+    assert two_level_p(-constant, 0.0025, 3) == pytest.approx(expected)
+    assert two_level_p(np.zeros((2, 50)), 0.0, 2) == 1
+    assert math.isnan(two_level_p(constant, math.nan, 0))
 
 
 def test_a_single_seed_takes_the_variance_of_the_others():
@@ -175,7 +202,7 @@ def answers(random, classifier, between_seeds, labels, images, seeds):
 def macro_f1(labels, predicted):
     """Macro-F1 at BCCD's class counts; (seeds,)."""
     tables = np.stack([metrics.confusion_matrix(labels, own, 5) for own in predicted])
-    return metrics.macro_f1(tables / tables.sum(axis=2, keepdims=True) * BCCD[:, None])
+    return metrics.macro_f1_present(tables / tables.sum(axis=2, keepdims=True) * BCCD[:, None])
 
 
 def simulate(classifier, spreads, seeds, repeats, resamples=250):
@@ -210,7 +237,9 @@ def simulate(classifier, spreads, seeds, repeats, resamples=250):
             for spread in spreads
         ]
         test_set = Images(str(repeat), LABELS, np.arange(351), np.concatenate(tables), 5)
-        drawn = bootstrap.draw(test_set, {"f": tallies.macro_f1}, resamples)["f"]
+        drawn = bootstrap.draw(test_set, {"f": tallies.STATISTICS["macro_f1_present"]}, resamples)[
+            "f"
+        ]
         drawn = drawn.reshape(len(spreads), seeds, -1)
         points = [macro_f1(LABELS, table) for table in tables]
         variances = zip(*seed_variances(points), strict=True)

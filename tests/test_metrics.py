@@ -39,12 +39,33 @@ def test_confusion_counts_true_down_and_predicted_across():
 def test_metrics_by_hand():
     assert metrics.accuracy(BY_HAND) == pytest.approx(10 / 16)
     assert metrics.balanced_accuracy(BY_HAND) == pytest.approx((6 / 10 + 4 / 5 + 0 / 1) / 3)
-    assert metrics.macro_f1(BY_HAND) == pytest.approx(sum(F1_BY_HAND) / 3)
+    assert metrics.macro_f1_present(BY_HAND) == pytest.approx(sum(F1_BY_HAND) / 3)
     assert metrics.macro_f1_all(BY_HAND) == pytest.approx(sum(F1_BY_HAND) / 4)
     assert metrics.precision(BY_HAND)[:3] == pytest.approx([6 / 7, 4 / 7, 0])
     assert metrics.recall(BY_HAND)[:3] == pytest.approx([6 / 10, 4 / 5, 0])
     assert metrics.f1(BY_HAND)[:3] == pytest.approx(F1_BY_HAND)
     assert metrics.support(BY_HAND).tolist() == [10, 5, 1, 0]
+
+
+def test_a6_the_headline_runs_over_classes_of_ten_images_and_counts_all_images():
+    """BCCD's class counts: three basophils, two of them taken for neutrophils."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), [207, 33, 20, 88, 3])
+    predicted = np.where(random.random(351) < 0.6, labels, random.integers(0, 5, 351))
+    predicted[-3:] = [0, 0, 4]
+    confusion = metrics.confusion_matrix(labels, predicted, 5)
+    four = sklearn_metrics.f1_score(labels, predicted, labels=range(4), average="macro")
+    five = sklearn_metrics.f1_score(labels, predicted, labels=range(5), average="macro")
+    assert metrics.macro_f1(confusion) == pytest.approx(four)
+    assert metrics.macro_f1_present(confusion) == pytest.approx(five)
+    # Without the basophils' images neutrophils would have two false positives less.
+    assert metrics.macro_f1(confusion[:4, :4]) > metrics.macro_f1(confusion)
+    assert metrics.MINIMUM_SUPPORT == 10
+    nine, ten = np.diag([9, 30]), np.diag([10, 30])
+    nine[0], ten[0] = [0, 9], [0, 10]
+    assert metrics.macro_f1(nine) == pytest.approx(2 * 30 / (30 + 39))
+    assert metrics.macro_f1(ten) == pytest.approx(2 * 30 / (30 + 40) / 2)
+    assert math.isnan(metrics.macro_f1(np.diag([9, 9])))
 
 
 def test_an_absent_class_has_no_precision_recall_or_f1():
@@ -69,7 +90,7 @@ def test_metrics_agree_with_scikit_learn(case):
     balanced = sklearn_metrics.balanced_accuracy_score(labels, predicted)
     assert metrics.accuracy(confusion) == pytest.approx(np.mean(labels == predicted))
     assert metrics.balanced_accuracy(confusion) == pytest.approx(balanced)
-    assert metrics.macro_f1(confusion) == pytest.approx(f1)
+    assert metrics.macro_f1_present(confusion) == pytest.approx(f1)
     assert metrics.macro_f1_all(confusion) == pytest.approx(f1_all)
     precision = sklearn_metrics.precision_score(labels, predicted, labels=present, **averages)
     assert metrics.macro_precision(confusion) == pytest.approx(precision)
@@ -97,7 +118,7 @@ def test_the_constant_has_the_highest_accuracy_of_all_constants():
     assert confusion.tolist() == [[0, 3, 0], [0, 9, 0], [0, 5, 0]]
     assert metrics.accuracy(confusion) == pytest.approx(9 / 17)
     assert metrics.balanced_accuracy(confusion) == pytest.approx(1 / 3)
-    assert metrics.macro_f1(confusion) == pytest.approx((2 * 9 / (9 + 17)) / 3)
+    assert metrics.macro_f1_present(confusion) == pytest.approx((2 * 9 / (9 + 17)) / 3)
 
 
 def test_empty_input_is_an_error():

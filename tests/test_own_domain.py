@@ -70,6 +70,7 @@ def test_a_folder_becomes_a_scored_target_without_training(prepared: Path, wbc_s
     edit(Path("params.yaml"), "    subset: all\n", "    subset: all # a comment of mine\n")
     assert wbc_shift("train", "-p", "tiny").status == 0
     states = {f: f.stat().st_mtime_ns for f in Path("results/tiny/checkpoints").iterdir()}
+    before = shutil.copy("results/tiny/plans/first.json", "before.json")
     lab()
     outcome = wbc_shift(*ADD, "--crop", "0.8")
     assert outcome.status == 0, outcome.err
@@ -87,6 +88,11 @@ def test_a_folder_becomes_a_scored_target_without_training(prepared: Path, wbc_s
     assert read_json(Path("results/tiny/data.json"))["domains"]["our-lab"]["crop"] == 0.8
     assert wbc_shift("evaluate", "-p", "tiny").status == 0
     assert "our-lab" in set(pd.read_parquet("results/tiny/metrics.parquet")["domain"])
+    # C.6: it has its own column, and the means over targets stay those of the published sets.
+    scenario = read_json(Path("results/tiny/plans/first.json"))["runs"][0]["scenario"]
+    assert scenario["targets"] == ["toy-b", "our-lab"]
+    assert scenario["own"] == ["our-lab"]
+    assert "own" not in read_json(before)["runs"][0]["scenario"]
 
 
 def test_a_csv_names_images_labels_and_groups(project: Path, wbc_shift) -> None:

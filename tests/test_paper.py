@@ -150,9 +150,9 @@ def results(tmp_path):
         "b->*,bn,1,2,3\n"
     )
     (tmp_path / "tables" / "counts.csv").write_text('part,pairs,least\n"loss, all",3,-1.5\n')
-    keys = ("scenario", "method", "reference", "column", "seeds", "mean", "low", "high")
-    pair = ("a->*", "gn", "bn", "bccd")
-    rows = [(*pair, 2, 0.3, 0.2, 0.4), (*pair, 5, -0.053, -0.1, 0.02)]
+    keys = ("scenario", "method", "reference", "column", "seeds", "mean", "low", "high", "p_holm")
+    rows = [("a->*", "gn", "bn", "bccd", 5, -0.053, -0.1, 0.02, 0.412)]
+    rows += [("a->*", "in", "bn", "bccd", 5, 0.2, 0.1, 0.3, 0.012)]
     effects = pa.Table.from_pandas(pd.DataFrame(rows, columns=keys), preserve_index=False)
     effects = effects.replace_schema_metadata({"predictions": predictions_digest([])})
     pq.write_table(effects, tmp_path / "effects.parquet")
@@ -175,6 +175,8 @@ def filled(results, named):
         (r"\difference{a->*}{gn}{bn}{bccd}", "−5.3 [−10.0, 2.0]"),
         (r"\compared{norms}{b->* | bn}{gn}{bccd}", "lies below"),
         (r"\compared{norms}{a->* | bn}{gn}{bccd}", "lies above"),
+        (r"\isshown{a->*}{gn}{bn}{bccd}", "not shown, p = 0.41"),
+        (r"\isshown{a->*}{in}{bn}{bccd}", "shown, p = 0.012"),
     ],
 )
 def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
@@ -189,7 +191,7 @@ def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
         (r"\entry{norms}{gn}{bcd}", "norms has no column bcd; did you mean 'bccd'"),
         (r"\entry{norms}{bn}{bccd}", "2 rows of norms hold bn"),
         (r"\entry{norms}{c->* | bn}{bccd}", "0 rows of norms hold bn and c->*"),
-        (r"\difference{a->*}{in}{bn}{bccd}", "no difference with method in"),
+        (r"\difference{a->*}{ibn}{bn}{bccd}", "no difference with method ibn"),
         (r"\difference{a->*}{gn}", "missing 2 required positional arguments"),
         (r"\compared{norms}{gn}{b->* | bn}{bccd}", "gn needs an interval"),
         (r"\compared{norms}{b->* | bn}{a->* | bn}{bccd}", "a->* | bn must have none"),

@@ -12,6 +12,7 @@ from test_evaluate import predictions, run_record, write_experiment, write_run
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Method, Scenario, load_experiments
+from benchmark.evaluation.paired import shown
 from benchmark.report.facts import run_records
 from benchmark.report.figures.forest import not_worse
 from benchmark.report.figures.overview import heat_maps
@@ -134,32 +135,40 @@ def test_exchanges_count_each_pair_of_methods_once_a_scenario(results):
     assert (row["part"], row["instead of"], row["pairs"]) == ("normalisation", "bn", "2")
     effects = pd.read_parquet(results / "effects.parquet").query("column == 'mean_target'")
     own = effects.query("choice == 'gn' and plain == 'bn'")
-    assert int(row["higher"]) == (own["low"] > 0).sum()
-    assert int(row["lower"]) == (own["high"] < 0).sum()
+    shown = own["p_holm"] < 0.05
+    assert int(row["higher"]) == (shown & (own["mean"] > 0)).sum()
+    assert int(row["lower"]) == (shown & (own["mean"] < 0)).sum()
     assert float(row["greatest difference"]) == pytest.approx(100 * own["mean"].max(), abs=0.051)
 
 
 @pytest.mark.parametrize(("ensemble", "network", "sign"), [(0.33, 0.30, "+"), (0.30, 0.33, "-")])
 def test_an_ensemble_is_set_against_the_best_network_of_its_block(ensemble, network, sign):
     means = {"resnet18-bn-ce": 0.2, "resnet18-gn-ce": network, "ensemble-bn-gn": ensemble}
-    behind = {"difference_low": -0.05, "difference_high": -0.01}
-    cells = {
-        ("e", "a->*", "inductive", name, "macro_f1", "", "mean_target"): {"mean": mean} | behind
-        for name, mean in means.items()
-    }
+    behind = {"difference_low": -0.05, "difference_high": -0.01, "p_holm": 0.012}
+    ends = {"low": 0.1, "high": 0.5, "seeds": 2, "freedom": 2.0}
+    where = ("a->*", "inductive")
+    scores = SimpleNamespace(
+        intervals={
+            (*where, name, "macro_f1", "", "mean_target"): {"mean": mean} | ends
+            for name, mean in means.items()
+        },
+        standings={("e", *where, name, "macro_f1", "mean_target"): behind for name in means},
+    )
     scenario = Scenario(name="a->*", source="a", targets=("b",))
     recipes = {"ensemble-bn-gn": "ensemble"}
     runs = [
         SimpleNamespace(method=Method(name=name, recipe=recipes.get(name, "erm"))) for name in means
     ]
     experiment = SimpleNamespace(experiment="e", blocks=lambda: {(scenario, "inductive"): runs})
-    evidence = SimpleNamespace(experiments=[experiment], scores=SimpleNamespace(cells=cells))
+    evidence = SimpleNamespace(experiments=[experiment], scores=scores)
     ends = "[1.0, 5.0]" if sign == "+" else "[-5.0, -1.0]"
     found = [
         tuple(text.replace("−", "-") for text in pair)
         for pair in ensembles_against_members(evidence)
     ]
-    assert found == [("a->*, ensemble-bn-gn - resnet18-gn-ce", f"targets {sign}3.0 {ends}")]
+    assert found == [
+        ("a->*, ensemble-bn-gn - resnet18-gn-ce", f"targets {sign}3.0 {ends}, p = 0.012")
+    ]
 
 
 def test_columns_that_wrap_share_what_the_others_leave():
@@ -187,6 +196,47 @@ def test_pairs_differ_in_one_part_alone():
         ("augmentation", "bn strong", "bn"),
         ("loss", "gn focal", "gn"),
     ]
+
+
+def test_a8_a_pair_stands_once_in_one_direction_and_not_again_by_readout():
+    def method(normalisation, readout="head", **parts):
+        own = {"backbone": "r", "loss": "ce", "recipe": "erm", "training": "10 epochs"}
+        return Method(name="", normalisation=normalisation, readout=readout, **own | parts)
+
+    readouts = ("head", "decoupled_neither", "linear_probe")
+    methods = {f"{n} {r}": method(n, r) for n in ("bn", "gn") for r in readouts}
+    methods |= {f"{n} tta": method(n, inference="tta") for n in ("bn", "gn")}
+    # Of two trainings that were only run with a readout, that readout stands for both.
+    methods |= {f"{n} strong": method(n, "decoupled", augmentation="s") for n in ("bn", "gn")}
+    pairs = one_part_pairs(methods)
+    assert [pair for pair in pairs if pair[0] == "normalisation"] == [
+        ("normalisation", "gn head", "bn head"),
+        ("normalisation", "gn strong", "bn strong"),
+    ]
+    assert len({(part, frozenset(both)) for part, *both in pairs}) == len(pairs)
+    assert [pair[1:] for pair in pairs if pair[0] == "readout" and "bn" in pair[1]] == [
+        ("bn decoupled_neither", "bn head"),
+        ("bn linear_probe", "bn head"),
+        ("bn linear_probe", "bn decoupled_neither"),
+    ]
+    assert [pair[1:] for pair in pairs if pair[0] == "inference"] == [
+        ("bn tta", "bn head"),
+        ("gn tta", "gn head"),
+    ]
+
+
+def test_a8_what_is_shown_is_corrected_for_all_that_is_looked_through(results):
+    """Holm by hand over the differences of all scenarios in one column."""
+    effects = pd.read_parquet(results / "effects.parquet").query("column == 'mean_target'")
+    assert effects["scenario"].nunique() == 2
+    own = effects.sort_values("p")
+    steps = own["p"].to_numpy() * np.arange(len(own), 0, -1)
+    expected = np.minimum(np.maximum.accumulate(steps), 1)
+    assert own["p_holm"].to_numpy() == pytest.approx(expected, abs=2e-6)
+    assert shown(np.array([0.049, 0.05, np.nan])).tolist() == [True, False, False]
+    standings = pd.read_parquet(results / "standings.parquet").query("metric == 'macro_f1'")
+    compared = standings.dropna(subset=["p_holm"])
+    assert (compared["as_good"] == ~shown(compared["p_holm"])).all()
 
 
 def test_a_plain_method_may_have_any_backbone_normalisation_and_training():

@@ -124,6 +124,9 @@ class Card(Strict):
     """Images as published, where no count per label is known."""
     counts_source: Literal["counted", "literature"] | None = None
     """Whether somebody counted the published files, or the numbers are as its papers state them."""
+    own: bool = False
+    """Whether these are a laboratory's own images (`domain add`) and no published set: a target of
+    its own, which enters no mean over targets."""
     complete: bool = True
     """Whether the manifest of this repository lists every published image."""
     groups: str | None

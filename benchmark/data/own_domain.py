@@ -193,6 +193,7 @@ def own_card(
         "homepage": "none",
         "citation": {"key": name, "bibtex": f"@misc{{{name}, note = {{own images}}}}"},
         "licence": {"name": "own images, not published", "redistribution": "forbidden"},
+        "own": True,
         "folder": name,
         "by_hand": f"copy datasets/raw/{name} from the machine that made datasets/{name}.yaml",
         "manifest": f"raw/.manifests/{name}.csv",

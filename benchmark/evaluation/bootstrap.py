@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special
 
+from benchmark.evaluation.metrics import supported
 from benchmark.evaluation.tallies import Images, Statistic, Tally, group_counts, tally
 
 RESAMPLES = 2000
@@ -65,17 +66,33 @@ def draw(
     classes; stretched to the spread that so few groups call for.
     """
     chunks = [
-        {name: statistic(drawn) for name, statistic in statistics.items()}
+        {name: statistic(drawn, images) for name, statistic in statistics.items()}
         for drawn in resampled_tallies(images, resamples)
     ]
-    groups = effective_groups(images)[images.present]
     draws = {}
-    for name in statistics:
+    for name, statistic in statistics.items():
         values = np.concatenate([chunk[name] for chunk in chunks], axis=-1)
         centre = values.mean(axis=-1, keepdims=True)
-        number = groups[:, None, None] if values.ndim == 3 else groups.mean()
+        groups = groups_behind(images, statistic)
+        number = groups[:, None, None] if values.ndim == 3 else groups
         draws[name] = centre + small_sample_factor(number) * (values - centre)
     return draws
+
+
+def groups_behind(images: Images, statistic: Statistic) -> np.ndarray | float:
+    """How many equal groups would carry as much of a statistic.
+
+    Of a mean over classes the mean over these classes; of each present class its own; of a share of
+    all images that of all images together. NaN where the statistic runs over no class.
+    """
+    if statistic.over == "all images":
+        return effective_groups(images._replace(labels=np.zeros_like(images.labels)))[0]
+    by_class = effective_groups(images)[images.present]
+    if statistic.over == "each class":
+        return by_class
+    if statistic.over == "supported classes":
+        by_class = by_class[supported(images.counts[images.present])]
+    return by_class.mean() if len(by_class) else np.nan
 
 
 def effective_groups(images: Images) -> np.ndarray:

@@ -1,13 +1,14 @@
 """Columns: answers of runs in; values of every table column out, by seed and by resample.
 
-The columns of a scenario are its test sets and the summaries of its targets: over all of them and,
-where they are corruptions, over those of one severity (`severity 3`) or of one kind (`jpeg`). All
-runs of a scenario meet the same resamples, so everything that is compared later is paired; so do
-the corruptions of a test set, which are the same images.
+The columns of a scenario are its test sets and the summaries of its targets: over all that count
+(`counted_targets`) and, where they are corruptions, over those of one severity (`severity 3`) or of
+one kind (`jpeg`). All runs of a scenario meet the same resamples, so everything that is compared
+later is paired; so do the corruptions of a test set, which are the same images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +17,19 @@ from benchmark.config import corruption_of
 from benchmark.evaluation import tallies
 from benchmark.evaluation.bootstrap import RESAMPLES, draw
 from benchmark.evaluation.experiments import Scenario
+from benchmark.evaluation.metrics import supported
 from benchmark.evaluation.predictions import DROPPED, REDUCED, Answers, TestSet
-from benchmark.evaluation.tallies import Images, Statistic
+from benchmark.evaluation.tallies import F1, HEADLINE, STATISTICS, Images, Statistic
 
 SUMMARIES = {
     "mean_target": "mean of targets",
     "worst_target": "worst target",
     "shift_drop": "shift drop",
 }
-HEADLINE = tallies.STATISTICS
-REDUCED_HEADLINE = {f"{name}_{REDUCED}": metric for name, metric in HEADLINE.items()}
+FEWEST_CLASSES = 3
+"""Supported classes without which a target enters no summary: a score over fewer is another task's
+(naming one class alone is right every time)."""
+REDUCED_STATISTICS = {f"{HEADLINE}_{REDUCED}": STATISTICS[HEADLINE]}
 
 Columns = dict[str, np.ndarray]
 """column → values; the last axis, if there is one, counts resamples or permutations"""
@@ -53,13 +57,17 @@ class Series(NamedTuple):
 
 
 class Resampled(NamedTuple):
-    """The runs of one scenario."""
+    """The runs of one scenario, in the whole label space or in its reduced form."""
 
     scenario: Scenario
+    counted: tuple[str, ...]
+    """the targets that enter its summaries"""
+    statistics: dict[str, Statistic]
+    """by metric, those over all classes"""
     places: dict[str, int]
     """run id → its row in `images` and in the columns"""
-    images: dict[tuple[TestSet, bool], Images]
-    """(test set, whether reduced) → answers of all runs"""
+    images: dict[TestSet, Images]
+    """answers of all runs"""
     points: dict[Metric, Columns]
     """(runs,) values"""
     draws: dict[Metric, Columns]
@@ -74,67 +82,95 @@ class Resampled(NamedTuple):
             self.draws[metric][column][rows],
         )
 
+    @property
+    def columns(self) -> list[str]:
+        return column_names(self.scenario, self.counted)
 
-def column_names(scenario: Scenario) -> list[str]:
+    @property
+    def ranked_columns(self) -> list[str]:
+        """The columns in which methods are compared: single corruptions are too many for it."""
+        return [name for name in self.columns if corruption_of(name) is None]
+
+
+def counted_targets(scenario: Scenario, counts: np.ndarray) -> tuple[str, ...]:
+    """The targets that enter the mean, the worst and the shift drop.
+
+    A laboratory's own domain enters none, or the published mean would be another in every clone;
+    nor does a target with fewer than `FEWEST_CLASSES` supported classes. Both keep their columns.
+
+    Args:
+        counts: (targets, classes) images.
+    """
+    enough = supported(counts).sum(axis=1) >= FEWEST_CLASSES
+    return tuple(
+        target
+        for target, some in zip(scenario.targets, enough, strict=True)
+        if some and target not in scenario.own
+    )
+
+
+def column_names(scenario: Scenario, counted: Sequence[str]) -> list[str]:
     """`in_domain`, the targets, their summaries, and the means of groups of corruptions."""
-    summaries = SUMMARIES if scenario.targets else ()
+    summaries = SUMMARIES if counted else ()
     return ["in_domain", *scenario.targets, *summaries, *scenario.target_groups]
 
 
-def ranked_columns(scenario: Scenario) -> list[str]:
-    """The columns in which methods are compared: single corruptions are too many to be tested."""
-    return [name for name in column_names(scenario) if corruption_of(name) is None]
-
-
-def summarise(by_test_set: list[np.ndarray], scenario: Scenario) -> Columns:
+def summarise(by_test_set: list[np.ndarray], scenario: Scenario, counted: Sequence[str]) -> Columns:
     """Values of every column from those on each test set, the in-domain one first.
 
     Summaries are taken within a run: the worst target may differ from seed to seed, and the drop
     is paired. Shift drop = in-domain - mean of targets.
     """
     columns = list(by_test_set)
-    if scenario.targets:
-        targets = np.stack(by_test_set[1:])
+    if counted:
+        targets = np.stack([by_test_set[1 + scenario.targets.index(name)] for name in counted])
         mean = targets.mean(axis=0)
         columns += [mean, targets.min(axis=0), by_test_set[0] - mean]
-        columns += [targets[places].mean(axis=0) for places in scenario.target_groups.values()]
-    return dict(zip(column_names(scenario), columns, strict=True))
+    for places in scenario.target_groups.values():
+        columns.append(np.mean([by_test_set[1 + place] for place in places], axis=0))
+    return dict(zip(column_names(scenario, counted), columns, strict=True))
+
+
+def has_reduced_form(answers: dict[str, dict[TestSet, Answers]], scenario: Scenario) -> bool:
+    """Whether runs are also scored without the dropped class."""
+    # Corruptions are of one test set, whose basophils are as many in each.
+    return not scenario.target_groups and all(
+        answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()
+    )
 
 
 def resample(
-    scenario: Scenario, classes: tuple[str, ...], answers: dict[str, dict[TestSet, Answers]]
+    scenario: Scenario,
+    classes: tuple[str, ...],
+    answers: dict[str, dict[TestSet, Answers]],
+    reduced: bool = False,
 ) -> Resampled:
     """Resample the test sets of a scenario for the runs in `answers` (by run id).
 
     F1 by class is of test sets alone, and not of single corruptions.
     """
+    first = next(iter(answers.values()))
+    counts = [np.bincount(first[t].labels, minlength=len(classes)) for t in scenario.test_sets[1:]]
+    counted = counted_targets(scenario, np.reshape(counts, (-1, len(classes))))
+    statistics = REDUCED_STATISTICS if reduced else STATISTICS
     images, points, draws = {}, {}, {}
-    names = column_names(scenario)[: len(scenario.test_sets)]
-    jobs: list[tuple[bool, dict[str, Statistic]]] = [(False, HEADLINE | {"f1": tallies.f1})]
-    # Corruptions are of one test set, whose basophils are as many in each.
-    if not scenario.target_groups and all(
-        answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()
-    ):
-        jobs.append((True, REDUCED_HEADLINE))
-    for reduced, statistics in jobs:
-        for column, test_set in zip(names, scenario.test_sets, strict=True):
-            found = [answer[test_set] for answer in answers.values()]
-            shown = images_of(found, test_set, classes, reduced)
-            images[test_set, reduced] = shown
-            wanted = statistics
-            if corruption_of(column):
-                wanted = {name: s for name, s in statistics.items() if name != "f1"}
-            for name, (observed, drawn) in values(shown, wanted).items():
-                for place, key in enumerate(metric_keys(name, classes)):
-                    own = place if key[1] else ...
-                    points.setdefault(key, {})[column] = observed[own]
-                    draws.setdefault(key, {})[column] = drawn[own]
+    names = ["in_domain", *scenario.targets]
+    for column, test_set in zip(names, scenario.test_sets, strict=True):
+        found = [answer[test_set] for answer in answers.values()]
+        images[test_set] = shown = images_of(found, test_set, classes, reduced)
+        by_class = {} if reduced or corruption_of(column) else {"f1": F1}
+        for name, (observed, drawn) in values(shown, statistics | by_class).items():
+            for place, key in enumerate(metric_keys(name, classes)):
+                own = place if key[1] else ...
+                points.setdefault(key, {})[column] = observed[own]
+                draws.setdefault(key, {})[column] = drawn[own]
     for by_metric in (points, draws):
         for key, columns in by_metric.items():
             if not key[1]:
-                by_metric[key] = summarise([columns[name] for name in names], scenario)
+                in_order = [columns[name] for name in names]
+                by_metric[key] = summarise(in_order, scenario, counted)
     places = {run_id: place for place, run_id in enumerate(answers)}
-    return Resampled(scenario, places, images, points, draws)
+    return Resampled(scenario, counted, statistics, places, images, points, draws)
 
 
 def metric_keys(name: str, classes: tuple[str, ...]) -> list[Metric]:
@@ -163,8 +199,8 @@ def values(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each statistic as observed (runs,) and in resamples (runs, resamples).
 
-    A statistic by class has an axis of all classes before. NaN for an absent class, and where no
-    image is left.
+    A statistic of each class has an axis of all classes before. NaN for an absent class, and where
+    no image is left.
     """
     if not len(images.labels):
         nothing = np.full((len(images.predicted), RESAMPLES), np.nan)
@@ -172,8 +208,8 @@ def values(
     seen, drawn = tallies.observed(images), draw(images, statistics)
     return {
         name: tuple(
-            by_class(found, images) if name == "f1" else found
-            for found in (statistic(seen), drawn[name])
+            by_class(found, images) if statistic.over == "each class" else found
+            for found in (statistic(seen, images), drawn[name])
         )
         for name, statistic in statistics.items()
     }

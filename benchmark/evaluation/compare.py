@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.columns import SUMMARIES, Resampled, ranked_columns, resample
+from benchmark.evaluation.columns import SUMMARIES, Resampled, resample
 from benchmark.evaluation.evidence import (
     UNRANKED,
     Comparison,
@@ -18,11 +18,10 @@ from benchmark.evaluation.evidence import (
     shared_rows,
 )
 from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments
-from benchmark.evaluation.paired import SIGNIFICANCE, holm
+from benchmark.evaluation.paired import holm, shown
 from benchmark.evaluation.permutation import permutation_tests
 from benchmark.evaluation.predictions import read_answers
-
-METRIC = "macro_f1"
+from benchmark.evaluation.tallies import HEADLINE
 
 
 def compare_methods(
@@ -30,8 +29,8 @@ def compare_methods(
 ) -> Iterator[str]:
     """Lines that say how `first` differs from `second`, for every scenario that both were run on.
 
-    p-values are corrected (Holm) for the number of test sets of a scenario; those of summaries are
-    not. Every method of the scenario lends its seeds to the variance between seeds.
+    p-values are corrected (Holm) for the number of lines about a scenario. Every method of the
+    scenario lends its seeds to the variance between seeds.
 
     Raises:
         UserError: unknown method or scenario, or no scenario and seed that both were run on.
@@ -82,35 +81,36 @@ def scenario_lines(
     scenario = resampled.scenario
     pair = (first, second)
     rows = shared_rows(resampled, members, first, second)
-    p_images = permutation_tests(resampled, {METRIC: {pair: rows}})[METRIC][pair]
-    names = ranked_columns(scenario)
+    p_images = permutation_tests(resampled, {HEADLINE: {pair: rows}})[HEADLINE][pair]
+    names = resampled.ranked_columns
     comparisons = {}
     for name in names:
-        column = column_of(resampled, members, (METRIC, ""), name)
-        comparisons[name] = compare(column, name, {pair: p_images[name]}, METRIC)[pair]
+        column = column_of(resampled, members, (HEADLINE, ""), name)
+        comparisons[name] = compare(column, {pair: p_images[name]})[pair]
     places = {"in_domain": scenario.test_sets[0]}
     places |= {name: (name, "shifted") for name in scenario.targets if name in names}
-    test_sets = list(places)
-    adjusted = dict(zip(test_sets, holm([comparisons[n].p for n in test_sets]), strict=True))
+    adjusted = dict(zip(names, holm([comparisons[name].p for name in names]), strict=True))
     seeds = "one seed" if len(rows) == 1 else f"{len(rows)} seeds"
     yield f"{scenario.name}: {first} minus {second}, macro-F1 in points, {seeds} each"
     for name, test_set in places.items():
-        n = len(resampled.images[test_set, False].labels)
+        n = len(resampled.images[test_set].labels)
         where = f"{test_set[0]} ({'in-domain, ' if name == 'in_domain' else ''}n = {n})"
         yield f"  {where}: {sentence(comparisons[name], adjusted[name], first)}"
     for name in filter(lambda name: name not in places, names):
-        comparison = comparisons[name]
-        yield f"  {SUMMARIES.get(name, name)}: {sentence(comparison, comparison.p, first, name)}"
+        text = sentence(comparisons[name], adjusted[name], first, name)
+        yield f"  {SUMMARIES.get(name, name)}: {text}"
 
 
 def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> str:
     """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so."""
     mean, low, high, seeds = comparison.difference
+    if np.isnan(mean):
+        return "no value: too few images of every class."
     numbers = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
     networks, across = (
         f"{100 * value:.1f}" for value in (comparison.detectable, comparison.detectable_both)
     )
-    if p < SIGNIFICANCE:
+    if shown(p):
         words = ("drops less", "drops more") if column == UNRANKED else ("is worse", "is better")
         scope = "" if seeds > 1 else ", of these two networks only"
         return f"{numbers}: {first} {words[mean > 0]} ({p_text(p)}{scope})."
@@ -119,7 +119,7 @@ def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> 
             f"{numbers}: not told apart ({p_text(p)}, of these two networks only); "
             f"a difference of {networks} would have been found."
         )
-    if comparison.p_images < SIGNIFICANCE:
+    if shown(comparison.p_images):
         return (
             f"{numbers}: these networks differ ({p_text(comparison.p_images)}), but other seeds "
             f"may turn it round ({p_text(p)}); across seeds a difference of {across} would have "
@@ -132,5 +132,7 @@ def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> 
 
 
 def p_text(p: float) -> str:
-    """`p < 0.001`, `p = 0.012`, `p = 0.34`."""
+    """`p < 0.001`, `p = 0.012`, `p = 0.34`; `p unknown` where the seeds tell nothing."""
+    if np.isnan(p):
+        return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

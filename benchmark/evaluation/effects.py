@@ -1,7 +1,8 @@
 """Effects: runs of a scenario in; what exchanging one part of a method changes, out.
 
 A method is compared with the one that differs from it in a single part, which has there its plain
-choice: `resnet18-gn-ce` with `resnet18-bn-ce`. Both levels are in the interval, as everywhere.
+choice: `resnet18-gn-ce` with `resnet18-bn-ce`, whichever experiments they are of. Both levels are
+in the interval, as everywhere.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from benchmark.evaluation.columns import Resampled, ranked_columns
-from benchmark.evaluation.evidence import Members, column_of, compare, rounded
-from benchmark.evaluation.experiments import Method, Run
+from benchmark.evaluation.columns import Resampled
+from benchmark.evaluation.evidence import Column, compare, rounded
+from benchmark.evaluation.experiments import Method
+from benchmark.evaluation.paired import holm
+from benchmark.evaluation.tallies import HEADLINE
 
-METRIC = "macro_f1"
 REFERENCES = {
     "normalisation": ("bn",),
     "loss": ("ce",),
@@ -26,60 +28,85 @@ REFERENCES = {
     "readout": ("head", "decoupled_neither"),
     "inference": ("single",),
 }
-"""Part of a method → its plain choices, with which others are compared."""
+"""Part of a method → its plain choices, with which others are compared; a plain one with those
+before it."""
+ANSWERING = {"readout", "inference"}
+"""Parts that are chosen after the training, which methods that differ in them alone share."""
 
 EFFECTS_SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("experiment", "scenario", "track", "part")),
+        *((name, pa.string()) for name in ("scenario", "track", "part")),
         *((name, pa.string()) for name in ("choice", "plain", "method", "reference", "column")),
         ("seeds", pa.int64()),
-        *((name, pa.float64()) for name in ("mean", "low", "high", "p")),
+        *((name, pa.float64()) for name in ("mean", "low", "high", "p", "p_holm")),
     ]
 )
-"""`effects.parquet`: macro-F1 of `method` minus that of `reference`, on the seeds of both; in
-their `part` the one has `choice` and the other `plain`. `p` is of no difference over other images
-and seeds; NaN where the variance of seeds is not known."""
+"""`effects.parquet`: the headline score of `method` minus that of `reference`, on the seeds of
+both; in their `part` the one has `choice` and the other `plain`. Every pair of trainings stands in
+it once, and no pair in both directions. `p` is of no difference over other images and seeds; NaN
+where the variance of seeds is not known. `p_holm` is adjusted for all differences of the profile in
+that column, which are looked through together."""
 
 
 def one_part_pairs(methods: dict[str, Method]) -> list[tuple[str, str, str]]:
-    """(part, method, reference) of all pairs that differ in one part alone, in plan order."""
+    """(part, method, reference) of all pairs that differ in one part alone, in plan order.
+
+    Two trainings that differ in a part are one pair, however many readouts and inferences answer
+    from both: the trained heads in one view stand for them, or the first readout if these were not
+    run.
+    """
     parts = {name: method.model_dump(exclude={"name"}) for name, method in methods.items()}
-    return [
+    pairs = [
         (part, name, other)
         for name, own in parts.items()
         for part, plain in REFERENCES.items()
-        for choice in plain
+        for choice in (plain[: plain.index(own[part])] if own[part] in plain else plain)
         for other, theirs in parts.items()
-        if own["backbone"] and own[part] != choice and theirs == own | {part: choice}
+        if own["backbone"] and theirs == own | {part: choice}
     ]
+    once: dict[tuple, tuple[str, str, str]] = {}
+    for pair in sorted(pairs, key=lambda pair: not methods[pair[1]].answers_itself):
+        part, *both = pair
+        whose = (methods[name].training_parts() for name in both)
+        once.setdefault((part, *(both if part in ANSWERING else whose)), pair)
+    return [pair for pair in pairs if pair in once.values()]
 
 
-def effect_rows(runs: Resampled, planned: list[Run], experiment: str) -> list[dict]:
-    """Rows of `effects.parquet` of one experiment in one scenario, tracks together.
+def effect_rows(
+    runs: Resampled, methods: dict[str, Method], tracks: dict[str, str], columns: dict
+) -> list[dict]:
+    """Rows of `effects.parquet` of one scenario, tracks together, still without `p_holm`.
 
     Args:
-        runs: at least the done runs among `planned`.
+        methods, tracks: those with a done run, by name.
+        columns: `evidence.scenario_columns`.
     """
-    done = [run for run in planned if run.done]
-    methods = {run.method.name: run.method for run in done}
-    tracks = {run.method.name: run.track for run in done}
-    members: Members = {}
-    for run in done:
-        members.setdefault(run.method.name, []).append((run.seed, run.run_id))
     pairs = one_part_pairs(methods)
+    untested = {(method, reference): np.nan for _, method, reference in pairs}
     rows = []
-    for name in ranked_columns(runs.scenario) if pairs else ():
-        column = column_of(runs, members, (METRIC, ""), name)
-        untested = {(method, reference): np.nan for _, method, reference in pairs}
-        found = compare(column, name, untested, METRIC)
+    for name in runs.ranked_columns if pairs else ():
+        column: Column = columns[HEADLINE, name]
+        found = compare(column, untested)
         for part, method, reference in pairs:
             if comparison := found.get((method, reference)):
                 mean, low, high, seeds = comparison.difference
-                where = {"experiment": experiment, "scenario": runs.scenario.name}
-                where |= {"track": tracks[method], "part": part, "method": method}
-                where |= {"reference": reference, "column": name, "seeds": seeds}
+                where = {"scenario": runs.scenario.name, "track": tracks[method], "part": part}
+                where |= {"method": method, "reference": reference}
+                where |= {"column": name, "seeds": seeds}
                 where |= {"choice": getattr(methods[method], part)}
                 where |= {"plain": getattr(methods[reference], part)}
                 values = {"mean": mean, "low": low, "high": high, "p": comparison.p_both}
-                rows.append(rounded(where | values))
+                rows.append(where | values)
     return rows
+
+
+def adjusted_rows(rows: list[dict]) -> list[dict]:
+    """The effects of all scenarios with the p-values that belong to looking through them all."""
+    by_column: dict[str, list[dict]] = {}
+    for row in rows:
+        by_column.setdefault(row["column"], []).append(row)
+    return [
+        rounded(row | {"p_holm": float(p)})
+        for own in by_column.values()
+        for row, p in zip(own, holm([row["p"] for row in own]), strict=True)
+    ]

@@ -19,9 +19,17 @@ import pyarrow.parquet as pq
 from benchmark.config import sources_of
 from benchmark.data.split import read_split
 from benchmark.errors import UserError
-from benchmark.evaluation.columns import resample
-from benchmark.evaluation.effects import EFFECTS_SCHEMA, effect_rows
-from benchmark.evaluation.evidence import CELLS_SCHEMA, COLUMNS_SCHEMA, Members, block_evidence
+from benchmark.evaluation.columns import has_reduced_form, resample
+from benchmark.evaluation.effects import EFFECTS_SCHEMA, adjusted_rows, effect_rows
+from benchmark.evaluation.evidence import (
+    COLUMNS_SCHEMA,
+    INTERVALS_SCHEMA,
+    STANDINGS_SCHEMA,
+    Members,
+    interval_rows,
+    scenario_columns,
+    standing_rows,
+)
 from benchmark.evaluation.experiments import (
     Experiment,
     Run,
@@ -64,7 +72,12 @@ BY_RUN = {
     "open_set": OPEN_SET_SCHEMA,
 }
 """Files whose rows belong to one run → schema."""
-EVIDENCE = {"intervals": CELLS_SCHEMA, "evidence": COLUMNS_SCHEMA, "effects": EFFECTS_SCHEMA}
+EVIDENCE = {
+    "intervals": INTERVALS_SCHEMA,
+    "standings": STANDINGS_SCHEMA,
+    "evidence": COLUMNS_SCHEMA,
+    "effects": EFFECTS_SCHEMA,
+}
 """Files about runs together → schema."""
 
 
@@ -76,9 +89,10 @@ def evaluate(results: Path) -> None:
     `confusion.parquet` (one row per cell), `rejection.parquet` (one row per rejector and
     threshold), `curves.parquet` (points of reliability and risk-coverage curves),
     `open_set.parquet` (one row per rejector and kind of foreign cell),
-    `intervals.parquet` (one row per cell of a table), `evidence.parquet` (one row per column of a
-    table) and `effects.parquet` (one row per exchanged part and column). The majority rows have no
-    seed and no track.
+    `intervals.parquet` (one row per method, metric and column of a scenario), `standings.parquet`
+    (one row per cell of a table), `evidence.parquet` (one row per column of a table) and
+    `effects.parquet` (one row per exchanged part and column). The majority rows have no seed and no
+    track.
 
     Raises:
         UserError: predictions are missing, changed, unreadable or incomplete, or two runs of a
@@ -164,40 +178,73 @@ def majority(
 
 def evidence(
     experiments: list[Experiment], answers: dict[str, dict[TestSet, Answers]]
-) -> tuple[list[dict], list[dict], list[dict]]:
-    """Rows of `intervals`, `evidence` and `effects.parquet`."""
-    jobs = [
-        partial(scenario_evidence, experiment, scenario, answers)
-        for experiment in experiments
-        for scenario in dict.fromkeys(run.scenario for run in experiment.runs if run.done)
-    ]
+) -> tuple[list[dict], ...]:
+    """Rows of each file in `EVIDENCE`."""
+    scenarios = dict.fromkeys(
+        (run.scenario, classes) for run, classes in done_runs(experiments).values()
+    )
+    jobs = []
+    for scenario, classes in scenarios:
+        done = runs_of(experiments, scenario, classes)
+        own = {run.run_id: answers[run.run_id] for run in done}
+        forms = (False, True) if has_reduced_form(own, scenario) else (False,)
+        # The two forms share no resample: halves for two processors.
+        jobs += [
+            partial(scenario_evidence, experiments, scenario, classes, own, reduced)
+            for reduced in forms
+        ]
     found = in_processes(jobs, "intervals")
-    return tuple([row for rows in found for row in rows[place]] for place in range(3))
+    *others, effects = ([row for rows in found for row in rows[place]] for place in range(4))
+    return *others, adjusted_rows(effects)
+
+
+def runs_of(
+    experiments: list[Experiment], scenario: Scenario, classes: tuple[str, ...]
+) -> list[Run]:
+    """The done runs of a scenario, each once, in the order in which the profile plans them."""
+    runs = {
+        run.run_id: run
+        for experiment in experiments
+        for run in experiment.runs
+        if run.done and run.scenario == scenario and experiment.classes == classes
+    }
+    return list(runs.values())
 
 
 def scenario_evidence(
-    experiment: Experiment, scenario: Scenario, answers: dict[str, dict[TestSet, Answers]]
-) -> tuple[list[dict], list[dict], list[dict]]:
-    """The same for one scenario of one experiment, whose done runs are resampled together.
+    experiments: list[Experiment],
+    scenario: Scenario,
+    classes: tuple[str, ...],
+    answers: dict[str, dict[TestSet, Answers]],
+    reduced: bool,
+) -> tuple[list[dict], ...]:
+    """The same for one scenario, whose done runs are resampled together, once for all experiments.
 
-    A run of two experiments is resampled twice, to the same bits: that is cheaper than to hold the
-    resamples of all runs at once.
+    Args:
+        answers: of the done runs of the scenario, by run id.
+        reduced: whether it is of the reduced label space; effects are of the whole one.
     """
-    planned = [run for run in experiment.runs if run.scenario == scenario]
-    own = {run.run_id: answers[run.run_id] for run in planned if run.done}
-    resampled = resample(scenario, experiment.classes, own)
-    cells, columns = [], []
-    for kind in dict.fromkeys(run.track for run in planned):
-        members: Members = {}
-        for run in planned:
-            if run.track == kind:
-                seeds = [(run.seed, run.run_id)] if run.done else []
-                members.setdefault(run.method.name, []).extend(seeds)
-        where = {"experiment": experiment.experiment, "scenario": scenario.name, "track": kind}
-        found, summaries = block_evidence(resampled, members, where)
-        cells += found
-        columns += summaries
-    return cells, columns, effect_rows(resampled, planned, experiment.experiment)
+    runs = runs_of(experiments, scenario, classes)
+    members: Members = {}
+    for run in runs:
+        members.setdefault(run.method.name, []).append((run.seed, run.run_id))
+    # By seed, whichever experiment planned it first.
+    members = {method: sorted(own) for method, own in members.items()}
+    methods = {run.method.name: run.method for run in runs}
+    tracks = {run.method.name: run.track for run in runs}
+    blocks = []
+    for experiment in experiments:
+        for (own, kind), planned in experiment.blocks().items():
+            if own == scenario and experiment.classes == classes:
+                names = dict.fromkeys(run.method.name for run in planned)
+                done = [name for name in names if name in members]
+                where = {"experiment": experiment.experiment, "scenario": scenario.name}
+                blocks += [(where | {"track": kind}, done)] if done else []
+    resampled = resample(scenario, classes, answers, reduced)
+    columns = scenario_columns(resampled, members)
+    standings = standing_rows(resampled, members, blocks, columns)
+    effects = [] if reduced else effect_rows(resampled, methods, tracks, columns)
+    return interval_rows(resampled, members, tracks, columns), *standings, effects
 
 
 def read_all(results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]) -> dict[str, Predictions]:

@@ -1,7 +1,10 @@
-"""Evidence: runs of an experiment in; table cells with intervals, ranks and paired tests out.
+"""Evidence: runs of a scenario in; intervals of methods, and what tables say of them, out.
 
-A *block* is one scenario and track of one experiment, as in a table: a row per method, a column per
-test set and per summary of the targets.
+A method's interval in a column is one, whatever table shows it: it is of all its done seeds in the
+profile, its variance between seeds pooled over all methods that the profile has in the scenario. A
+*block* is one scenario and track of one experiment, as in a table: a row per method, a column per
+test set and per summary of the targets. Ranks, the best method and the comparisons with it belong
+to the block; the numbers behind them do not.
 """
 
 from __future__ import annotations
@@ -12,15 +15,8 @@ import numpy as np
 import pyarrow as pa
 from scipy import special
 
-from benchmark.evaluation.columns import (
-    HEADLINE,
-    REDUCED_HEADLINE,
-    Metric,
-    Resampled,
-    Series,
-    column_names,
-    ranked_columns,
-)
+from benchmark.evaluation.bootstrap import groups_behind
+from benchmark.evaluation.columns import Metric, Resampled, Series
 from benchmark.evaluation.intervals import (
     Interval,
     Variances,
@@ -28,14 +24,14 @@ from benchmark.evaluation.intervals import (
     percentiles,
     seed_variances,
     two_level,
+    two_level_p,
 )
 from benchmark.evaluation.paired import (
-    SIGNIFICANCE,
     detectable_difference,
-    draws_p,
     holm,
     rank_agreement,
     rank_stability,
+    shown,
     variance_components,
 )
 from benchmark.evaluation.permutation import Pairs, permutation_tests
@@ -43,36 +39,51 @@ from benchmark.evaluation.permutation import Pairs, permutation_tests
 UNRANKED = "shift_drop"
 """The column without a best method: what is useless everywhere drops least."""
 
-CELLS_SCHEMA = pa.schema(
+INTERVALS_SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("experiment", "scenario", "track", "method")),
+        *((name, pa.string()) for name in ("scenario", "track", "method")),
         *((name, pa.string()) for name in ("metric", "class_name", "column")),
         ("seeds", pa.int64()),
         *((name, pa.float64()) for name in ("mean", "low", "high", "freedom")),
+    ]
+)
+"""`intervals.parquet`: one row per scenario, method, metric and column, from all `seeds` that are
+done anywhere in the profile. `freedom` is that of the variance between seeds (0: the interval
+covers the images only)."""
+
+STANDINGS_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("experiment", "scenario", "track", "method")),
+        *((name, pa.string()) for name in ("metric", "column")),
         *((name, pa.float64()) for name in ("rank", "rank_low", "rank_high", "first")),
         *((name, pa.bool_()) for name in ("best", "as_good")),
         *((name, pa.float64()) for name in ("difference", "difference_low", "difference_high")),
         *((name, pa.float64()) for name in ("p_images", "p_both", "p_holm", "detectable")),
     ]
 )
-"""`intervals.parquet`: one row per cell. `freedom` is that of the variance between seeds (0: the
-interval covers the images only); `first` the share of resamples in which the method leads;
-`difference`, its p-values and the smallest `detectable` one are towards the best of the column;
-`as_good` says that the method is not shown to be worse than the best."""
+"""`standings.parquet`: one row per cell of a table, what it says among the others of its column.
+`first` is the share of resamples in which the method leads; `difference`, its p-values and the
+smallest `detectable` one are towards the best of the column; `as_good` says that the method is not
+shown to be worse than the best."""
 
 COLUMNS_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("experiment", "scenario", "track", "metric", "column")),
         *((name, pa.int64()) for name in ("images", "groups")),
+        ("effective_groups", pa.float64()),
         *((name, pa.float64()) for name in ("detectable", "sd_method", "sd_seed", "sd_image")),
-        *((name, pa.float64()) for name in ("tau", "tau_low", "tau_high")),
+        *((name, pa.float64()) for name in ("tau", "tau_range_low", "tau_range_high")),
     ]
 )
-"""`evidence.parquet`: one row per column. `detectable` is the median over methods, `tau` Kendall's
-rank correlation with the in-domain order of the methods."""
+"""`evidence.parquet`: one row per column of a table. `effective_groups` is how many equal groups
+would carry as much of the metric, `detectable` the median over methods, `tau` Kendall's rank
+correlation with the in-domain order of the methods. Its range holds the middle 95 % of resamples
+and is no confidence interval: resampled orders are less alike than the observed ones, so that a
+true tau of 1 hardly ever lies in it."""
 
 Members = dict[str, list[tuple[int, str]]]
 """method → (seed, run id) of its done runs"""
+Pair = tuple[str, str]
 
 
 class Comparison(NamedTuple):
@@ -95,28 +106,45 @@ class Comparison(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One metric of all methods in one column, with draws that hold both levels."""
+    """One metric of methods in one column, with draws that hold both levels."""
 
+    name: str
+    metric: Metric
     series: dict[str, Series]
     variances: Variances
     draws: np.ndarray
-    """(methods, resamples); NaN for a method without a run"""
+    """(methods, resamples)"""
+
+    def of(self, methods: list[str]) -> Column:
+        """The same for some of its methods: no number moves."""
+        places = list(self.series)
+        rows = [places.index(method) for method in methods]
+        series = {method: self.series[method] for method in methods}
+        variances = Variances(*(values[rows] for values in self.variances))
+        return self._replace(series=series, variances=variances, draws=self.draws[rows])
+
+    @property
+    def means(self) -> np.ndarray:
+        """(methods,)"""
+        return np.array([own.mean for own in self.series.values()])
 
 
 def column_of(runs: Resampled, members: Members, metric: Metric, name: str) -> Column:
-    """Gather one column of a block."""
+    """Gather one column of a scenario.
+
+    Args:
+        members: all methods of the scenario, each with a run at least.
+    """
     series = {method: runs.series(own, metric, name) for method, own in members.items()}
     variances = seed_variances([own.points for own in series.values()])
     draws = [
         two_level(own.draws, variance, freedom, runs.scenario.name, method, *metric, name)
         for (method, own), variance, freedom in zip(series.items(), *variances, strict=True)
     ]
-    return Column(series, variances, np.array(draws))
+    return Column(name, metric, series, variances, np.array(draws))
 
 
-def compare(
-    column: Column, name: str, p_images: dict[tuple[str, str], float], *names: str
-) -> dict[tuple[str, str], Comparison]:
+def compare(column: Column, p_images: dict[Pair, float]) -> dict[Pair, Comparison]:
     """First minus second on the seeds that both have, by pair; none without a common seed.
 
     The variance of the difference is the sum of both (moderated) variances: seeds of two methods
@@ -124,7 +152,6 @@ def compare(
 
     Args:
         p_images: (first, second) → p-value of the permutation test, NaN without one.
-        names: with the pair and the column's `name`, what the random numbers belong to.
     """
     places = {method: place for place, method in enumerate(column.series)}
     found, images, draws = {}, [], []
@@ -138,19 +165,21 @@ def compare(
         freedom = column.variances.freedom[rows].min()
         difference = one.draws - other.draws
         images.append(difference.mean(axis=0))
-        draws.append(two_level(difference, variance, freedom, "difference", *pair, name, *names))
-        found[pair] = one.mean - other.mean, len(seeds), variance
+        names = "difference", *pair, column.name, column.metric[0]
+        draws.append(two_level(difference, variance, freedom, *names))
+        p_both = two_level_p(difference, variance, freedom)
+        found[pair] = one.mean - other.mean, len(seeds), p_both
     if not found:
         return {}
-    most = 2.0 if name == UNRANKED else 1.0
-    means, seeds, variances = zip(*found.values(), strict=True)
+    most = 2.0 if column.name == UNRANKED else 1.0
+    means, seeds, p_both = zip(*found.values(), strict=True)
     low, high = ends = percentiles(np.array(draws))
-    shown = intervals(ends, means, seeds, (-most, most))
+    differences = intervals(ends, means, seeds, (-most, most))
     return {
         pair: Comparison(
-            shown[i],
+            differences[i],
             p_images[pair],
-            np.nan if np.isnan(variances[i]) else draws_p(draws[i]),
+            p_both[i],
             detectable_difference(images[i].std()),
             detectable_difference((high[i] - low[i]) / 2 / special.ndtri(0.975)),
         )
@@ -168,81 +197,109 @@ def shared_rows(runs: Resampled, members: Members, first: str, second: str) -> l
     ]
 
 
-def block_evidence(runs: Resampled, members: Members, where: dict) -> tuple[list, list]:
-    """Rows of `intervals.parquet` and of `evidence.parquet` for one block.
+def scenario_columns(runs: Resampled, members: Members) -> dict[tuple[str, str], Column]:
+    """Every column of a scenario for the metrics over all classes, by (metric, name)."""
+    return {
+        (metric, name): column_of(runs, members, (metric, ""), name)
+        for metric in runs.statistics
+        for name in runs.columns
+    }
+
+
+def interval_rows(
+    runs: Resampled, members: Members, tracks: dict[str, str], columns: dict
+) -> list[dict]:
+    """Rows of `intervals.parquet` of a scenario, for every column and every class."""
+    by_class = (
+        column_of(runs, members, metric, name)
+        for metric in runs.points
+        for name in (runs.points[metric] if metric[1] else ())
+    )
+    rows = []
+    for column in (*columns.values(), *by_class):
+        key = {"scenario": runs.scenario.name, "column": column.name}
+        key |= dict(zip(("metric", "class_name"), column.metric, strict=True))
+        bounds = (-1.0, 1.0) if column.name == UNRANKED else (0.0, 1.0)
+        seeds = [len(own.seeds) for own in column.series.values()]
+        found = intervals(percentiles(column.draws), column.means, seeds, bounds)
+        rows += [
+            rounded(
+                key | {"track": tracks[method], "method": method} | own._asdict() | {"freedom": f}
+            )
+            for method, own, f in zip(members, found, column.variances.freedom, strict=True)
+        ]
+    return rows
+
+
+def standing_rows(
+    runs: Resampled, members: Members, blocks: list[tuple[dict, list[str]]], columns: dict
+) -> tuple[list[dict], list[dict]]:
+    """Rows of `standings.parquet` and of `evidence.parquet` for the blocks of a scenario.
 
     Args:
-        runs: at least the runs of the block.
-        members: in plan order; a method without a done run has none.
-        where: the columns that say which block it is.
+        blocks: the columns that say which block it is, and its methods with a done run.
+        columns: of `scenario_columns`.
     """
-    members = {method: own for method, own in members.items() if own}
-    if not members:
-        return [], []
-    metrics = [metric for metric in (*HEADLINE, *REDUCED_HEADLINE) if (metric, "") in runs.points]
-    names = column_names(runs.scenario)
-    columns = {
-        (metric, name): column_of(runs, members, (metric, ""), name)
-        for metric in metrics
-        for name in names
-    }
-    ranked = ranked_columns(runs.scenario)
-    best = {
-        key: best_method(column, key[1]) if key[1] in ranked else None
-        for key, column in columns.items()
-    }
+    shown_in = [
+        (where, {key: column.of(methods) for key, column in columns.items()})
+        for where, methods in blocks
+    ]
+    leaders = [
+        {
+            key: best_method(column) if column.name in runs.ranked_columns else None
+            for key, column in own.items()
+        }
+        for _, own in shown_in
+    ]
+    # A pair that several blocks hold is tested once: it has one answer.
     pairs: dict[str, Pairs] = {}
-    for (metric, _), leader in best.items():
-        for method in members if leader else ():
-            if method != leader and (rows := shared_rows(runs, members, leader, method)):
-                pairs.setdefault(metric, {})[leader, method] = rows
+    for (_, own), best in zip(shown_in, leaders, strict=True):
+        for (metric, name), leader in best.items():
+            for method in own[metric, name].series if leader else ():
+                if method != leader and (rows := shared_rows(runs, members, leader, method)):
+                    pairs.setdefault(metric, {})[leader, method] = rows
     p_images = permutation_tests(runs, pairs)
+    wanted: dict[tuple[str, str], dict[Pair, float]] = {}
+    for (_, own), best in zip(shown_in, leaders, strict=True):
+        for key, leader in best.items():
+            for pair in ((leader, method) for method in own[key].series):
+                if pair in p_images.get(key[0], {}):
+                    wanted.setdefault(key, {})[pair] = p_images[key[0]][pair][key[1]]
+    compared = {key: compare(columns[key], p) for key, p in wanted.items()}
     cells, summary = [], []
-    for (metric, name), column in columns.items():
-        key = where | {"metric": metric, "column": name}
-        leader = best[metric, name]
-        tested = p_images.get(metric, {}).items()
-        p = {pair: found[name] for pair, found in tested if pair[0] == leader}
-        comparisons = {pair[1]: c for pair, c in compare(column, name, p, metric).items()}
-        cells += column_cells(key | {"class_name": ""}, column, leader, comparisons, name)
-        summary.append(key | column_summary(runs, columns, metric, name, comparisons))
-    for metric in runs.points:
-        if metric[1]:
-            for name in runs.points[metric]:
-                key = where | {"metric": metric[0], "class_name": metric[1], "column": name}
-                column = column_of(runs, members, metric, name)
-                cells += column_cells(key, column, None, {}, name)
+    for (where, own), best in zip(shown_in, leaders, strict=True):
+        for key, column in own.items():
+            known, leader = compared.get(key, {}), best[key]
+            comparisons = {m: known[leader, m] for m in column.series if (leader, m) in known}
+            whose = where | {"metric": key[0], "column": key[1]}
+            cells += column_cells(whose, column, leader, comparisons)
+            summary.append(
+                whose | column_summary(runs, column, own[key[0], "in_domain"], comparisons)
+            )
     return cells, summary
 
 
-def best_method(column: Column, name: str) -> str | None:
+def best_method(column: Column) -> str | None:
     """The method with the highest mean; none where there is nothing to choose from."""
     means = {m: own.mean for m, own in column.series.items() if not np.isnan(own.mean)}
-    return max(means, key=means.get) if len(means) > 1 and name != UNRANKED else None
+    return max(means, key=means.get) if len(means) > 1 and column.name != UNRANKED else None
 
 
 def column_cells(
-    key: dict, column: Column, leader: str | None, comparisons: dict, name: str
+    key: dict, column: Column, leader: str | None, comparisons: dict[str, Comparison]
 ) -> list[dict]:
-    """One row per method; per-class cells have neither rank nor comparison."""
-    bounds = (-1.0, 1.0) if name == UNRANKED else (0.0, 1.0)
-    means = np.array([own.mean for own in column.series.values()])
-    if not key["class_name"]:
-        # Smoothing moves draws off the edge; ranks are of what was seen: draws are centred on it.
-        centred = column.draws + (means - column.draws.mean(axis=1))[:, None]
-        ranks = rank_stability(means, centred, descending=name != UNRANKED)
+    """One row per method: its rank, and its comparison with the best of the column."""
+    # Smoothing moves draws off the edge; ranks are of what was seen: draws are centred on it.
+    centred = column.draws + (column.means - column.draws.mean(axis=1))[:, None]
+    ranks = rank_stability(column.means, centred, descending=column.name != UNRANKED)
     adjusted = dict(zip(comparisons, holm([c.p for c in comparisons.values()]), strict=True))
-    seeds = [len(own.seeds) for own in column.series.values()]
-    found = intervals(percentiles(column.draws), means, seeds, bounds)
     rows = []
-    for place, method in enumerate(column.series):
-        row = key | {"method": method, "freedom": column.variances.freedom[place]}
-        row |= found[place]._asdict() | {"best": method == leader, "as_good": False}
-        if not key["class_name"]:
-            row |= {"rank": ranks.rank[place], "rank_low": ranks.low[place]}
-            row |= {"rank_high": ranks.high[place], "first": ranks.first[place]}
-        if leader and method != leader:
-            row["as_good"] = not adjusted.get(method, np.nan) < SIGNIFICANCE
+    for place, (method, own) in enumerate(column.series.items()):
+        row = key | {"method": method, "best": method == leader, "as_good": False}
+        row |= {"rank": ranks.rank[place], "rank_low": ranks.low[place]}
+        row |= {"rank_high": ranks.high[place], "first": ranks.first[place]}
+        if leader and method != leader and not np.isnan(own.mean):
+            row["as_good"] = not shown(adjusted.get(method, np.nan))
         if comparison := comparisons.get(method):
             mean, low, high, _ = comparison.difference
             row |= {"difference": -mean, "difference_low": -high, "difference_high": -low}
@@ -253,23 +310,23 @@ def column_cells(
 
 
 def column_summary(
-    runs: Resampled, columns: dict, metric: str, name: str, comparisons: dict
+    runs: Resampled, column: Column, in_domain: Column, comparisons: dict[str, Comparison]
 ) -> dict:
     """What the images of a column could show, and where the spread in it comes from."""
-    column, in_domain = columns[metric, name], columns[metric, "in_domain"]
     series = list(column.series.values())
     parts = variance_components([s.points for s in series], [s.draws for s in series])
     row = {f"sd_{part}": value for part, value in parts._asdict().items()}
-    means = [np.array([s.mean for s in c.series.values()]) for c in (in_domain, column)]
     drawn = rank_agreement(in_domain.draws, column.draws)
-    row["tau"] = rank_agreement(*means)
-    row["tau_low"], row["tau_high"] = np.quantile(drawn, [0.025, 0.975])
+    row["tau"] = rank_agreement(in_domain.means, column.means)
+    row["tau_range_low"], row["tau_range_high"] = np.quantile(drawn, [0.025, 0.975])
     if comparisons:
         row["detectable"] = np.median([c.detectable for c in comparisons.values()])
-    test_sets = dict(zip(column_names(runs.scenario), runs.scenario.test_sets, strict=False))
-    if name in test_sets:
-        images = runs.images[test_sets[name], metric in REDUCED_HEADLINE]
+    test_sets = dict(zip(runs.columns, runs.scenario.test_sets, strict=False))
+    if column.name in test_sets:
+        images = runs.images[test_sets[column.name]]
         row |= {"images": len(images.labels), "groups": len(np.unique(images.groups))}
+        if row["images"]:
+            row["effective_groups"] = groups_behind(images, runs.statistics[column.metric[0]])
     return rounded(row)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmark.config import corruption_of, scenario_folder, sources_of
 from benchmark.errors import UserError
@@ -56,6 +56,10 @@ class Method(Record):
         """Whether its logits are logarithms of shares of votes, of which few values occur."""
         return self.readout == "nearest_neighbours"
 
+    def training_parts(self) -> tuple:
+        """What it was trained as: the same for methods that answer from the same trainings."""
+        return tuple(self.model_dump(exclude={"name", "readout", "inference"}).values())
+
     def is_plain(self, *apart: str) -> bool:
         """Cross-entropy from scratch, no recipe, nothing added.
 
@@ -72,6 +76,8 @@ class Scenario(Record):
     name: str
     source: str
     targets: tuple[str, ...]
+    own: tuple[str, ...] = ()
+    """targets that are a laboratory's own images (`domain add`) and no published set"""
 
     @property
     def file_name(self) -> str:
@@ -129,6 +135,16 @@ class Experiment(Record):
     label_space: str
     classes: tuple[str, ...] = Field(min_length=1)
     runs: tuple[Run, ...]
+
+    @field_validator("runs")
+    @classmethod
+    def _each_once(cls, runs: tuple[Run, ...]) -> tuple[Run, ...]:
+        seen: set[str] = set()
+        for run in runs:
+            if run.run_id in seen:
+                raise ValueError(f"run {run.run_id} stands twice and would count as two seeds")
+            seen.add(run.run_id)
+        return runs
 
     @property
     def found(self) -> int:

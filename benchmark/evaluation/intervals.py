@@ -9,7 +9,9 @@ where T_b follows Student's t, s² is the variance between seeds, and r leaves o
 the part that differs from seed to seed, because s² holds it already. The interval is the percentile
 interval of these draws. s² is *moderated* (Smyth 2004): drawn towards that of the other methods on
 the same test set as far as the methods agree, so that two seeds have more than one degree of
-freedom.
+freedom. The others are all methods of the profile that ran in the scenario, so that a method has
+one interval, whatever table shows it; a method that is added anywhere moves it a little. Methods
+that answer from the same trainings tell less of the spread than their number says.
 
 What these intervals cover, and what was tried and does not cover, is in tests/test_intervals.py.
 """
@@ -78,18 +80,20 @@ def seed_variances(points: list[np.ndarray]) -> Variances:
     together. Where the methods agree, s̃² is the pooled variance of an analysis of variance.
 
     A method with one seed takes s₀² as it is; where fewer than two methods have several seeds there
-    is nothing to take, and the variance is NaN, with no degree of freedom.
+    is nothing to take, and the variance is NaN, with no degree of freedom. A method that its seed
+    does not touch (a regression on colours) says nothing of how far the others spread: its zero,
+    whose logarithm is far from all, is no part of the fit, and would unsettle it.
 
     Args:
         points: for each method its (seeds,) values.
     """
     freedom = np.array([max(len(values) - 1, 0) for values in points], float)
     raw = np.array([values.var(ddof=1) if len(values) > 1 else np.nan for values in points])
-    known = freedom > 0
-    s, d = raw[known], freedom[known]
-    if len(s) < 2 or np.median(s) <= 0:
+    differs = np.array([len(values) > 1 and np.ptp(values) > 0 for values in points], bool)
+    s, d = raw[differs], freedom[differs]
+    if len(s) < 2:
         return Variances(raw, freedom)
-    logs = np.log(np.maximum(s, 1e-5 * np.median(s)))  # identical seeds: limma's offset
+    logs = np.log(np.maximum(s, 1e-5 * np.median(s)))  # limma's offset
     logs += np.log(d / 2) - special.digamma(d / 2)
     excess = logs.var(ddof=1) - special.polygamma(1, d / 2).mean()
     if excess > 0:
@@ -119,18 +123,42 @@ def two_level(images: np.ndarray, variance: float, freedom: float, *names: str) 
     Returns:
         (resamples,) draws.
     """
-    seeds, resamples = images.shape
-    mean = images.mean(axis=0)
     if np.isnan(variance):
-        return mean
+        return images.mean(axis=0)
+    shared, spread = levels(images, variance, freedom)
+    student = student_quantiles(float(freedom), images.shape[1])
+    return shared + spread * generator("seeds", *names).permutation(student)
+
+
+def two_level_p(images: np.ndarray, variance: float, freedom: float) -> float:
+    """Two-sided p-value of a mean of zero: twice the smaller tail of what `two_level` draws from.
+
+    The tail is taken from Student's distribution function, not counted: a p-value that is corrected
+    for a hundred others has to be known below one in the number of resamples. NaN where the
+    variance between seeds is not known.
+    """
+    if np.isnan(variance):
+        return float("nan")
+    shared, spread = levels(images, variance, freedom)
+    if not spread > 0:
+        below = (np.mean(shared < 0) + np.mean(shared <= 0)) / 2
+    else:
+        below = float(special.stdtr(freedom, -shared / spread).mean())
+    return float(2 * min(below, 1 - below))
+
+
+def levels(images: np.ndarray, variance: float, freedom: float) -> tuple[np.ndarray, float]:
+    """The two parts of `two_level`: (resamples,) means that vary with the images alone, and the
+    factor of Student's t."""
+    seeds = len(images)
+    mean = images.mean(axis=0)
     centre, total = mean.mean(), mean.var()
     shared = min(max(shared_variance(images), 0), total) if seeds > 1 else total
     ratio = np.sqrt(shared / total) if total > 0 else 1.0
     # Seeds cannot differ less than their answers on these images make them, which is known well:
     # that part reaches as far as Gauss' quantile, whatever the degrees of freedom.
     spread = max(np.sqrt(variance / seeds), np.sqrt(total - shared) * gauss_share(float(freedom)))
-    student = generator("seeds", *names).permutation(student_quantiles(float(freedom), resamples))
-    return centre + ratio * (mean - centre) + spread * student
+    return centre + ratio * (mean - centre), float(spread)
 
 
 @lru_cache(maxsize=256)

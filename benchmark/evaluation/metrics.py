@@ -7,6 +7,9 @@ two axes, so that a bootstrap is one call. Counts may be fractional. The rules f
   ones; predicting an absent class still costs the recall of the true one.
 * An absent class has no precision, recall, specificity or F1: they are NaN, with n = 0.
 * A present class that is never predicted has precision 0 and F1 0.
+* A class is *supported* by a test set with `MINIMUM_SUPPORT` images of it. The headline `macro_f1`
+  averages over the supported classes, `macro_f1_present` over the present ones. All images count
+  in both: a cell of a rare class that is taken for another costs that one's precision.
 * A class that every image belongs to has no specificity: NaN, and left out of the average.
 * `macro_f1_all` averages over every class of the label space; an absent class counts as F1 = 0
   (`zero_division=0`, the rule of the WBCBench scorer).
@@ -19,7 +22,8 @@ from __future__ import annotations
 import numpy as np
 
 MINIMUM_SUPPORT = 10
-"""A class with fewer test images than this carries no claim (it is flagged, not removed)."""
+"""A class with fewer images in a test set carries no claim there: it is flagged, and the headline
+leaves it out of its average. Its images stay."""
 
 
 def predicted_classes(logits: np.ndarray) -> np.ndarray:
@@ -69,6 +73,11 @@ def support(confusion: np.ndarray) -> np.ndarray:
     return confusion.sum(axis=-1)
 
 
+def supported(counts: np.ndarray) -> np.ndarray:
+    """Which classes have images enough to enter the headline, by number of images: booleans."""
+    return counts >= MINIMUM_SUPPORT
+
+
 def accuracy(confusion: np.ndarray) -> np.ndarray:
     """Share of images predicted correctly."""
     return _hits(confusion).sum(axis=-1) / confusion.sum(axis=(-2, -1))
@@ -80,7 +89,12 @@ def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Mean F1 over the present classes: the headline metric."""
+    """The headline metric: mean F1 over the supported classes; NaN if there is none."""
+    return _mean_present(np.where(supported(support(confusion)), f1(confusion), np.nan))
+
+
+def macro_f1_present(confusion: np.ndarray) -> np.ndarray:
+    """Mean F1 over the present classes, rare ones included: what training selects epochs by."""
     return _mean_present(f1(confusion))
 
 
@@ -195,6 +209,7 @@ OVERALL = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
+    "macro_f1_present": macro_f1_present,
     "macro_f1_all": macro_f1_all,
     "macro_precision": macro_precision,
     "macro_specificity": macro_specificity,
@@ -202,10 +217,5 @@ OVERALL = {
     "ld": ld,
     "matthews": matthews,
 }
+"""Metrics over all classes by name; those that tables show are `tallies.STATISTICS` as well."""
 PER_CLASS = {"precision": precision, "recall": recall, "specificity": specificity, "f1": f1}
-HEADLINE = {
-    "macro_f1": "macro-F1",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-}
-"""Metrics of the tables, with their names in print; the first ranks."""

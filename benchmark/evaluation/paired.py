@@ -1,9 +1,8 @@
 """Paired: two methods' answers on the same images in, evidence for a difference out.
 
 Three questions, never mixed. *Do these trained networks answer differently?* is for the permutation
-test (`permutation`), or McNemar's for two runs. *Would other seeds and other images keep the
-order?* is for the draws of both. *What could this test set have shown at all?* is the smallest
-detectable difference.
+test (`permutation`). *Would other seeds and other images keep the order?* is for the draws of both
+(`intervals`). *What could this test set have shown at all?* is the smallest detectable difference.
 """
 
 from __future__ import annotations
@@ -13,25 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 POWER = 0.8
 SIGNIFICANCE = 0.05
 
 
-def draws_p(draws: np.ndarray) -> float:
-    """Two-sided p-value of no difference from (resamples,) draws of it: twice the smaller tail."""
-    if np.isnan(draws).any():
-        return float("nan")
-    smaller = min((draws <= 0).sum(), (draws >= 0).sum())
-    return float(min(1.0, 2 * (1 + smaller) / (len(draws) + 1)))
+def shown(adjusted: np.ndarray | float) -> np.ndarray | bool:
+    """Whether a difference is shown: by its p-value adjusted for its family, never by its own.
+
+    The family is what a reader looks through for differences: the comparisons of a table's column
+    with its best method, the whole list of exchanged parts in a column, or the lines of one
+    comparison of two methods. Every mark, figure and sentence that says "shown", "better", "worse",
+    "higher" or "lower" asks this function.
+    """
+    return np.less(adjusted, SIGNIFICANCE)  # NaN, a comparison that could not be made, is not
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for their number (Holm 1979); NaN stays NaN and counts for nothing.
-
-    Written out because statsmodels' collects garbage at every call, a fifth of a second each.
-    """
+    """p-values adjusted for their number (Holm 1979); NaN stays NaN and counts for nothing."""
     p = np.asarray(p, float)
     adjusted = np.full(p.shape, np.nan)
     known = np.flatnonzero(~np.isnan(p))
@@ -39,20 +37,6 @@ def holm(p: Sequence[float]) -> np.ndarray:
     steps = p[ascending] * np.arange(len(ascending), 0, -1)
     adjusted[ascending] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact p-value of equal accuracy of two single runs (McNemar 1947).
-
-    It takes images as independent, and speaks of accuracy: for groups, several seeds or macro-F1
-    there is the permutation test.
-
-    Args:
-        first, second: (images,) whether each run is right.
-    """
-    first, second = np.asarray(first, bool), np.asarray(second, bool)
-    table = [[(a & b).sum() for b in (second, ~second)] for a in (first, ~first)]
-    return float(statsmodels_mcnemar(table, exact=True).pvalue)
 
 
 def detectable_difference(error: float) -> float:

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import sparse
 
 from benchmark.evaluation.bootstrap import CHUNK, generator
-from benchmark.evaluation.columns import HEADLINE, REDUCED_HEADLINE, Resampled, summarise
-from benchmark.evaluation.tallies import LINEAR, Images, Statistic, Tally, group_counts, tally
+from benchmark.evaluation.columns import Resampled, summarise
+from benchmark.evaluation.tallies import Images, Tally, group_counts, tally
 
 PERMUTATIONS = 2000
 Pairs = dict[tuple[str, str], list[tuple[int, int]]]
@@ -27,34 +27,28 @@ def permutation_tests(
 ) -> dict[str, dict[tuple[str, str], dict[str, float]]]:
     """Two-sided p-value of every pair, by metric, pair and column.
 
-    p = (1 + #{|d*| ≥ |d|}) / (permutations + 1): the observed arrangement counts as one.
+    p = (1 + #{|d*| ≥ |d|}) / (permutations + 1): the observed arrangement counts as one. NaN where
+    a run has no value.
 
     Args:
         wanted: metric → its pairs.
     """
-    found = {}
-    for reduced, statistics in ((False, HEADLINE), (True, REDUCED_HEADLINE)):
-        tests = {
-            name: Test(runs, name, statistic, wanted[name])
-            for name, statistic in statistics.items()
-            if wanted.get(name)
-        }
-        rows = sorted({row for test in tests.values() for row in (*test.first, *test.second)})
-        if rows:
-            test_sets = [runs.images[test_set, reduced] for test_set in runs.scenario.test_sets]
-            swaps = (swapped(images, rows, permutations) for images in test_sets)
-            for tallies in zip(*swaps, strict=True):
-                for test in tests.values():
-                    test.count(rows, tallies)
-        found |= {name: test.p_values(permutations) for name, test in tests.items()}
-    return found
+    tests = {name: Test(runs, name, pairs) for name, pairs in wanted.items() if pairs}
+    rows = sorted({row for test in tests.values() for row in (*test.first, *test.second)})
+    if rows:
+        test_sets = [runs.images[test_set] for test_set in runs.scenario.test_sets]
+        swaps = (swapped(images, rows, permutations) for images in test_sets)
+        for tallies in zip(*swaps, strict=True):
+            for test in tests.values():
+                test.count(rows, tallies)
+    return {name: test.p_values(permutations) for name, test in tests.items()}
 
 
 class Test:
     """The pairs of one metric, and in how many permutations they differ as much as observed."""
 
-    def __init__(self, runs: Resampled, name: str, statistic: Statistic, pairs: Pairs) -> None:
-        self.scenario, self.statistic, self.pairs = runs.scenario, statistic, list(pairs)
+    def __init__(self, runs: Resampled, name: str, pairs: Pairs) -> None:
+        self.runs, self.statistic, self.pairs = runs, runs.statistics[name], list(pairs)
         self.first, self.second = np.array([rows for seeds in pairs.values() for rows in seeds]).T
         sizes = [len(seeds) for seeds in pairs.values()]
         # (pairs, pairs · seeds): times it, values of runs are means over the seeds of a pair.
@@ -69,21 +63,30 @@ class Test:
     def count(self, rows: Sequence[int], test_sets: Sequence[tuple[Tally, Tally]]) -> None:
         """Take in what `swapped` yields of these `rows`, for every test set of the scenario."""
         sides = np.searchsorted(rows, [(self.first, self.second), (self.second, self.first)])
-        values = [self.exchanged(*both, sides) for both in test_sets]
-        one, other = (summarise(side, self.scenario) for side in zip(*values, strict=True))
+        scenario, counted = self.runs.scenario, self.runs.counted
+        values = [
+            self.exchanged(self.runs.images[test_set], *both, sides)
+            for test_set, both in zip(scenario.test_sets, test_sets, strict=True)
+        ]
+        one, other = (summarise(side, scenario, counted) for side in zip(*values, strict=True))
         for column, observed in self.observed.items():
             difference = np.abs(self.mean @ (one[column] - other[column]))
             # Sums in another order may differ in the last bit, and a tie counts.
             self.extreme[column] += (difference >= observed - 1e-12).sum(axis=1)
 
-    def exchanged(self, kept: Tally, moved: Tally, sides: np.ndarray) -> list[np.ndarray]:
+    def exchanged(
+        self, images: Images, kept: Tally, moved: Tally, sides: np.ndarray
+    ) -> list[np.ndarray]:
         """(pairs · seeds, some permutations) values of either side on one test set.
 
         Args:
             sides: (2, 2, pairs · seeds) rows that keep their own answers, and that send theirs.
         """
-        if self.statistic in LINEAR:
-            stay, come = self.statistic(kept), self.statistic(moved)
+        if not len(images.labels):
+            shape = sides.shape[-1], kept.images.shape[-1]
+            return [np.full(shape, np.nan) for _ in sides]
+        if self.statistic.linear:
+            stay, come = self.statistic(kept, images), self.statistic(moved, images)
             return [stay[own] + come[others] for own, others in sides]
         mixed = (
             kept._replace(
@@ -92,12 +95,18 @@ class Test:
             )
             for own, others in sides
         )
-        return list(map(self.statistic, mixed))
+        return [self.statistic(side, images) for side in mixed]
 
     def p_values(self, permutations: int) -> dict[tuple[str, str], dict[str, float]]:
         """By pair and column."""
+        p = {
+            column: np.where(
+                np.isnan(self.observed[column][:, 0]), np.nan, (1 + n) / (permutations + 1)
+            )
+            for column, n in self.extreme.items()
+        }
         return {
-            pair: {c: float((1 + n[i]) / (permutations + 1)) for c, n in self.extreme.items()}
+            pair: {column: float(found[i]) for column, found in p.items()}
             for i, pair in enumerate(self.pairs)
         }
 
@@ -118,6 +127,11 @@ def swapped(
         images are those of both together.
     """
     images = images._replace(predicted=images.predicted[rows])
+    if not len(images.labels):
+        for start in range(0, permutations, CHUNK):
+            nothing = np.zeros((0, len(rows), min(CHUNK, permutations - start)))
+            yield (Tally(nothing, nothing, nothing, nothing.sum(axis=0)),) * 2
+        return
     counts = group_counts(images)
     groups = counts.shape[1]
     total = tally(images, counts, np.ones((groups, 1), np.int32))

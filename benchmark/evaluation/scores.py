@@ -12,6 +12,7 @@ from benchmark.evaluation import metrics
 from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.predictions import DROPPED, REDUCED, WBC5, Answers, TestSet
 from benchmark.evaluation.selective import stated_scores
+from benchmark.evaluation.tallies import STATISTICS
 
 MAJORITY = "majority"
 """Name of the constant that answers the commonest class of each test set: an oracle, no method."""
@@ -144,12 +145,12 @@ def stated_rows(run: dict, answers: dict[TestSet, Answers]) -> list[dict]:
 
 
 def reduced_rows(run: dict, confusions: dict[TestSet, np.ndarray]) -> list[dict]:
-    """The headline metrics of a reduced label space, named `macro_f1_wbc4` and so on."""
+    """The metrics of tables in a reduced label space, named `macro_f1_wbc4` and so on."""
     if not confusions:
         return []
     matrices = np.stack(list(confusions.values()))
     images = matrices.sum(axis=(-2, -1)).tolist()
-    found = {name: metrics.OVERALL[name](matrices).tolist() for name in metrics.HEADLINE}
+    found = {name: metrics.OVERALL[name](matrices).tolist() for name in STATISTICS}
     return [
         run
         | {"domain": domain, "part": part, "class_name": "", "metric": f"{name}_{REDUCED}"}

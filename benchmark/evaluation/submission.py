@@ -16,10 +16,11 @@ import pandas as pd
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import calibration, metrics
 from benchmark.evaluation.bootstrap import Images
-from benchmark.evaluation.columns import HEADLINE, values
+from benchmark.evaluation.columns import values
 from benchmark.evaluation.experiments import Run, done_runs, load_experiments
 from benchmark.evaluation.intervals import interval
 from benchmark.evaluation.predictions import Answers, TestSet, read_answers
+from benchmark.evaluation.tallies import HEADLINE, STATISTICS
 
 NAMED = 3
 """images named in an error line"""
@@ -64,9 +65,9 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
         own, rows = answers[test_set], placed[test_set]
         predicted = submission.predicted[rows][None]
         images = Images("/".join(test_set), own.labels, own.groups, predicted, len(classes))
-        found_values = {key: (o[0], d[0]) for key, (o, d) in values(images, HEADLINE).items()}
-        macro_f1[test_set] = found_values["macro_f1"]
-        texts = [f"{metrics.HEADLINE[key]} {shown(*pair)}" for key, pair in found_values.items()]
+        found_values = {key: (o[0], d[0]) for key, (o, d) in values(images, STATISTICS).items()}
+        macro_f1[test_set] = found_values[HEADLINE]
+        texts = [f"{STATISTICS[key].title} {shown(*pair)}" for key, pair in found_values.items()]
         if submission.probabilities is not None:
             bins = calibration.reliability(submission.probabilities[rows], own.labels)
             error = calibration.expected_calibration_error(bins)

@@ -1,4 +1,4 @@
-"""Tallies: answers of many runs in; what the headline metrics need of their confusion matrices out.
+"""Tallies: answers of many runs in; what metrics of tables need of their confusion matrices out.
 
 Macro-F1, balanced accuracy, accuracy and F1 follow from a few sums over the confusion matrix. Its
 cells are sums over groups of images, so that thousands of resamples or swaps of every run are one
@@ -9,10 +9,12 @@ the start.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
+
+from benchmark.evaluation.metrics import supported
 
 
 class Images(NamedTuple):
@@ -28,9 +30,14 @@ class Images(NamedTuple):
     classes: int
 
     @property
+    def counts(self) -> np.ndarray:
+        """(classes,) images of each class."""
+        return np.bincount(self.labels, minlength=self.classes)
+
+    @property
     def present(self) -> np.ndarray:
         """Indices of the classes that label an image, ascending."""
-        return np.flatnonzero(np.bincount(self.labels, minlength=self.classes))
+        return np.flatnonzero(self.counts)
 
 
 class Tally(NamedTuple):
@@ -49,8 +56,30 @@ class Tally(NamedTuple):
     """(...) all"""
 
 
-Statistic = Callable[[Tally], np.ndarray]
-"""Tally of (classes, ...) → (...) values, or (classes, ...) for a metric by class"""
+Over = Literal["each class", "supported classes", "present classes", "all images"]
+
+
+class Statistic(NamedTuple):
+    """A metric as a function of tallies. Which classes it runs over is told by the images as they
+    are, not by what they weigh in a resample."""
+
+    title: str
+    """its name in print"""
+    over: Over
+    value: Callable[[Tally], np.ndarray]
+    """Tally of (classes, ...) → (...) values, or (classes, ...) where it is of each class"""
+    linear: bool = False
+    """whether, over the same labels, it is the sum of its values on two parts of the images"""
+
+    def __call__(self, tally: Tally, images: Images) -> np.ndarray:
+        """Its values under a tally of these images; NaN where it runs over no class."""
+        if self.over == "supported classes":
+            chosen = supported(images.counts[images.present])
+            if not chosen.any():
+                return np.full(tally.right.shape[1:], np.nan)
+            if not chosen.all():
+                tally = Tally(*(part[chosen] for part in tally[:3]), tally.images)
+        return self.value(tally)
 
 
 def f1(tally: Tally) -> np.ndarray:
@@ -60,28 +89,35 @@ def f1(tally: Tally) -> np.ndarray:
     return value
 
 
-def macro_f1(tally: Tally) -> np.ndarray:
+def mean_f1(tally: Tally) -> np.ndarray:
+    """Mean F1 over the classes of the tally."""
     # One class after the other: arrays of all are too large for the cache, and three times as slow.
     by_class = (Tally(*parts, tally.images) for parts in zip(*tally[:3], strict=True))
     return sum(map(f1, by_class)) / len(tally.right)
 
 
 def balanced_accuracy(tally: Tally) -> np.ndarray:
+    """Mean recall over the classes of the tally."""
     return (tally.right / tally.labels).mean(axis=0)
 
 
 def accuracy(tally: Tally) -> np.ndarray:
+    """Share of images answered right."""
     return tally.right.sum(axis=0) / tally.images
 
 
-STATISTICS: dict[str, Statistic] = {
-    "macro_f1": macro_f1,
-    "balanced_accuracy": balanced_accuracy,
-    "accuracy": accuracy,
+HEADLINE = "macro_f1"
+"""The metric that ranks."""
+STATISTICS = {
+    HEADLINE: Statistic("macro-F1", "supported classes", mean_f1),
+    "macro_f1_present": Statistic("macro-F1 over all present classes", "present classes", mean_f1),
+    "balanced_accuracy": Statistic(
+        "balanced accuracy", "present classes", balanced_accuracy, linear=True
+    ),
+    "accuracy": Statistic("accuracy", "all images", accuracy, linear=True),
 }
-"""The metrics of the tables, as `metrics.HEADLINE`."""
-LINEAR = (balanced_accuracy, accuracy)
-"""Statistics of a sum of `right`, over the same labels, that are the sum of the statistics."""
+"""The metrics of the tables, each of the same name in `metrics.OVERALL`."""
+F1 = Statistic("F1", "each class", f1)
 
 
 def group_counts(images: Images) -> sparse.csr_array:

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1
+from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.inference.predict import BATCH, standardise, to_float
 from benchmark.models.heads import features_and_logits
 from benchmark.models.weights import Preprocessing
@@ -218,7 +218,7 @@ def id_val_macro_f1(stage: nn.Module, source: Source, classes: int) -> float:
     stage.eval()
     inputs = torch.from_numpy(source.id_val_features).split(BATCH)
     answers = torch.cat([stage(batch).argmax(1) for batch in inputs]).numpy()
-    return macro_f1(confusion_matrix(source.id_val_labels, answers, classes))
+    return macro_f1_present(confusion_matrix(source.id_val_labels, answers, classes))
 
 
 def head() -> None:

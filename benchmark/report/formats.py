@@ -43,12 +43,12 @@ def mark(cell: Cell) -> str:
 
 def column_title(column: Column) -> str:
     """A test set's name with † where one of its classes is too small to carry a claim."""
-    return column.title + ("†" if column.flagged else "")
+    return column.title + ("†" if column.flagged and not column.is_summary else "")
 
 
 def column_support(column: Column) -> str:
-    """`n = 351` below a test set's name; nothing below a summary."""
-    if column.key in SUMMARIES:
+    """`n = 351` below a test set's name; nothing below a summary or what stands beside."""
+    if column.is_summary or column.beside:
         return ""
     return f"n = {column.n if column.n else NOTHING}"
 
@@ -68,24 +68,26 @@ def to_csv(table: Table) -> str:
     """
     columns: dict[str, Column] = {}
     for block in table.blocks:
-        columns |= {column.key: column for column in block.columns if column.key not in SUMMARIES}
-    keys = [*columns, *SUMMARIES]
-    header = ["scenario", "source", "track", "method", "found", "planned"]
+        columns |= {column.key: column for column in block.columns}
+    summaries = [key for key in columns if columns[key].is_summary and key not in SUMMARIES]
+    keys = [key for key in columns if not columns[key].is_summary]
+    keys += [*SUMMARIES, *summaries]
+    header = ["scenario", "source", "track", "method", "found", "planned", "seeds"]
     for key in keys:
         header += [key, f"{key}_low", f"{key}_high", f"{key}_mark"]
-        header += [] if key in SUMMARIES else [f"{key}_n"]
+        header += [] if key in (*SUMMARIES, *summaries) else [f"{key}_n"]
     lines: list[list[object]] = [header]
     for block in table.blocks:
         places = {column.key: place for place, column in enumerate(block.columns)}
         for row in block.rows:
-            counts = [row.found, row.planned] if row.planned else ["", ""]
+            counts = [row.found, row.planned, row.seeds] if row.planned else ["", "", ""]
             line = [block.scenario.name, block.scenario.source, block.track, row.method, *counts]
             for key in keys:
                 place = places.get(key)
                 cell = row.cells[place] if place is not None else Cell(math.nan)
                 line += [plain(cell.mean), plain(cell.low), plain(cell.high)]
                 line.append("best" if cell.best else "as_good" if cell.as_good else "")
-                if key not in SUMMARIES:
+                if key not in (*SUMMARIES, *summaries):
                     line.append((block.columns[place].n or "") if place is not None else "")
             lines.append(line)
     return csv_text(lines)
@@ -178,7 +180,7 @@ def to_latex(table: Table) -> str:
 
 def latex_block(block: Block, most: int) -> list[str]:
     """Heading, three header lines and rows of a block, padded to `most` pairs of columns."""
-    targets = sum(column.key not in SUMMARIES for column in block.columns)
+    targets = sum(not column.is_summary for column in block.columns)
 
     def line(first: str, second: str, cells: list[str]) -> str:
         """Targets first, summaries last, so that the summaries of all blocks stand in one line."""

@@ -1,7 +1,7 @@
 """Leaderboard: the tables of all experiments in; one list per scenario, track and metric out.
 
-A method that several experiments plan is one line: its runs are the same runs. Marks of the best
-method are not taken over, because they were tested within one experiment.
+A method that several experiments plan is one line: it has one value and one interval. Marks of the
+best method are not taken over, because they were tested within one experiment.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.config import corruption_of, sources_of
-from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import cell_text, column_support, column_title, number
-from benchmark.report.tables import HEADLINE, METRICS, Block, Cell, Column, Row, Table
-
-FIRST = ("in_domain", *SUMMARIES)
+from benchmark.report.tables import METRICS, Block, Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[dict[str, Any]]:
     """One object per (scenario, track, metric), in the order of the experiments.
 
     Returns:
-        objects with `scenario`, `source`, `track`, `metric`, `targets` (how many), `corrupted`,
-        `columns` (key, title, note), `rows` by method (method, experiments, found, planned, cells)
-        and `majority` (cells).
+        objects with `scenario`, `source`, `track`, `metric`, `targets` (how many are in the mean),
+        `corrupted`, `columns` (key, title, note), `rows` by method (method, experiments, found,
+        planned, runs, cells) and `majority` (cells).
     """
     boards: dict[tuple[str, str, str], dict[str, Any]] = {}
     for experiment, table in tables:
@@ -94,13 +92,13 @@ def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[dict[str, Any]]:
 def empty_board(block: Block, metric: str) -> dict[str, Any]:
     """A leaderboard without lines: in-domain and the summaries first, then the targets."""
     # A stable sort: the summaries come before the test sets that they are of.
-    columns = sorted(block.columns, key=lambda column: column.key not in FIRST)
+    columns = sorted(block.columns, key=lambda c: not (c.key == "in_domain" or c.is_summary))
     return {
         "scenario": block.scenario.name,
         "source": block.scenario.source,
         "track": block.track,
         "metric": metric,
-        "targets": len(block.scenario.targets),
+        "targets": len(block.counted),
         "corrupted": any(map(corruption_of, block.scenario.targets)),
         "columns": [describe(column) for column in columns],
         "rows": {},
@@ -128,6 +126,7 @@ def add_row(
     known["experiments"].append(experiment.experiment)
     if row.found >= known.get("found", 0):
         known |= {"found": row.found, "planned": row.planned, "cells": cells}
+        known |= {"runs": row.runs}
 
 
 def numbers(cell: Cell) -> list[float | None] | None:

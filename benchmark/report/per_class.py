@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.config import corruption_of
-from benchmark.evaluation.columns import column_names
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.scores import MAJORITY, majority_id
@@ -64,7 +63,7 @@ def class_blocks(experiment: Experiment, scores: Scores) -> list[ClassBlock]:
     for (scenario, track), runs in experiment.blocks().items():
         counts = class_counts(scores, scenario, experiment.classes)
         where = (experiment.experiment, scenario.name, track)
-        columns = column_names(scenario)[: len(scenario.test_sets)]
+        columns = ["in_domain", *scenario.targets]
         for place, (test_set, column) in enumerate(zip(scenario.test_sets, columns, strict=True)):
             if corruption_of(column):
                 continue
@@ -97,7 +96,8 @@ def class_blocks(experiment: Experiment, scores: Scores) -> list[ClassBlock]:
 def caption(experiment: Experiment) -> str:
     return (
         f"{experiment.title}: F1 of each class in %, mean over seeds [95 % interval]; "
-        f"{found_of_planned(experiment)} runs. {INTERVAL_NOTE} n: test images of the class. † n < "
+        f"{found_of_planned(experiment)} runs (in brackets the seeds behind the values, if others "
+        f"ran more of them). {INTERVAL_NOTE} n: test images of the class. † n < "
         f"{MINIMUM_SUPPORT}: the class carries no claim. {NOTHING}: class absent, or no run."
     )
 

@@ -17,35 +17,45 @@ import pyarrow.parquet as pq
 
 from benchmark.config import corruption_of
 from benchmark.errors import UserError
-from benchmark.evaluation import metrics
-from benchmark.evaluation.columns import SUMMARIES, summarise
+from benchmark.evaluation.columns import (
+    REDUCED_STATISTICS,
+    SUMMARIES,
+    counted_targets,
+    summarise,
+)
 from benchmark.evaluation.experiments import (
     Experiment,
     Run,
     Scenario,
+    done_runs,
     predictions_digest,
 )
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.predictions import DROPPED, REDUCED
 from benchmark.evaluation.scores import MAJORITY, majority_id
+from benchmark.evaluation.tallies import HEADLINE, STATISTICS
 from benchmark.report.notes import (
     INTERVAL_NOTE,
     evidence_notes,
     found_of_planned,
     gap_notes,
     images_only_note,
+    left_out_notes,
     support_notes,
 )
 
-METRICS = metrics.HEADLINE | {
-    f"macro_f1_{REDUCED}": f"macro-F1 of four classes ({REDUCED}, without basophils)",
+METRICS = {name: statistic.title for name, statistic in STATISTICS.items()} | {
+    name: f"macro-F1 of four classes ({REDUCED}, without basophils)" for name in REDUCED_STATISTICS
 }
 """Metric → its name in print; each table has one metric."""
-
-HEADLINE = next(iter(METRICS))
+PRESENT = "macro_f1_present"
+"""The metric that stands beside the headline where a test set holds rare classes."""
 
 LEGEND = (
-    f"{INTERVAL_NOTE} Bold: highest mean of its column; "
+    f"Macro-F1 is the mean over the classes of a test set with n ≥ {MINIMUM_SUPPORT}, all of whose "
+    f"images count; beside it, where it differs, the mean over all present classes. {INTERVAL_NOTE}"
+    " Runs: found of planned here; in brackets the seeds behind the values, if other experiments "
+    "ran more of them. Bold: highest mean of its column; "
     "°: not shown to be worse than it (paired by image and across seeds, Holm-corrected, 5 %). "
     "In-domain: held-out part of the source. Shift drop: in-domain minus mean of targets, in "
     "points. Majority: the commonest class of each test set answered for every image, an "
@@ -64,6 +74,7 @@ class Cell(NamedTuple):
     low: float = math.nan
     high: float = math.nan
     seeds: int = 0
+    """done anywhere in the profile"""
     best: bool = False
     """the highest mean of its column, the majority constant aside"""
     as_good: bool = False
@@ -78,10 +89,16 @@ class Scores:
 
     values: dict[tuple[str, str, str, str, str], tuple[float, int]]
     """(run_id, domain, part, class_name, metric) → (value, n)"""
-    cells: dict[tuple[str, ...], dict]
-    """(experiment, scenario, track, method, metric, class_name, column) → row of intervals"""
+    intervals: dict[tuple[str, ...], dict]
+    """(scenario, track, method, metric, class_name, column) → row of intervals"""
+    standings: dict[tuple[str, ...], dict]
+    """(experiment, scenario, track, method, metric, column) → row of standings"""
     columns: dict[tuple[str, ...], dict]
     """(experiment, scenario, track, metric, column) → row of evidence"""
+    counted: dict[str, tuple[str, ...]]
+    """scenario → the targets that enter its mean, its worst and its shift drop"""
+    runs: dict[tuple[str, str], list[str]]
+    """(scenario, method) → its done runs in the whole profile, by seed"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,14 @@ class Column:
     title: str
     n: int | None = None
     flagged: bool = False
-    """The test set holds a class with too few images to carry a claim."""
+    """The test set, or one that the summary is of, holds a class with too few images to carry a
+    claim."""
+    beside: str = ""
+    """The key of the column that it stands beside, with the mean over all present classes."""
+
+    @property
+    def is_summary(self) -> bool:
+        return (self.beside or self.key) in SUMMARIES
 
 
 @dataclass(frozen=True)
@@ -110,9 +134,18 @@ class Row:
         return any(cell.across_seeds for cell in self.cells)
 
     @property
+    def seeds(self) -> int:
+        """How many seeds the values are of."""
+        return max((cell.seeds for cell in self.cells), default=0)
+
+    @property
     def runs(self) -> str:
-        """Found/planned; empty for the constant, which is not a run."""
-        return f"{self.found}/{self.planned}" if self.planned else ""
+        """Found/planned, and in brackets the seeds behind the values if they are others; empty for
+        the constant, which is not a run."""
+        if not self.planned:
+            return ""
+        more = f" ({self.seeds})" if self.seeds != self.found else ""
+        return f"{self.found}/{self.planned}{more}"
 
 
 @dataclass(frozen=True)
@@ -124,6 +157,8 @@ class Block:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    counted: tuple[str, ...] = ()
+    """the targets that the summaries are of"""
 
     @property
     def title(self) -> str:
@@ -143,24 +178,37 @@ class Table:
 
 
 def load_scores(results: Path, experiments: list[Experiment]) -> Scores:
-    """Read `metrics.parquet`, `intervals.parquet` and `evidence.parquet`.
+    """Read `metrics.parquet`, `intervals.parquet`, `standings.parquet` and `evidence.parquet`.
 
     Raises:
         UserError: one is missing, or was computed from other predictions than the recorded ones.
     """
     tables = [
         read_evaluated(Path(results) / f"{name}.parquet", experiments)
-        for name in ("metrics", "intervals", "evidence")
+        for name in ("metrics", "intervals", "standings", "evidence")
     ]
     names = ("run_id", "domain", "part", "class_name", "metric")
     keys = zip(*(tables[0][name] for name in names), strict=True)
     scores = dict(zip(keys, zip(tables[0]["value"], tables[0]["n"], strict=True), strict=True))
     block = ("experiment", "scenario", "track")
-    return Scores(
+    found = Scores(
         scores,
-        by_key(tables[1], (*block, "method", "metric", "class_name", "column")),
-        by_key(tables[2], (*block, "metric", "column")),
+        by_key(tables[1], (*block[1:], "method", "metric", "class_name", "column")),
+        by_key(tables[2], (*block, "method", "metric", "column")),
+        by_key(tables[3], (*block, "metric", "column")),
+        {},
+        {},
     )
+    for experiment in experiments:
+        for scenario, _ in experiment.blocks():
+            if scenario.name not in found.counted:
+                counts = class_counts(found, scenario, experiment.classes)
+                # Where nothing was scored, nothing is known to be rare.
+                counts = counts[1:] if counts.any() else np.full_like(counts[1:], MINIMUM_SUPPORT)
+                found.counted[scenario.name] = counted_targets(scenario, counts)
+    for run, _ in sorted(done_runs(experiments).values(), key=lambda pair: pair[0].seed):
+        found.runs.setdefault((run.scenario.name, run.method.name), []).append(run.run_id)
+    return found
 
 
 def read_evaluated(path: Path, experiments: list[Experiment]) -> Parquet:
@@ -223,19 +271,23 @@ def class_counts(scores: Scores, scenario: Scenario, classes: tuple[str, ...]) -
 
 
 def cell(scores: Scores, where: tuple[str, str, str], method: str, *key: str) -> Cell:
-    """A cell of `intervals.parquet`, in per cent; empty where no run of the method was scored.
+    """A method's value and interval, in per cent, with what it says among the others of a table;
+    empty where no run of the method was scored.
 
     Args:
         where: experiment, scenario and track.
         key: metric, class and column.
     """
-    row = scores.cells.get((*where, method, *key))
+    row = scores.intervals.get((*where[1:], method, *key))
     if row is None:
         return Cell(math.nan)
     numbers = (
         math.nan if row[name] is None else 100 * row[name] for name in ("mean", "low", "high")
     )
-    return Cell(*numbers, row["seeds"], row["best"], row["as_good"], row["freedom"] > 0)
+    metric, class_name, column = key
+    standing = {} if class_name else scores.standings.get((*where, method, metric, column), {})
+    marks = (standing.get(name, False) for name in ("best", "as_good"))
+    return Cell(*numbers, row["seeds"], *marks, row["freedom"] > 0)
 
 
 def constant_cells(
@@ -243,24 +295,39 @@ def constant_cells(
 ) -> tuple[Cell, ...]:
     """The majority row: its answer differs by test set, so it has no shift drop."""
     found = values(scores, [majority_id(scenario.name)], scenario.test_sets, metric)[0]
-    by_name = summarise(list(100 * found), scenario) | {"shift_drop": math.nan}
-    return tuple(Cell(float(by_name[column.key])) for column in columns)
+    beside = values(scores, [majority_id(scenario.name)], scenario.test_sets, PRESENT)[0]
+    own, present = (
+        summarise(list(100 * by_test_set), scenario, scores.counted[scenario.name])
+        | {"shift_drop": math.nan}
+        for by_test_set in (found, beside)
+    )
+    return tuple(
+        Cell(float(present[column.beside] if column.beside else own[column.key]))
+        for column in columns
+    )
 
 
-def shown_columns(scenario: Scenario, counts: np.ndarray) -> list[Column]:
+def shown_columns(
+    scenario: Scenario, counts: np.ndarray, counted: tuple[str, ...], metric: str
+) -> list[Column]:
     """Test sets and summaries; corruptions are columns by severity, being too many one by one.
+
+    Where a test set holds rare classes, the headline has the mean over all present classes beside
+    it.
 
     Args:
         counts: (test sets, classes) test images.
+        counted: the targets that enter the summaries.
     """
+    rare = ((counts > 0) & (counts < MINIMUM_SUPPORT)).any(axis=1)
     columns = [
         Column(
             "in_domain" if part == "id_test" else domain,
             f"{domain} (in-domain)" if part == "id_test" else domain,
             n=int(row.sum()) or None,
-            flagged=bool(((row > 0) & (row < MINIMUM_SUPPORT)).any()),
+            flagged=bool(flagged),
         )
-        for (domain, part), row in zip(scenario.test_sets, counts, strict=True)
+        for (domain, part), row, flagged in zip(scenario.test_sets, counts, rare, strict=True)
         if corruption_of(domain) is None
     ]
     home = columns[0]
@@ -269,7 +336,20 @@ def shown_columns(scenario: Scenario, counts: np.ndarray) -> list[Column]:
         for name in scenario.target_groups
         if name.startswith("severity ")
     ]
-    return columns + [Column(*pair) for pair in SUMMARIES.items() if scenario.targets]
+    some = any(rare[1 + scenario.targets.index(name)] for name in counted)
+    flagged = {"mean_target": some, "worst_target": some, "shift_drop": some or bool(rare[0])}
+    columns += [Column(*pair, flagged=flagged[pair[0]]) for pair in SUMMARIES.items() if counted]
+    if metric != HEADLINE:
+        return columns
+    return [one for column in columns for one in (column, *all_classes_beside(column))]
+
+
+def all_classes_beside(column: Column) -> list[Column]:
+    """The column with the mean over all present classes, if it is another one."""
+    if not column.flagged:
+        return []
+    title = column.title.removesuffix(" of targets").removesuffix(" (in-domain)")
+    return [Column(f"{column.key}_present", f"{title}, all classes", beside=column.key)]
 
 
 def build_block(
@@ -278,19 +358,32 @@ def build_block(
     """The rows of one scenario and track for one metric."""
     classes = classes_of(experiment, metric)
     counts = class_counts(scores, scenario, classes)
-    columns = shown_columns(scenario, counts)
+    counted = scores.counted[scenario.name]
+    columns = shown_columns(scenario, counts, counted, metric)
     where = (experiment.experiment, scenario.name, track)
     rows = []
     for method, planned in by_method(experiment.blocks()[scenario, track]).items():
-        cells = tuple(cell(scores, where, method, metric, "", column.key) for column in columns)
+        cells = tuple(column_cell(scores, where, method, metric, column) for column in columns)
         rows.append(Row(method, len(done_ids(planned)), len(planned), cells))
     if counts.any():
         rows.append(Row(MAJORITY, 0, 0, constant_cells(scores, scenario, metric, columns)))
     notes = support_notes(scenario, counts, classes)
+    notes += left_out_notes(scenario, counts, counted)
     found = {column.key: scores.columns.get((*where, metric, column.key)) for column in columns}
     notes += evidence_notes({name: row for name, row in found.items() if row}, scenario)
     notes += images_only_note([row.method for row in rows if row.found and not row.across_seeds])
-    return Block(scenario, track, tuple(columns), tuple(rows), tuple(notes))
+    return Block(scenario, track, tuple(columns), tuple(rows), tuple(notes), counted)
+
+
+def column_cell(
+    scores: Scores, where: tuple[str, str, str], method: str, metric: str, column: Column
+) -> Cell:
+    """A method's cell in a column; of all present classes the mean alone, whose interval stands in
+    the table of that metric."""
+    if not column.beside:
+        return cell(scores, where, method, metric, "", column.key)
+    found = cell(scores, where, method, PRESENT, "", column.beside)
+    return Cell(found.mean, seeds=found.seeds)
 
 
 def classes_of(experiment: Experiment, metric: str) -> tuple[str, ...]:

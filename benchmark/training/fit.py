@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1
+from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.inference.predict import autocast, predict
 from benchmark.models.heads import features_and_logits
 from benchmark.models.weights import IMAGENET, Preprocessing
@@ -93,7 +93,8 @@ def fit(
     generator = torch.Generator().manual_seed(order_seed)
 
     def validated(network: nn.Module) -> tuple[float, float]:
-        """Macro-F1 and cross-entropy on id_val."""
+        """Macro-F1 and cross-entropy on id_val; the former over all classes present there, rare
+        ones included: id_val is small, and what is selected for was fixed before the headline."""
         if network is not model:
             # The draws of the first epoch again: averaging moves none of the training's own.
             again = batches.epoch(torch.Generator().manual_seed(order_seed))
@@ -101,7 +102,7 @@ def fit(
         logits = predict(network, id_val.pixels, settings.precision, device, preprocessing)
         if not np.isfinite(logits).all():
             raise NotFinite(f"logits on id_val not finite after epoch {epoch}")
-        score = macro_f1(confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1]))
+        score = macro_f1_present(confusion_matrix(id_val.labels, logits.argmax(1), logits.shape[1]))
         entropy = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(id_val.labels))
         return score, entropy.item()
 

@@ -21,7 +21,7 @@ from benchmark.data.arrays import (
     open_set_of,
 )
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1
+from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.files import read_json
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing, weights_sha256
@@ -119,8 +119,10 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         known = table[table["part"] != OPEN_SET_PART]
         for (domain, part), rows in known.groupby(["domain", "part"], sort=False):
             predicted = rows[[f"logit_{name}" for name in classes]].to_numpy().argmax(1)
-            score = macro_f1(confusion_matrix(rows["label"].to_numpy(), predicted, len(classes)))
-            say(f"  {domain} ({part}, n = {len(rows)}): macro-F1 {100 * score:.1f} %")
+            counts = confusion_matrix(rows["label"].to_numpy(), predicted, len(classes))
+            score = macro_f1_present(counts)
+            text = f"macro-F1 over present classes {100 * score:.1f} %"
+            say(f"  {domain} ({part}, n = {len(rows)}): {text}")
 
 
 def finished(root: Path, profile: str, run: Run) -> bool:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.style import (
     STYLE,
     line_handles,
@@ -15,7 +16,7 @@ from benchmark.report.figures.style import (
     shown_methods,
     title,
 )
-from benchmark.report.tables import HEADLINE, Scores, cell
+from benchmark.report.tables import Scores, cell
 
 ACROSS = 5
 BANDS = 3

@@ -19,6 +19,7 @@ from benchmark.report.figures.style import (
     INK,
     SHIFTED,
     STYLE,
+    counted_sets,
     mark_of,
     panels,
     shown_methods,
@@ -147,7 +148,7 @@ def risk_figure(scenario: Scenario, runs: list[Run], scores: Scores, curves: Cur
             ids = done_ids(by_method(runs)[method])
             home, away = (
                 100 * np.nanmean(values(scores, ids, tuple(where), "aurc"))
-                for where in (test_sets[:1], test_sets[1:] or test_sets)
+                for where in (test_sets[:1], counted_sets(scenario, scores) or test_sets)
             )
             text = f"{method}: AURC {home:.1f} in-domain, {away:.1f} mean of targets (× 100)"
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=text))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.style import (
     FAINT,
     IN_DOMAIN,
@@ -19,7 +20,7 @@ from benchmark.report.figures.style import (
     ruler,
     sheet,
 )
-from benchmark.report.tables import HEADLINE, Scores, by_method, cell
+from benchmark.report.tables import Scores, by_method, cell
 
 ROW = 4.2
 """mm"""

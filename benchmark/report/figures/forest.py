@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from benchmark.evaluation.columns import summarise
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.style import (
     CONSTANT,
     FAINT,
@@ -26,15 +28,12 @@ from benchmark.report.figures.style import (
     sheet,
 )
 from benchmark.report.tables import (
-    HEADLINE,
     Block,
     Cell,
     Column,
     Row,
     Scores,
     build_block,
-    by_method,
-    done_ids,
     values,
 )
 
@@ -95,7 +94,7 @@ def forest_figure(experiment: Experiment, scores: Scores, panels: list[Panel]) -
     with matplotlib.style.context(STYLE):
         figure, axes = sheet(sum(heights) + 7)
         for (block, rows), height in zip(panels, heights, strict=True):
-            draw_panel(axes, top, block, rows, seed_values(experiment, scores, block))
+            draw_panel(axes, top, block, rows, seed_values(scores, block))
             top += height
         figure.legend(handles=legend(), loc="lower left", ncols=5, fontsize=6.5)
     return figure
@@ -109,7 +108,7 @@ def draw_panel(axes: Axes, top: float, block: Block, rows: list[Row], seeds: See
         f"Trained on {block.scenario.short_source}{track}: found {found} of {planned} planned runs"
     )
     axes.text(1.5, top + 1.5, text, va="top", fontsize=8, fontweight="bold")
-    shown = [column for column in block.columns if column.key != "shift_drop"]
+    shown = [c for c in block.columns if c.key != "shift_drop" and not c.beside]
     left = 1.3 * max(map(len, names_of(rows))) + 3
     side = (PAGE_WIDTH - left - 4 - GAP * (len(shown) - 1)) / len(shown)
     y = (top + 12, top + 12 + ROW * len(rows))
@@ -122,18 +121,15 @@ def draw_panel(axes: Axes, top: float, block: Block, rows: list[Row], seeds: See
     axes.text(left, y[1] + 4, "macro-F1 (%)", va="top", fontsize=6.5)
 
 
-def seed_values(experiment: Experiment, scores: Scores, block: Block) -> Seeds:
-    """Per cent of each seed on each test set, and the mean of targets of each."""
+def seed_values(scores: Scores, block: Block) -> Seeds:
+    """Per cent of each seed that is done anywhere in the profile, in every column."""
     found: Seeds = {}
     scenario = block.scenario
-    runs = experiment.blocks()[scenario, block.track]
-    names = ["in_domain", *scenario.targets]
-    for method, planned in by_method(runs).items():
-        table = 100 * values(scores, done_ids(planned), scenario.test_sets, HEADLINE)
-        found |= {(method, name): table[:, place] for place, name in enumerate(names)}
-        if scenario.targets:
-            found[method, "mean_target"] = table[:, 1:].mean(axis=1)
-            found[method, "worst_target"] = table[:, 1:].min(axis=1)
+    for row in block.rows:
+        ids = scores.runs.get((scenario.name, row.method), [])
+        table = 100 * values(scores, ids, scenario.test_sets, HEADLINE)
+        columns = summarise(list(table.T), scenario, block.counted)
+        found |= {(row.method, name): own for name, own in columns.items()}
     return found
 
 

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmark.evaluation.experiments import Experiment, Run
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet
-from benchmark.report.tables import HEADLINE, Scores, values
+from benchmark.report.tables import Scores, values
 
 FEWEST = 3
 """methods for which ranks say more than a difference, and blocks behind them"""
@@ -52,7 +53,8 @@ def ranking(experiment: Experiment, track: str, scores: Scores) -> Ranking | Non
     for (scenario, kind), runs in experiment.blocks().items():
         if kind == track:
             for run in filter(lambda run: run.done, runs):
-                add(table, run, plain_targets(scenario), scores)
+                targets = plain_targets(scenario)
+                add(table, run, [t for t in targets if t in scores.counted[scenario.name]], scores)
     most = max(map(len, table.values()), default=0)
     methods = [name for name, own in table.items() if len(own) == most]
     shared = set.intersection(*(set(table[name]) for name in methods)) if methods else set()

@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmark.evaluation.experiments import Experiment, done_runs
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.curves import plain_targets
-from benchmark.report.figures.style import FAINT, INK, STYLE, mark_of, page
+from benchmark.report.figures.style import FAINT, INK, STYLE, counted_sets, mark_of, page
 from benchmark.report.figures.training import trained
-from benchmark.report.tables import HEADLINE, Scores, by_method, done_ids, values
+from benchmark.report.tables import Scores, by_method, values
 from benchmark.report.trainings import Records
 from benchmark.speed.table import Workload
 
@@ -71,8 +72,9 @@ def speeds(
     for name, runs in compared.items():
         speed = measured.get(workload(records[runs[0].run_id]))
         if speed is not None:
-            targets = runs[0].scenario.test_sets[1:]
-            score = 100 * values(scores, done_ids(runs), targets, HEADLINE).mean()
+            targets = counted_sets(runs[0].scenario, scores)
+            ids = scores.runs[scenario, name]
+            score = 100 * values(scores, ids, targets, HEADLINE).mean()
             methods[name] = Speed(speed, float(score), runs[0].method.backbone)
     return Speeds(methods, f"{common}; {scenario}", len(compared) - len(methods))
 

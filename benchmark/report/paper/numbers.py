@@ -9,11 +9,12 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.paired import SIGNIFICANCE
 from benchmark.evaluation.selective import ACCURACY
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report import facts
 from benchmark.report.formats import cell_text, number
 from benchmark.report.leaderboard import Finding
 from benchmark.report.paper.latex import joined
-from benchmark.report.tables import HEADLINE, METRICS
+from benchmark.report.tables import METRICS
 
 
 def numbers(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import load_experiments
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.files import atomic, read_json, read_yaml, write_text
 from benchmark.report import facts
 from benchmark.report.formats import to_latex
@@ -40,7 +41,6 @@ from benchmark.report.paper.sections import (
     together_text,
 )
 from benchmark.report.tables import (
-    HEADLINE,
     LEGEND,
     METRICS,
     build_table,

@@ -6,8 +6,9 @@ can grow old:
 - `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.csv`, with its interval
   if it has one. ROW is what the row has in other cells, set apart by ` | `; one row alone may fit.
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
-  that differs from it in a single part, in points, from `effects.parquet`; of several experiments
-  that compare them, in the one with the most seeds.
+  that differs from it in a single part, in points, from `effects.parquet`.
+- `\isshown{SCENARIO}{METHOD}{OTHER}{COLUMN}` is "shown" or "not shown" and the p-value of that
+  difference, corrected for all exchanged parts of the profile.
 - `\compared{TABLE}{ROW}{OTHER}{COLUMN}` is "lies below", "lies above" or "is not told apart from":
   what a row's interval says of the value of another row that has none, such as a constant.
 - `\experiment{NAME}` is the table of an experiment's headline score and its first figure.
@@ -23,13 +24,15 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.errors import UserError, suggest
+from benchmark.evaluation.compare import p_text
 from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.paired import shown
 from benchmark.report.formats import cell_text
 from benchmark.report.paper.latex import tex
 from benchmark.report.sheets.measures import load_effects, signed
 from benchmark.report.tables import Cell
 
-NAMED = re.compile(r"\\(entry|difference|compared|experiment)((?:\{[^{}]*\})+)")
+NAMED = re.compile(r"\\(entry|difference|isshown|compared|experiment)((?:\{[^{}]*\})+)")
 
 
 def experiments_shown(path: Path) -> list[str]:
@@ -49,7 +52,8 @@ def fillings(
     tables, effects = results / "tables", load_effects(results, experiments)
     return {
         "entry": lambda *words: tex(entry(tables, *words)),
-        "difference": lambda *words: tex(difference(effects, *words)),
+        "difference": lambda *words: tex(signed(difference(effects, *words))),
+        "isshown": lambda *words: tex(verdict(difference(effects, *words))),
         "compared": lambda *words: compared(tables, *words),
         "experiment": lambda *words: of_experiment(floats, *words),
     }
@@ -127,12 +131,19 @@ def row_of(tables: Path, name: str, row: str, column: str) -> pd.Series:
     return found
 
 
-def difference(effects: pd.DataFrame, scenario: str, method: str, other: str, column: str) -> str:
-    """What two methods that differ in one part differ by."""
+def verdict(row: pd.Series) -> str:
+    """`not shown, p = 0.41`."""
+    return f"{'shown' if shown(row['p_holm']) else 'not shown'}, {p_text(row['p_holm'])}"
+
+
+def difference(
+    effects: pd.DataFrame, scenario: str, method: str, other: str, column: str
+) -> pd.Series:
+    """What two methods that differ in one part differ by: a row of `effects.parquet`."""
     asked = {"scenario": scenario, "method": method, "reference": other, "column": column}
     for key, value in asked.items():
         known = effects[key].unique()
         effects = effects[effects[key] == value]
         if effects.empty:
             raise ValueError(f"no difference with {key} {value}{suggest(value, known)}")
-    return signed(effects.iloc[0])
+    return effects.iloc[0]

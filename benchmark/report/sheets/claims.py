@@ -178,7 +178,8 @@ def claims_sheet(evidence: Evidence) -> Sheet:
     return Sheet(
         "claims",
         "Claims checked. Measured here: per cent, differences in points of macro-F1 with 95 % "
-        "intervals over other test images and seeds (mean of the seeds that both methods have), "
+        "intervals over other test images and seeds (mean of the seeds that both methods have) and "
+        "p-values corrected by Holm for all exchanged parts of the profile, or those of the table, "
         "of methods that differ in one part and are plain in all others but normalisation, if "
         "there are any. Computed: from the formula alone.",
         HEADER,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import NOTHING, cell_text, number
 from benchmark.report.notes import found_of_planned, gap_notes
 from benchmark.report.sheets.sheet import Sheet
-from benchmark.report.tables import HEADLINE, Cell, Scores, by_method, cell, done_ids
+from benchmark.report.tables import Cell, Scores, by_method, cell, done_ids
 
 
 def corruption_sheet(experiment: Experiment, scores: Scores) -> Sheet | None:

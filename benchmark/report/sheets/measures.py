@@ -15,13 +15,15 @@ import pandas as pd
 
 from benchmark.config import corruption_of
 from benchmark.evaluation import metrics, rejection
+from benchmark.evaluation.compare import p_text
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import majority_id
+from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection
 from benchmark.report.sheets.sheet import percent
-from benchmark.report.tables import HEADLINE, Cell, Scores, cell, read_evaluated, values
+from benchmark.report.tables import Cell, Scores, by_method, cell, read_evaluated, values
 
 
 class Evidence(NamedTuple):
@@ -45,9 +47,8 @@ def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) 
 
 
 def load_effects(results: Path, experiments: list[Experiment]) -> pd.DataFrame:
-    """`effects.parquet`; of comparisons in several experiments that on most seeds first."""
-    effects = pd.DataFrame(read_evaluated(Path(results) / "effects.parquet", experiments))
-    return effects.sort_values("seeds", ascending=False, kind="stable")
+    """`effects.parquet`."""
+    return pd.DataFrame(read_evaluated(Path(results) / "effects.parquet", experiments))
 
 
 def constant_against_models(evidence: Evidence) -> Measured:
@@ -58,7 +59,7 @@ def constant_against_models(evidence: Evidence) -> Measured:
             if "bccd" not in scenario.targets or track != "inductive":
                 continue
             where = (experiment.experiment, scenario.name, track)
-            for name in {key[3] for key in evidence.scores.cells if key[:3] == where}:
+            for name in by_method(experiment.blocks()[scenario, track]):
                 shown = cell(evidence.scores, where, name, "accuracy", "", "bccd")
                 if not math.isnan(shown.mean):
                     found.setdefault(scenario.name, {}).setdefault(name, shown)
@@ -88,30 +89,34 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Evidence], Measured]
         own = own[simple] if simple.any() else own
         keys = ["scenario", "method", "reference"]
         for (scenario, method, ref), rows in own.groupby(keys, sort=False):
-            found = rows.drop_duplicates("column").set_index("column")
+            found = rows.set_index("column")
             away = "corruptions" if scenario.endswith("->corruptions") else "targets"
             parts = [
-                f"{label} {signed(found.loc[column])}"
+                f"{label} {signed(found.loc[column])}, {p_text(found.loc[column, 'p_holm'])}"
                 for column, label in (("in_domain", "in-domain"), ("mean_target", away))
                 if column in found.index
             ]
-            yield f"{scenario}, {method} − {ref}", ", ".join(parts)
+            yield f"{scenario}, {method} − {ref}", " and ".join(parts)
 
     return measure
 
 
 def ensembles_against_members(evidence: Evidence) -> Measured:
-    """The best ensemble beside the best network of its experiment, by mean of targets."""
+    """The best ensemble beside the best network of its experiment, by mean of targets.
+
+    The p-value is the table's: corrected for the methods of its column.
+    """
+    scores = evidence.scores
     for experiment in evidence.experiments:
         for (scenario, track), runs in experiment.blocks().items():
             where = (experiment.experiment, scenario.name, track)
             best: dict[bool, tuple[float, str, dict]] = {}
             for run in runs:
                 name, together = run.method.name, run.method.is_ensemble
-                row = evidence.scores.cells.get((*where, name, HEADLINE, "", "mean_target"))
-                mean = row["mean"] if row else None
-                if mean is not None and mean > best.get(together, (-1.0, "", {}))[0]:
-                    best[together] = mean, name, row
+                mean = cell(scores, where, name, HEADLINE, "", "mean_target").mean / 100
+                if mean > best.get(together, (-1.0, "", {}))[0]:
+                    standing = scores.standings[(*where, name, HEADLINE, "mean_target")]
+                    best[together] = mean, name, standing
             if len(best) < 2:
                 continue
             (one, name, row), (other, single, theirs) = best[True], best[False]
@@ -120,7 +125,9 @@ def ensembles_against_members(evidence: Evidence) -> Measured:
             ends = [behind[key] for key in ("difference_low", "difference_high")]
             low, high = sorted(math.nan if end is None else sign * end for end in ends)
             shown = signed(pd.Series({"mean": one - other, "low": low, "high": high}))
-            yield f"{scenario.name}, {name} − {single}", f"targets {shown}"
+            p = behind["p_holm"]
+            text = f"targets {shown}, {p_text(math.nan if p is None else p)}"
+            yield f"{scenario.name}, {name} − {single}", text
 
 
 def augmentation_against_normalisation(evidence: Evidence) -> Measured:
