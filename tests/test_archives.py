@@ -850,6 +850,18 @@ def test_a_manifest_is_made_from_files_placed_by_hand(unshipped):
     assert fetch(unshipped, unlisted(), "all", None, offline=True).images == 12
 
 
+def test_b11_files_of_a_set_that_no_one_can_read_are_counted_and_the_first_is_named(
+    unshipped, capsys
+):
+    write_images(unshipped / "raw/tiny/images", list(IMAGES))
+    for name in ("a.heic", "b.czi"):
+        (unshipped / "raw/tiny/images/Set 0" / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    assert fetch(unshipped, unlisted(), "all", None, offline=True).images == 12
+    (line,) = notes(capsys)
+    assert "2 files were passed over, the first is in no format that is read" in line
+    assert line.endswith(": Set 0/a.heic")
+
+
 def test_a_manifest_is_made_from_a_mirrors_folder_which_stays_as_it_is(unshipped, tmp_path):
     write_images(tmp_path / "mirror/tiny/images", list(IMAGES))
     before = everything(tmp_path / "mirror")

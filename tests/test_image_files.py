@@ -390,9 +390,10 @@ def test_b11_content_decides_what_is_an_image_and_the_rest_is_named(tmp_path: Pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "gone.tif").symlink_to(tmp_path / "nothing")
+    (tmp_path / "link").symlink_to(tmp_path / "deep", target_is_directory=True)
     found = find_images(tmp_path)
     assert found.images == sorted(taken)
-    assert found.passed_over.keys() == {*passed, "gone.tif"}
+    assert found.passed_over.keys() == {*passed, "gone.tif", "link"}
     assert "in no format that is read (PNG, JPEG" in found.passed_over["photo.heic"]
     assert all(why and len(why.splitlines()) == 1 for why in found.passed_over.values())
 

@@ -345,6 +345,10 @@ def find_images(folder: Path) -> Found:
     for place, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         below = Path(place).relative_to(folder)
+        for name in folders:
+            if os.path.islink(Path(place, name)):
+                path = visible((below / name).as_posix())
+                passed_over[path] = "is a link to a folder, which is not followed"
         if len(below.parts) == MOST_DEPTH and folders:
             passed_over[visible(below.as_posix())] = "has folders too deep to look into"
             folders.clear()

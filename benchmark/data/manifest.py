@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.data.cards import Card, count_faults
-from benchmark.data.image_files import Unreadable, image_file, opened
-from benchmark.data.layouts import Layout, read_layout
+from benchmark.data.image_files import Unreadable, find_images, image_file, opened
+from benchmark.data.layouts import Layout, Paths, read_layout
 from benchmark.errors import UserError
 from benchmark.files import sha256_file, write_text
-from benchmark.progress import track
+from benchmark.progress import say, track
 
 FIRST_COLUMNS = ["path", "sha256", "bytes", "width", "height", "label"]
 THREADS = 4
@@ -76,6 +76,10 @@ def write_manifest(datasets: Path, card: Card) -> Path:
     if card.layout is None:
         raise UserError(f"datasets/{card.name}.yaml has no layout: write {path} by hand")
     table = build_manifest(folder, card.layout)
+    passed_over = find_images(folder).passed_over if isinstance(card.layout, Paths) else {}
+    if passed_over:
+        first, why = next(iter(passed_over.items()))
+        say(f"note: {folder}: {len(passed_over)} files were passed over, the first {why}: {first}")
     known = {label for labels in card.labels.values() for label in labels}
     if unknown := sorted(set(table[card.label_column]) - known):
         raise UserError(
