@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import edit
 
+from benchmark import numerics
 from benchmark.config import load_params
 from benchmark.errors import UserError
 from benchmark.plan import read_data
 from benchmark.runs import Run, expand
+from benchmark.training.losses import LOSSES
 
 NAMED = """\
 augmentations: {strong: {scale: 0.3, contrast: 0.4}}
@@ -98,3 +104,77 @@ def test_a_wrong_name_in_a_named_method_is_one_line(
     with pytest.raises(UserError, match=message.replace("?", r"\?")) as error:
         runs()
     assert "\n" not in str(error.value)
+
+
+LOSS = """\
+import torch
+
+STRENGTH = 2.0
+
+
+def helper(z):
+    return STRENGTH * z
+
+
+def mine(counts):
+    # the first words
+    return lambda z, y: torch.nn.functional.cross_entropy(helper(z), y)
+"""
+
+
+def own_loss(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Register a loss whose source lies in a file of one's own."""
+    (folder / "own_loss.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    sys.modules.pop("own_loss", None)
+    importlib.invalidate_caches()
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    monkeypatch.setitem(LOSSES, "mine", importlib.import_module("own_loss").mine)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("cross_entropy(helper(z), y)", "cross_entropy(-helper(z), y)"),
+        ("return STRENGTH * z", "return STRENGTH + z"),
+        ("STRENGTH = 2.0", "STRENGTH = 3.0"),
+    ],
+)
+def test_e3_a_loss_of_ones_own_that_changes_makes_its_runs_stale(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    edit(prepared / "params.yaml", "losses: {ce: {},", "losses: {mine: {}, ce: {},")
+    edit(prepared / "params.yaml", "losses: [ce, focal]", "losses: [ce, mine]")
+    own_loss(prepared, monkeypatch, LOSS)
+    before = runs()
+    assert runs() == before
+    own_loss(prepared, monkeypatch, LOSS.replace(old, new))
+    after = runs()
+    mine, ce = (f"resnet10t-bn-{loss}/toy-a_to_others/seed0" for loss in ("mine", "ce"))
+    assert after[mine]["training_fingerprint"] != before[mine]["training_fingerprint"]
+    assert after[ce] == before[ce]
+
+
+def test_e3_a_declared_version_lets_the_words_of_a_loss_change(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(numerics.VERSIONS, "loss.mine", 1)
+    own_loss(prepared, monkeypatch, LOSS)
+    assert numerics.version("loss", "mine") == 1
+    own_loss(prepared, monkeypatch, LOSS.replace("the first words", "other words"))
+    assert numerics.version("loss", "mine") == 1
+
+
+def test_e3_a_part_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope: dict = {"__name__": "typed_in"}
+    exec("def mine(counts):\n    return len", scope)
+    monkeypatch.setitem(LOSSES, "mine", scope["mine"])
+    with pytest.raises(UserError, match=r'declare `"loss.mine": 1` in VERSIONS'):
+        numerics.version("loss", "mine")
+
+
+def test_e3_every_part_of_the_project_has_a_declared_version() -> None:
+    for kind, names in numerics.BLOCKS.items():
+        known = pkgutil.resolve_name(numerics.REGISTRIES[kind])
+        assert set(names.split()) <= set(known), kind
+        assert {type(numerics.version(kind, name)) for name in names.split()} == {int}
