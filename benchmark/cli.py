@@ -65,6 +65,9 @@ ProfileOption = Annotated[
         help="A profile of params.yaml, as shipped: demo, core or full.",
     ),
 ]
+MapOption = Annotated[
+    list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
+]
 
 
 def main() -> None:
@@ -136,6 +139,14 @@ def surroundings() -> tuple[Path | None, bool]:
     """The mirror that WBC_MIRROR names, and whether WBC_OFFLINE forbids the network."""
     mirror = os.environ.get("WBC_MIRROR")
     return Path(mirror) if mirror else None, os.environ.get("WBC_OFFLINE", "0") not in ("", "0")
+
+
+def cell_types_told(pairs: list[str] | None) -> dict[str, str]:
+    """Label → cell type, of options `label=cell type`; a label may hold `=` itself."""
+    for pair in pairs or []:
+        if "=" not in pair:
+            raise UserError(f"--map {pair}: write label=cell_type, as in 'Neutro=neutrophil'")
+    return dict(map(str.strip, pair.rpartition("=")[::2]) for pair in pairs or [])
 
 
 @command()
@@ -299,9 +310,7 @@ def domain_add(
     crop: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
     ] = 1.0,
-    told: Annotated[
-        list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
-    ] = None,
+    told: MapOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Make a folder of labelled images a target of every `source->*` scenario.
@@ -311,17 +320,53 @@ def domain_add(
     the profiles' dvc.yaml.
     """
     from benchmark.data.own_domain import add_domain
-    from benchmark.pipeline import write_pipelines
 
-    cells = dict(map(str.strip, pair.rpartition("=")[::2]) for pair in told or [])
-    params, cards = settings()
-    added = add_domain(ROOT, params, cards, profile, folder, name, labels, crop, cells)
-    params, cards = settings()
-    write_pipelines(ROOT, params, cards, check=False)
+    added = add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told))
     for line in added.lines(name, profile):
         say(line)
-    if name in params.profile(profile).sources():
+    if name in load_params(ROOT / PARAMS).profile(profile).sources():
         say(f"note: scenarios `*->…` now train on {name} too: run `wbc-shift split` first")
+
+
+@domain_command("update")
+def domain_update(
+    name: Annotated[str, typer.Argument(help="A domain that `domain add` made.")],
+    folder: Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
+    ] = None,
+    crop: Annotated[
+        float | None, typer.Option(min=0.05, max=1.0, help="As in `domain add`; default: as it is.")
+    ] = None,
+    told: MapOption = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+) -> None:
+    """Put the images of a folder in the place of those of a domain of one's own.
+
+    Reads the folder, which stays as it is, and the profile's images at hand, to find copies. Writes
+    what `domain add` writes; the domain stays in the profiles that have it.
+    """
+    from benchmark.data.own_domain import add_domain
+
+    added = add_domain(
+        ROOT, profile, folder, name, labels, crop, cell_types_told(told), update=True
+    )
+    for line in added.lines(name, profile):
+        say(line)
+
+
+@domain_command("remove")
+def domain_remove(
+    name: Annotated[str, typer.Argument(help="A domain that `domain add` made.")],
+) -> None:
+    """Remove a domain of one's own: the copied images, the card, its place in every profile.
+
+    Writes params.yaml and the profiles' dvc.yaml; published sets are never removed.
+    """
+    from benchmark.data.own_domain import remove_domain
+
+    for line in remove_domain(ROOT, name):
+        say(line)
 
 
 @domain_command("cards")
@@ -662,7 +707,9 @@ def compare(
 
 @command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="CSV: image, prediction or probabilities.")],
+    predictions: Annotated[
+        Path | None, typer.Argument(help="CSV with the columns named above; or see --images.")
+    ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     scenario: Annotated[
         str | None, typer.Option(help="Scenario of the profile that the file answers.")
@@ -671,24 +718,39 @@ def score(
         Path | None,
         typer.Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Only write the scenario's test images to this CSV.")
+    ] = None,
 ) -> None:
     """Score your own predictions, from any framework, and place them among the methods.
 
-    Reads the file and the predictions of finished runs. Columns of the file: image (a path as in
-    the manifests, or the file name alone), domain (may be left out), and either prediction (a
-    class) or one column of probabilities per class. Writes nothing.
+    Columns: `image` (path as in --images, or the end of it); `prediction` (a class; `label` is the
+    same) or a column of probabilities per class, `<class>` or `p_<class>`, or both; `domain` where
+    image names are not enough. The CSV that `wbc-shift predict` writes is one. Every image of a
+    domain needs one answer. With --truth the columns are `ID` and `labels`. Reads the predictions
+    of finished runs too; writes nothing, unless --images is given.
     """
-    from benchmark.evaluation.submission import score_submission
+    from benchmark.evaluation.submission import score_submission, write_test_images
     from benchmark.evaluation.wbcbench import score_challenge
 
     if (scenario is None) == (truth is None):
         raise UserError("score: give --scenario, or --truth for a submission to WBCBench")
+    if (predictions is None) == (images is None):
+        raise UserError("score: name a file of predictions, or --images FILE for the test images")
     if truth is not None:
-        for name, value in score_challenge(predictions, truth)._asdict().items():
+        if predictions is None:
+            raise UserError("score: --images lists the images of a --scenario")
+        scores, notes = score_challenge(predictions, truth)
+        for line in notes:
+            say(line)
+        for name, value in scores._asdict().items():
             say(f"{name.replace('_', ' ')}: {value:.4f}")
-        return
-    for line in score_submission(predictions, results_of(profile), scenario):
-        say(line)
+    elif images is not None:
+        number = write_test_images(images, results_of(profile), scenario)
+        say(f"wrote {images}: {number} test images")
+    else:
+        for line in score_submission(predictions, results_of(profile), scenario):
+            say(line)
 
 
 @command()

@@ -78,7 +78,7 @@ def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
     return {
         "cmd": "wbc-shift split",
         "params": ["split"],
-        "deps": ["benchmark/data/split.py", *facts(names, cards)],
+        "deps": ["benchmark/data/split.py", "benchmark/tables.py", *facts(names, cards)],
         "outs": [
             {f"datasets/splits/{domain}.csv": {"cache": False, "persist": True}}
             for domain in sources
@@ -110,6 +110,7 @@ def profile_stages(
             "params": data_keys,
             "deps": [
                 *(f"benchmark/data/{part}.py" for part in FETCHING),
+                "benchmark/tables.py",
                 *drawing,
                 *facts(names, cards),
             ],

@@ -140,7 +140,7 @@ def test_a_challenge_file_is_scored_over_all_thirteen_classes(tmp_path):
     random = np.random.default_rng(0)
     labels, answers = random.integers(0, 12, 200), random.integers(0, 12, 200)  # one never occurs
     truth, path = challenge_files(tmp_path, labels, answers)
-    score = score_challenge(path, truth)
+    score, _ = score_challenge(path, truth)
     expected = f1_score(labels, answers, average="macro", labels=range(13), zero_division=0)
     assert score.macro_f1 == pytest.approx(expected)
     assert score.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, answers))
@@ -148,7 +148,7 @@ def test_a_challenge_file_is_scored_over_all_thirteen_classes(tmp_path):
 
 def test_a_challenge_file_that_lacks_an_image_is_one_line(tmp_path):
     truth, path = challenge_files(tmp_path, [0, 1, 2], [0, 1])
-    with pytest.raises(UserError, match=r"no answer for ID '00002\.jpg'"):
+    with pytest.raises(UserError, match=r"no answer for 1 of 3 IDs .*'00002\.jpg'"):
         score_challenge(path, truth)
 
 
@@ -163,3 +163,152 @@ def test_both_commands_are_there(results, own, wbc_shift, tmp_path, monkeypatch)
     outcome = wbc_shift("score", str(own[0]), "-p", "toy", "--scenario", "raabin->*")
     assert (outcome.status, "bccd, n = 69" in outcome.out) == (0, True)
     assert "give --scenario, or --truth" in wbc_shift("score", str(own[0]), "-p", "toy").err
+
+
+def lines_of(path, results):
+    """What `score` says of a file, as one text."""
+    return "\n".join(score_submission(path, results, "raabin->*"))
+
+
+def with_chances(table, predicted, decimals):
+    """A table with softmax columns of so many decimals, whose highest is the prediction's."""
+    chances = np.random.default_rng(0).dirichlet(np.full(5, 0.7), len(table)) * 0.45
+    chances[np.arange(len(table)), predicted] += 0.55
+    return table.assign(**dict(zip(CLASSES, chances.round(decimals).T, strict=True)))
+
+
+def test_b08_a_comma_at_the_end_of_every_row_is_no_column(results, own, tmp_path):
+    path, _, _ = own
+    other = tmp_path / "commas.csv"
+    header, *rows = path.read_text().splitlines()
+    other.write_text("\n".join([header, *(f"{row}," for row in rows)]) + "\n")
+    assert lines_of(other, results).splitlines()[1:] == lines_of(path, results).splitlines()[1:]
+    truth, answers = challenge_files(tmp_path, [0, 1, 2], [0, 1, 1])
+    expected = score_challenge(answers, truth)
+    for file in (truth, answers):
+        header, *rows = file.read_text().splitlines()
+        file.write_text("\n".join([header, *(f"{row}," for row in rows)]) + "\n")
+    assert score_challenge(answers, truth) == expected
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_b09_rounded_probabilities_are_taken_normalised_and_said_to_be(
+    results, own, tmp_path, decimals
+):
+    path, _, predicted = own
+    other = tmp_path / "rounded.csv"
+    table = pd.read_csv(path).drop(columns="prediction")
+    with_chances(table, predicted, decimals).to_csv(other, index=False)
+    lines = lines_of(other, results)
+    assert "as rounded numbers do: each row was divided by its sum" in lines
+    assert lines.count("ECE") == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([0.5, 0.2, 0.1, 0.1, 0.05], "here to 0.95"),
+        ([50, 20, 10, 10, 10], "add up to 1, here to 100"),
+        ([1, 1, 0, 0, 0], "here to 2"),
+        ([0.5, 0.5, "-", 0, 0], "monocyte is '-', no number"),
+        ([0.5, 0.5, "1_0", 0, 0], "monocyte is '1_0', no number"),
+        ([1.5, -0.5, 0, 0, 0], "must be 0 or more"),
+        ([float("inf"), 0, 0, 0, 0], "neutrophil is 'inf', no number"),
+    ],
+)
+def test_b09_numbers_that_no_rounding_explains_are_refused_with_their_line(
+    results, own, tmp_path, row, told
+):
+    path, _, predicted = own
+    other = tmp_path / "wrong.csv"
+    table = with_chances(pd.read_csv(path).drop(columns="prediction"), predicted, 4)
+    table[CLASSES] = table[CLASSES].astype(object)
+    table.loc[2, CLASSES] = row
+    table.to_csv(other, index=False)
+    with pytest.raises(UserError, match="line 4: ") as refusal:
+        lines_of(other, results)
+    assert told in str(refusal.value)
+
+
+def test_d14_a_prediction_that_contradicts_its_probabilities_is_refused(results, own, tmp_path):
+    path, _, predicted = own
+    other = tmp_path / "both.csv"
+    table = with_chances(pd.read_csv(path), predicted, 4)
+    table.to_csv(other, index=False)
+    assert "ECE" in lines_of(other, results)
+    table.loc[2, "prediction"] = CLASSES[(predicted[2] + 1) % 5]
+    table.to_csv(other, index=False)
+    with pytest.raises(UserError, match=r"line 4: the prediction is .* \(1 such rows\)"):
+        lines_of(other, results)
+
+
+def test_c9_the_csv_that_predict_writes_is_scored(results, own, tmp_path):
+    """With its paths below the folder it was asked of, and its rows without an answer."""
+    path, _, predicted = own
+    table = with_chances(pd.read_csv(path), predicted, 5)
+    other = tmp_path / "predictions.csv"
+    written = pd.DataFrame(
+        {
+            "image": [name.rpartition("/")[2] for name in table["image"]],
+            "domain": table["domain"],
+            "label": table["prediction"],
+            "confidence": table[CLASSES].max(axis=1),
+            "flag": "reject",
+            "flag_holds_for": "raabin only",
+            "reason": "",
+            **{f"p_{name}": table[name] for name in CLASSES},
+        }
+    )
+    broken = pd.DataFrame({"image": ["broken.jpg"], "flag": "unreadable", "reason": "is blank"})
+    pd.concat([broken, written]).to_csv(other, index=False)
+    found = lines_of(other, results)
+    assert "note: 1 row left out, without an answer: line 2" in found
+    for line in lines_of(path, results).splitlines()[1:]:
+        assert line.partition(",")[0] in found
+    assert "ECE" in found
+
+
+def test_e10_what_is_scored_with_what_is_named(results, own, tmp_path, wbc_shift, monkeypatch):
+    path, _, _ = own
+    table = pd.read_csv(path)
+    extra = pd.DataFrame({"image": ["mine/1.png"], "domain": "bccd", "prediction": "monocyte"})
+    pd.concat([table, extra]).to_csv(path, index=False)
+    lines = lines_of(path, results)
+    assert "1 of " in lines
+    assert "rows name no test image of this scenario and were left out: mine/1.png" in lines
+    assert f"{BETTER} (3 seeds)" in lines
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "results" / "toy").symlink_to(results)
+    outcome = wbc_shift("score", "--images", "i.csv", "-p", "toy", "--scenario", "raabin->*")
+    assert outcome.status == 0, outcome.err
+    listed = pd.read_csv("i.csv")
+    assert list(listed.columns) == ["image", "domain"]
+    assert set(map(tuple, listed.to_numpy())) == set(
+        map(tuple, table[["image", "domain"]].to_numpy())
+    )
+    table.iloc[3:].to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"no answer for 3 of \d+ test images, .*--images FILE"):
+        lines_of(path, results)
+
+
+def test_e10_a_part_of_a_path_names_an_image_only_if_it_can_be_no_other(results, own):
+    path, _, _ = own
+    table = pd.read_csv(path)
+    table["image"] = "C:\\slides\\" + table["image"].str.replace("/", "\\")
+    table.to_csv(path, index=False)
+    assert "bccd, n = " in lines_of(path, results)
+    table.drop(columns="domain").assign(image=table["image"].str.split("\\").str[-1]).to_csv(
+        path, index=False
+    )
+    if table["image"].str.split("\\").str[-1].duplicated().any():
+        with pytest.raises(UserError, match="add a column 'domain'"):
+            lines_of(path, results)
+
+
+def test_e12_the_help_of_score_names_its_columns(wbc_shift):
+    text = wbc_shift("score", "--help").out
+    for column in ("`image`", "`prediction`", "`label`", "`domain`", "p_<class>", "`labels`"):
+        assert column in text

@@ -385,7 +385,7 @@ def test_a_table_without_the_column_names_the_nearest(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"", "is not a CSV table"), (b"\xff\xfe\x00a", "is not a CSV table"), (None, "is missing")],
+    [(b"", "is not a CSV table"), (b"\xff\xfe\x00", "is not a CSV table"), (None, "is missing")],
 )
 def test_a_table_that_is_none_is_refused(tmp_path, content, expected):
     given = csv_set(tmp_path, ["1.png"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,15 @@ from conftest import CLASSES, REPOSITORY, edit
 from PIL import Image, ImageOps
 from test_image_files import deep_png
 
+from benchmark.audit.images import Look
+from benchmark.audit.own_images import judge
+from benchmark.audit.pairs import EQUAL
 from benchmark.config import load_params
 from benchmark.data.cards import Card, load_cards, published_images, read_manifest
+from benchmark.data.label_spaces import read_label_spaces
+from benchmark.data.near_duplicates import near_duplicates
+from benchmark.data.own_crop import crop_advice, nuclei
+from benchmark.data.own_labels import likely_type
 from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
@@ -48,8 +57,9 @@ def lab(per_class: int = 2) -> None:
 
 
 def everything() -> dict[str, bytes]:
-    """Every file of the project but the cache of the audit."""
+    """Every file of the project but the cache of the audit, and locks."""
     files = [f for f in Path().rglob("*") if f.is_file() and "cache" not in f.parts]
+    files = [f for f in files if f.suffix != ".lock"]
     return {str(f): f.read_bytes() for f in files}
 
 
@@ -135,10 +145,10 @@ def test_a_failure_halfway_leaves_nothing(project: Path, wbc_shift, monkeypatch)
     lab()
     before = everything()
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("benchmark.data.own_domain.load_cards", fails)
+    monkeypatch.setattr("benchmark.data.own_domain.write_pipelines", fails)
     with pytest.raises(OSError, match="gone"):
         wbc_shift(*ADD)
     assert everything() == before
@@ -171,7 +181,8 @@ def test_d9_a_killed_command_leaves_no_hidden_copy_beyond_the_next_one(
     raw = Path("datasets/raw")
     assert any(path.name.startswith(".our-lab") for path in raw.iterdir())
     assert wbc_shift(*ADD).status == 0
-    assert {path.name for path in raw.iterdir()} == {"our-lab", ".manifests"}
+    left = {path.name for path in raw.iterdir() if path.suffix != ".lock"}
+    assert left == {"our-lab", ".manifests"}
 
 
 def test_what_shows_no_cell_is_left_out_and_told(project: Path, wbc_shift) -> None:
@@ -214,7 +225,7 @@ def test_b11_b18_d12_of_every_file_it_is_said_what_became_of_it(project: Path, w
         "Neutrophils/stack.tif": "first of 3 pages",
         "Monocytes/run.png": "is not an image",
         "Monocytes/fifo.png": "is no regular file",
-        "loose.png": "has no label",
+        "loose.png": "lies in no folder of a cell type",
     }
     assert {image for image in manifest().index if "more" in image or "stack" in image} == {
         "Neutrophils/stack.tif",
@@ -283,7 +294,7 @@ def test_images_of_another_set_are_not_used(prepared: Path, wbc_shift) -> None:
     assert wbc_shift(*ADD).status == 0
     table = pd.read_csv(RAW / "audit.csv").set_index("path")["because"].to_dict()
     assert table == {
-        "Monocytes/jpeg.jpg": "the same cell as a/monocyte/slide0_0.jpg of toy-a",
+        "Monocytes/jpeg.jpg": "the same cell as toy/a/monocyte/slide0_0.jpg of toy-a",
         "Monocytes/same.jpg": "the same file as a/monocyte/slide1_0.jpg of toy",
     }
 
@@ -358,7 +369,7 @@ def test_a_link_out_of_the_folder_is_refused(project: Path, wbc_shift) -> None:
         (("--profile", "tony"), "did you mean 'tiny'"),
         (("--map", "Monocites=monocyte"), "did you mean 'Monocytes'"),
         (("--map", "Monocytes=monocite"), "did you mean 'monocyte'"),
-        (("--labels", "none.csv"), "no such file"),
+        (("--labels", "none.csv"), "none.csv is missing"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
@@ -395,3 +406,244 @@ def test_where_the_images_are_not_fetch_says_what_to_copy(project: Path, wbc_shi
     outcome = wbc_shift("fetch", "our-lab")
     assert outcome.status == 1
     assert "copy datasets/raw/our-lab from the machine that made" in outcome.err
+
+
+# ------------------------------------------------------------------ tables and folders of people
+
+
+def shelf(*names: str) -> None:
+    """Images of three kinds in `lab/img`, and the table's rows of them are up to the test."""
+    for number, name in enumerate(names):
+        put(f"img/{name}", cell(CLASSES[number % 3], number))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("path,label\r\nimg\\a.png,neutrophil\r\n.\\img\\b.png,monocyte,\r\n", ""),
+        ("sep=;\r\npath;label\r\nimg/a.png;neutrophil\r\nimg/b.png;monocyte\r\n", ""),
+        ("Path , LABEL\nimg/a.png , neutrophil \nimg/b.png, Monocytes\n", ""),
+        ("Slides of May,\npath,label\nimg/a.png,neutrophil\nimg/b.png,monocyte\n", "line 2"),
+        ("path,label\nimg/a.png,neutrophil\nimg/b.png,monocyte\nimg/c.png,\n", "1 left out"),
+        ("path,label\nimg/a.png,neutrophil\nimg/b.png,monocyte\n", "1 left out"),
+    ],
+)
+def test_b16_tables_as_people_have_them_are_taken(
+    project: Path, wbc_shift, table: str, said: str
+) -> None:
+    shelf("a.png", "b.png", "c.png")
+    Path("labels.csv").write_bytes(table.encode())
+    outcome = wbc_shift(*ADD, "--labels", "labels.csv")
+    assert outcome.status == 0, outcome.err
+    assert "our-lab: 2 images used (1 neutrophil, 0 lymphocyte, 1 monocyte" in outcome.out
+    assert said in outcome.out
+    labels = manifest()["label"].str.lower().to_dict()
+    assert {path: label.rstrip("s") for path, label in labels.items()} == {
+        "img/a.png": "neutrophil",
+        "img/b.png": "monocyte",
+    }
+
+
+def test_b16_a_row_without_a_label_is_counted_and_named(project: Path, wbc_shift) -> None:
+    shelf("a.png", "b.png")
+    Path("labels.csv").write_text("path,label\nimg/a.png,\nimg/b.png,monocyte\n,basophil\n")
+    outcome = wbc_shift(*ADD, "--labels", "labels.csv")
+    assert outcome.status == 0, outcome.err
+    assert "2 left out" in outcome.out
+    because = pd.read_csv(RAW / "audit.csv", keep_default_na=False)["because"].tolist()
+    assert because == [
+        "has no label in line 2 of labels.csv",
+        "line 4 of labels.csv names no image (label basophil)",
+    ]
+
+
+def test_b16_a_path_of_another_machine_is_told_as_such(project: Path, wbc_shift) -> None:
+    shelf("a.png")
+    Path("labels.csv").write_text("path,label\nC:\\slides\\img\\a.png,neutrophil\n")
+    outcome = wbc_shift(*ADD, "--labels", "labels.csv")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "leads out of its folder: write the path below lab" in outcome.err
+    path = (Path("lab") / "img" / "a.png").absolute()
+    Path("labels.csv").write_text(f"path,label\n{path},neutrophil\n")
+    assert wbc_shift(*ADD, "--labels", "labels.csv").status == 0
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_b15_accented_letters_are_the_same_however_they_are_encoded(
+    project: Path, wbc_shift, on_disk: str, written: str
+) -> None:
+    names = {"Neutrófilo": "neutrophil", "Linfócito": "lymphocyte", "Monócito": "monocyte"}
+    told = []
+    for number, (label, cell_type) in enumerate(names.items()):
+        put(f"{unicodedata.normalize(on_disk, label)}/é.png", cell(cell_type, number))
+        told += ["--map", f"{unicodedata.normalize(written, label)}={cell_type}"]
+    outcome = wbc_shift(*ADD, *told)
+    assert outcome.status == 0, outcome.err
+    assert "3 images used (1 neutrophil, 1 lymphocyte, 1 monocyte" in outcome.out
+    rows = [f"{label}/é.png,{cell_type}\n" for label, cell_type in names.items()]
+    table = unicodedata.normalize(written, "path,label\n" + "".join(rows))
+    Path("labels.csv").write_text(table)
+    outcome = wbc_shift(
+        "domain", "update", "our-lab", "lab", "-p", "tiny", "--labels", "labels.csv"
+    )
+    assert outcome.status == 0, outcome.err
+    assert "3 images used" in outcome.out
+
+
+def test_b17_folders_below_the_cell_types_are_groups(project: Path, wbc_shift) -> None:
+    for place, name in enumerate(CLASSES[:3]):
+        for patient in ("P01", "P02"):
+            for number in range(2):
+                seed = 10 * place + number + 5 * (patient == "P02")
+                put(f"{name}/{patient}/{number}.png", cell(name, seed))
+    outcome = wbc_shift(*ADD)
+    assert outcome.status == 0, outcome.err
+    assert "12 images used (4 neutrophil, 4 lymphocyte, 4 monocyte" in outcome.out
+    assert "the folders P01, P02, below those of the cell types, are taken for" in outcome.out
+    table = manifest()
+    assert (table["label"] == table.index.str.split("/").str[0]).all()
+    assert (table["group"] == table.index.str.split("/").str[1]).all()
+
+
+@pytest.mark.parametrize("name", ["band", "unclear", "monocytes 2"])
+def test_b17_a_folder_below_a_cell_type_that_may_be_another_is_asked_about(
+    project: Path, wbc_shift, name: str
+) -> None:
+    put("neutrophil/0.png", cell("neutrophil", 1))
+    put(f"neutrophil/{name}/0.png", cell("neutrophil", 2))
+    outcome = wbc_shift(*ADD)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert f"the folder '{name}' lies below a folder of a cell type" in outcome.err
+    assert f"--map '{name}=unusable'" in outcome.err
+
+
+def field_set() -> None:
+    """Whole fields with three cells each, as Pascal VOC has them."""
+    for number in range(2):
+        field = Image.new("RGB", (256, 128), (235, 215, 215))
+        for place, name in enumerate(CLASSES[:3]):
+            field.paste(cell(name, 10 * number + place), (70 * place, 30))
+        put(f"JPEGImages/{number}.jpg", field)
+        notes = Path("lab/Annotations")
+        notes.mkdir(exist_ok=True)
+        (notes / f"{number}.xml").write_text("<annotation><object/></annotation>")
+
+
+@pytest.mark.parametrize("told", [(), ("--map", "JPEGImages=neutrophil")])
+def test_b17_fields_with_annotations_are_refused_by_that_reason(
+    project: Path, wbc_shift, told: tuple[str, ...]
+) -> None:
+    field_set()
+    outcome = wbc_shift(*ADD, *told)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "it is a field with cells marked in it" in outcome.err
+    assert "--map" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("path,label,xmin\nJPEGImages/0.jpg,neutrophil,3\n", "say where cells lie in fields"),
+        (
+            "path,label\nJPEGImages/0.jpg,neutrophil\nJPEGImages/0.jpg,monocyte\n",
+            "JPEGImages/0.jpg stands in 2 rows (lines 2, 3), labelled neutrophil, monocyte: if it "
+            "is a field of several cells",
+        ),
+        (
+            "path,label\nJPEGImages/0.jpg,monocyte\nJPEGImages/0.jpg,monocyte\n",
+            "JPEGImages/0.jpg stands in 2 rows (lines 2, 3): remove one of them",
+        ),
+    ],
+)
+def test_b17_tables_of_fields_are_refused_by_that_reason(
+    project: Path, wbc_shift, table: str, said: str
+) -> None:
+    field_set()
+    Path("labels.csv").write_text(table)
+    outcome = wbc_shift(*ADD, "--labels", "labels.csv")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert said in outcome.err
+
+
+# ------------------------------------------------------------------ labels, copies, crops
+
+
+@pytest.mark.parametrize(
+    ("label", "likely"),
+    [
+        ("baso", "basophil"),
+        ("SNE", "neutrophil_segmented"),
+        ("Neutro", "neutrophil"),
+        ("lympho", "lymphocyte"),
+        ("neutrophill", "neutrophil"),
+        ("promonocyte", None),
+        ("dirt", None),
+        ("1", None),
+        ("BL", "blast"),
+        ("myelo", None),
+    ],
+)
+def test_c8_of_an_unknown_label_the_likely_cell_type_is_proposed_or_none(
+    label: str, likely: str | None
+) -> None:
+    assert likely_type(label, read_label_spaces(REPOSITORY / "datasets")) == likely
+
+
+def test_c8_a_hint_never_proposes_what_a_label_is_not(project: Path, wbc_shift) -> None:
+    put("baso/0.png", cell("basophil", 1))
+    put("dirt/0.png", cell("neutrophil", 2))
+    outcome = wbc_shift(*ADD)
+    assert "perhaps --map 'baso=basophil'" in outcome.err
+    assert "neutrophil'" not in outcome.err
+    shutil.rmtree("lab/baso")
+    assert "as in --map 'dirt=CELL_TYPE'" in wbc_shift(*ADD).err
+
+
+def test_c8_likeness_to_an_image_of_another_set_is_told_and_costs_no_image() -> None:
+    """Only a copy does: 1 of 800 cells was dropped for a plainly different one."""
+    grey = np.asarray(cell("monocyte", 1).convert("L"))
+    noise = np.random.default_rng(0).normal(0, 14, grey.shape)
+    alike = (grey + noise).clip(0, 255).astype(np.uint8)
+    looks = [Look(str(n), 64, 64, g) for n, g in enumerate((grey, alike))]
+    similarity = near_duplicates(np.stack([grey, alike]))["similarity"].iloc[0]
+    assert similarity < EQUAL
+    others = pd.DataFrame({"domain": ["jtsc"], "path": ["1.bmp"], "class_name": ["neutrophil"]})
+    own = {"path": "a.png", "cell_type": "myeloblast", "class_name": "near", "group": "a"}
+    judged, found = judge(pd.DataFrame([own]), looks[1:], others, looks[:1], {})
+    assert judged["excluded"].tolist() == [""]
+    ((path, finding, because),) = found.to_numpy().tolist()
+    assert (path, finding) == ("a.png", "to be looked at")
+    assert because.startswith("looks like the same cell as 1.bmp of jtsc (neutrophil), similarity")
+
+
+def test_c8_the_size_of_nuclei_is_set_beside_the_sources_and_a_crop_proposed(
+    tmp_path: Path,
+) -> None:
+    """Cells drawn on a wider field: the crop that shows them as large is found."""
+    names, paths = [], []
+    for place, name in enumerate(CLASSES):
+        for number in range(4):
+            picture = cell(name, 10 * place + number)
+            wide = Image.new("RGB", (128, 128), picture.getpixel((0, 0)))
+            wide.paste(picture, (32, 32))
+            for folder, image in (("near", picture), ("far", wide)):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                image.save(tmp_path / folder / f"{name}{number}.png")
+            names.append(name)
+            paths.append(f"{name}{number}.png")
+    images = pd.DataFrame({"path": paths, "class_name": names})
+    source = {"theirs": nuclei(tmp_path / "near", images, 1.0, "theirs")}
+    (line,) = crop_advice(tmp_path / "far", images, 1.0, "ours", source)
+    assert "those of the same classes in theirs" in line
+    proposed = float(re.search(r": --crop (0\.\d+) would show them alike", line)[1])
+    assert proposed == pytest.approx(0.5, abs=0.08)
+    (line,) = crop_advice(tmp_path / "far", images, 0.5, "ours", source)
+    assert line.endswith("much the same")
+    (line,) = crop_advice(
+        tmp_path / "near",
+        images,
+        1.0,
+        "ours",
+        {"wide": nuclei(tmp_path / "far", images, 1.0, "wide")},
+    )
+    assert "no crop of these images shows them alike" in line

@@ -169,10 +169,10 @@ def test_an_unknown_domain_to_split_anew_names_the_nearest(project: Path, wbc_sh
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "cannot be read"),
-        ("path,group\n1,2,3,4\n5\n6,7,8,9,10\n", "cannot be read"),
-        ("path,group,label,part\n", "with rows below"),
-        ("path,group,label\n", "columns must be path, group, label, part"),
+        ("", "is not a CSV table"),
+        ("path,group\n1,2,3,4\n5\n6,7,8,9,10\n", "no column 'label'"),
+        ("path,group,label,part\n", "no rows"),
+        ("path,group,label\n", "no column 'part'"),
     ],
 )
 def test_d13_a_damaged_split_is_one_line(

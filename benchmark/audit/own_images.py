@@ -70,9 +70,9 @@ def judge(
     """Which images are used, in which group.
 
     Args:
-        images: path, cell_type and group, of images without fault.
+        images: path, cell_type, class_name and group, of images without fault.
         looks: of the same rows.
-        others: domain and path of images of other sets.
+        others: domain, path and class_name of images of other sets.
         other_looks: of the same rows.
         published: SHA-256 of every image of the other sets → its name, at hand or not.
 
@@ -102,7 +102,15 @@ def judge(
         row = used[pair.second - since]
         if pair.first < since:
             other = others.iloc[pair.first]
-            excluded[row] = f"the same cell as {other['path']} of {other['domain']}"
+            reason = f"the same cell as {other['path']} of {other['domain']}"
+            if pair.similarity >= EQUAL:
+                excluded[row] = reason
+            else:
+                # Two laboratories rarely have one cell: likeness alone is no ground to drop it.
+                alike = (
+                    f"looks like {reason} ({other['class_name']}), similarity {pair.similarity:.2f}"
+                )
+                doubts.append((names[row], "to be looked at", alike))
             continue
         other = used[pair.first - since]
         pairs.append((names[other], names[row]))
@@ -135,17 +143,18 @@ def named(path: str, cell_type: str) -> str:
 def images_at_hand(
     root: Path, profile: Profile, cards: dict[str, Card]
 ) -> tuple[pd.DataFrame, list[Path], int]:
-    """A profile's images that lie in `datasets/raw/` (domain, path), their files, and how many do
-    not."""
+    """A profile's images that lie in `datasets/raw/` (domain, path below it, class_name), their
+    files, and how many do not."""
     tables = []
     for domain in profile.domains:
         card = card_of(cards, domain)
         table = domain_images(
             root / "datasets", card, domain, profile.label_space, profile.subset
         ).assign(domain=domain, folder=card.folder)
-        tables.append(table[["domain", "folder", "path"]])
+        table["path"] = table["folder"] + "/" + table["path"]
+        tables.append(table[["domain", "path", "class_name"]])
     images = pd.concat(tables, ignore_index=True)
-    files = [root / "datasets" / "raw" / r.folder / r.path for r in images.itertuples()]
+    files = [root / "datasets" / "raw" / path for path in images["path"]]
     here = [file.is_file() for file in files]
     at_hand = [file for file, there in zip(files, here, strict=True) if there]
     return images[here].reset_index(drop=True), at_hand, len(files) - len(at_hand)

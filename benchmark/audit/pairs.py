@@ -71,14 +71,16 @@ def check_pairs(
         joint = scenarios.joining(first["domain"], second["domain"])
         apart = first["domain"] != second["domain"]
         severe = bool(joint) if apart else first["part"] != second["part"]
+        certain = exact or pair.similarity >= EQUAL
         if first["class_name"] != second["class_name"]:
             both = f"{first['class_name']} and {second['class_name']}"
             text = f"{first['domain']}: {what}, labelled {both}: {names}"
-            certain = exact or pair.similarity >= EQUAL
             lines = contradiction(first, second), contradiction(second, first)
             (judged.failures if certain else judged.warnings).append(
                 Finding("conflicting labels", text, **facts, mend=lines)
             )
+            # Cells of two laboratories that are labelled otherwise are two cells, unless copied.
+            severe = severe and (certain or not apart)
         lines = (known_line(first, second, exact, apart, facts["similarity"]),)
         if severe and apart:
             where = f"{first['domain']} and {second['domain']} ({joint[0]})"

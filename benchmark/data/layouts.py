@@ -17,8 +17,9 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from benchmark.data.image_files import MOST_DEPTH, find_images
-from benchmark.errors import UserError, suggest
+from benchmark.errors import UserError
 from benchmark.schema import Strict
+from benchmark.tables import leads_elsewhere, read_table, tidy, tidy_path
 
 
 class Reader(Strict):
@@ -168,35 +169,68 @@ def read_csv_labels(folder: Path, layout: CsvLabels) -> pd.DataFrame:
     """Images that the tables name, each of which must be there."""
     rows = []
     for file, form in layout.tables.items():
-        table = read_table(folder / file)
         wanted = {"image": layout.image, "label": layout.label} | layout.columns
-        for column in wanted.values():
-            if column not in table:
-                near = suggest(column, table.columns)
-                raise UserError(f"{folder / file}: no column '{column}'{near}")
+        table = read_table(folder / file, list(dict.fromkeys(wanted.values()))).rows
         table = pd.DataFrame({name: table[column] for name, column in wanted.items()})
-        table = table[(table["label"] != "") & (table["image"] != "")]
-        paths = [form.format(image=image) for image in table.pop("image")]
-        refuse_missing(folder, paths, f"named in {file}")
-        table.insert(0, "path", paths)
+        table["label"] = table["label"].map(tidy)
+        table = table[(table["label"] != "") & (table["image"].str.strip() != "")]
+        names = table.pop("image").map(lambda image: form.format(image=image))  # noqa: B023
+        table.insert(0, "path", located(folder, names, f"named in {file}"))
         if len(layout.tables) > 1:
             table["part"] = PurePosixPath(file).stem
         rows.append(table)
     return pd.concat(rows, ignore_index=True)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV of text with a header, separated by the commonest of comma, semicolon and tabulator."""
-    try:
-        header = path.read_text(encoding="utf-8-sig").partition("\n")[0]
-        separator = max(",;\t", key=header.count)
-        return pd.read_csv(
-            path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+def located(folder: Path, names: pd.Series, what: str) -> list[str]:
+    """The files that a table names, as paths below a folder.
+
+    A name stands for the file of that name, else for the only one that is called so but for
+    backslashes, `./`, spaces around it, and how accented letters are encoded.
+
+    Args:
+        names: by line of the table.
+        what: where they are named, for the message.
+
+    Raises:
+        UserError: a name leads out of the folder, stands for several files, or for none.
+    """
+    folder = Path(folder)
+    found, missing, known = [], [], None
+    for line, name in names.items():
+        path = tidy_path(name)
+        if Path(path).is_absolute() and Path(path).is_relative_to(folder.absolute()):
+            name = path = Path(path).relative_to(folder.absolute()).as_posix()
+        if leads_elsewhere(path):
+            raise UserError(
+                f"{folder}: {name.strip()} ({what}): leads out of its folder: write the path "
+                f"below {folder}"
+            )
+        if "\\" not in name and os.path.isfile(folder / name):
+            found.append(PurePosixPath(name).as_posix())
+            continue
+        if known is None:
+            known = {}
+            for place, _, files in os.walk(folder):
+                for file in files:
+                    own = Path(place, file).relative_to(folder).as_posix()
+                    known.setdefault(tidy_path(own), []).append(own)
+        meant = known.get(path, [])
+        if len(meant) > 1:
+            raise UserError(
+                f"{folder}: {path} ({what}, line {line}) may be any of {len(meant)} files whose "
+                "names look alike: rename them"
+            )
+        if meant:
+            found.append(meant[0])
+        else:
+            missing.append(f"{path} (line {line})")
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(names)} files are missing ({what}), "
+            f"first {missing[0]}: place them there, or correct the table"
         )
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: it is part of the published set") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a CSV table in UTF-8: {error}") from None
+    return found
 
 
 def read_json_index(folder: Path, layout: JsonIndex) -> pd.DataFrame:

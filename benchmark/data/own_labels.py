@@ -2,35 +2,202 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pandas as pd
 
+from benchmark.data.image_files import find_images
 from benchmark.data.label_spaces import LabelSpaces
-from benchmark.data.layouts import CsvLabels, Paths, read_layout, read_table
+from benchmark.data.layouts import located, refuse_links_outwards
 from benchmark.errors import UserError, suggest
+from benchmark.tables import plain, read_table, shown, tidy, tidy_path
+
+BOXES = re.compile(r"(x|y)_?(min|max)|bbox.*|left|top|right|bottom|(x|y)_?(center|centre)")
+"""Columns that say where in a field a cell lies."""
+ALIKE = 0.85
+"""How much of a label must be that of a cell type to be taken for a typing error: promonocyte is
+0.84 like monocyte."""
 
 
-def read_images(folder: Path, labels: Path | None) -> pd.DataFrame:
-    """The labelled images of a folder: path, label, and group if the CSV has that column."""
-    if labels is None:
-        table = read_layout(folder, Paths(reader="class_folders"))
-    elif not labels.is_file():
-        raise UserError(f"--labels {labels}: no such file")
+class OwnImages(NamedTuple):
+    """The labelled images of a laboratory.
+
+    Attributes:
+        table: path (below the folder, with `/`), label, and group if there is one, by path.
+        left_out: what is not used of what was named: path, finding, because.
+        notes: what a user must know of how labels and groups were found.
+    """
+
+    table: pd.DataFrame
+    left_out: list[tuple[str, str, str]]
+    notes: list[str]
+
+
+def read_images(
+    folder: Path, labels: Path | None, known: LabelSpaces, cells: dict[str, str]
+) -> OwnImages:
+    """The labelled images of a folder, by a CSV of path, label and perhaps group, or by folders.
+
+    Args:
+        cells: as in `cell_types`.
+
+    Raises:
+        UserError: no folder, no image, a link that leaves the folder; images that are fields of
+            several cells; folders of which it cannot be told whether they are labels.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name the one that holds the images")
+    refuse_links_outwards(folder)
+    files = find_images(folder)
+    if labels is not None:
+        found = by_table(folder, files.images, labels)
+    elif files.images:
+        found = by_folders(folder, files.images, known, cells)
     else:
-        columns = {"group": "group"} if "group" in read_table(labels) else {}
-        tables = {str(labels.resolve()).replace("{", "{{").replace("}", "}}"): "{image}"}
-        layout = CsvLabels(
-            reader="csv_labels", tables=tables, image="path", label="label", columns=columns
-        )
-        table = read_layout(folder, layout)
-    if "group" in table and (table["group"] == "").any():
+        others = [f"{path} {why}" for path, why in files.passed_over.items()]
+        seen = f": {shown(others)}" if others else ""
+        raise UserError(f"{folder}: no image at all in it{seen}: give it a folder per cell type")
+    passed_over = [(path, "left out", why) for path, why in files.passed_over.items()]
+    return found._replace(left_out=found.left_out + passed_over)
+
+
+def by_table(folder: Path, paths: list[str], labels: Path) -> OwnImages:
+    """The images that a CSV names, each of which must be there."""
+    table, notes = read_table(labels, ["path", "label"], ["group"])
+    if boxes := [column for column in table if BOXES.fullmatch(plain(column))]:
         raise UserError(
-            f"{labels}: {table.loc[table['group'] == '', 'path'].iloc[0]} has no group: "
-            "name its patient or slide, or drop the column"
+            f"{labels}: the columns {', '.join(boxes)} say where cells lie in fields; a domain is "
+            "made of images of one cell each: cut the cells out, and list those images"
         )
-    return table.assign(label=table["label"].str.strip())
+    table["label"] = table["label"].map(tidy)
+    named, labelled = table["path"].str.strip() != "", table["label"] != ""
+    there = {tidy_path(path): path for path in paths}
+    left_out = [
+        (
+            there.get(tidy_path(path), path.strip()),
+            "left out",
+            f"has no label in line {line} of {labels.name}",
+        )
+        for line, path in table.loc[named & ~labelled, "path"].items()
+    ]
+    left_out += [
+        ("", "left out", f"line {line} of {labels.name} names no image (label {label})")
+        for line, label in table.loc[labelled & ~named, "label"].items()
+    ]
+    table = table[named & labelled]
+    if table.empty:
+        raise UserError(f"{labels}: no row has both a path and a label")
+    table = table.assign(path=located(folder, table["path"], f"named in {labels.name}"))
+    if table["path"].duplicated().any():
+        raise UserError(f"{labels}: {named_twice(table)}")
+    if "group" in table:
+        table["group"] = table["group"].map(tidy)
+        if (table["group"] == "").any():
+            line = table.index[table["group"] == ""][0]
+            raise UserError(
+                f"{labels}: line {line}: {table['path'][line]} has no group: "
+                "name its patient or slide, or drop the column"
+            )
+    told = {path for path, *_ in left_out} | set(table["path"])
+    left_out += [(path, "left out", "has no label") for path in paths if path not in told]
+    columns = [column for column in ("path", "label", "group") if column in table]
+    return OwnImages(table[columns].sort_values("path", ignore_index=True), left_out, notes)
+
+
+def named_twice(table: pd.DataFrame) -> str:
+    """What is wrong with a table that names an image in several rows."""
+    path = table.loc[table["path"].duplicated(), "path"].iloc[0]
+    rows = table[table["path"] == path]
+    lines = f"{path} stands in {len(rows)} rows (lines {shown(rows.index)})"
+    if rows["label"].nunique() == 1 and len(rows) == 2:
+        return f"{lines}: remove one of them"
+    return (
+        f"{lines}, labelled {shown(rows['label'].unique())}: if it is a field of several cells, "
+        "cut them out, for a domain is made of images of one cell each; else keep one of the rows"
+    )
+
+
+def by_folders(
+    folder: Path, paths: list[str], known: LabelSpaces, cells: dict[str, str]
+) -> OwnImages:
+    """Every image of a folder, labelled by the nearest folder above it that is called as a cell.
+
+    Folders below that one are patients or slides, and so groups, if each has a digit in its name;
+    what they are otherwise must be told.
+    """
+    told = {plain(label) for label in cells}
+
+    def is_label(name: str) -> bool:
+        return plain(name) in told or cell_type_of(name, known) is not None
+
+    refuse_fields(folder, paths, lambda name: cell_type_of(name, known) is not None)
+    rows, below = [], {}
+    for path in paths:
+        *above, _ = path.split("/")
+        place = next((i for i in reversed(range(len(above))) if is_label(above[i])), None)
+        if place is None:
+            label, group = (above[-1] if above else ""), path
+        else:
+            label, group = above[place], "/".join(above[place + 1 :]) or path
+            for name in above[place + 1 :]:
+                below.setdefault(name, path)
+        rows.append((path, tidy(label), group))
+    loose = [path for path, label, _ in rows if not label]
+    if len(loose) == len(rows):
+        raise UserError(
+            f"{folder}: its {len(loose)} images lie in no folder of a cell type: {shown(loose)}: "
+            "make a folder for each, or give --labels"
+        )
+    unclear = [
+        name
+        for name in below
+        if not any(letter.isdigit() for letter in name) or likely_type(words_of(name), known)
+    ]
+    if unclear:
+        name = unclear[0]
+        raise UserError(
+            f"{folder}: the folder '{name}' lies below a folder of a cell type ({below[name]}): "
+            f"say what its images are, as in --map '{name}=unusable', or move them up"
+        )
+    left_out = [(path, "left out", "lies in no folder of a cell type") for path in loose]
+    rows = [row for row in rows if row[1]]
+    table = pd.DataFrame(rows, columns=["path", "label", "group"])
+    notes = []
+    if below:
+        path, label, group = next(row for row in rows if row[2] != row[0])
+        notes.append(
+            f"the folders {shown(sorted(below))}, below those of the cell types, are taken for "
+            f"patients or slides: {path} is labelled {label}, its group is {group}"
+        )
+    else:
+        table = table.drop(columns="group")
+    return OwnImages(table.sort_values("path", ignore_index=True), left_out, notes)
+
+
+def words_of(name: str) -> str:
+    """The words of a name without its numbers: `monocytes` of `Monocytes_2`."""
+    return " ".join(re.findall(r"[^\W\d_]+", name))
+
+
+def refuse_fields(folder: Path, paths: list[str], is_cell_type: Callable[[str], bool]) -> None:
+    """Refuse images beside which annotations lie, in folders that are not called as a cell type:
+    boxes in fields, as in Pascal VOC (a .xml for each) or YOLO (a .txt)."""
+    notes = {
+        file.stem: file for suffix in ("*.xml", "*.txt") for file in sorted(folder.rglob(suffix))
+    }
+    for path in paths:
+        place = PurePosixPath(path)
+        if place.stem in notes and not any(map(is_cell_type, place.parts[:-1])):
+            raise UserError(
+                f"{folder}: {path} has an annotation, {notes[place.stem].relative_to(folder)}: it "
+                "is a field with cells marked in it, and a domain is made of images of one cell "
+                "each: cut the cells out first"
+            )
 
 
 def cell_types(
@@ -41,25 +208,61 @@ def cell_types(
     Raises:
         UserError: one line with every label whose cell type is not known, and how to tell it.
     """
+    types = {}
     for label, cell_type in cells.items():
+        label, cell_type = tidy(label), tidy(cell_type)
         if label not in set(labels):
             raise UserError(f"--map {label}: no such label{suggest(label, labels.unique())}")
         if cell_type not in known.cell_types:
             near = suggest(cell_type, known.cell_types)
             raise UserError(f"--map {label}={cell_type}: no such cell type{near}")
-    types, unknown = dict(cells), {}
+        types[label] = cell_type
+    unknown = {}
     for label, number in labels.value_counts(sort=False).sort_index().items():
-        plain = re.sub(r"[\s-]+", "_", label.lower())
-        nearest = [c for c in (plain, plain.removesuffix("s")) if c in known.cell_types]
-        if label not in types and nearest:
-            types[label] = nearest[0]
+        if label not in types and (found := cell_type_of(label, known)) is not None:
+            types[label] = found
         elif label not in types:
             unknown[label] = number
     if unknown:
         listed = ", ".join(f"'{label}' ({number} images)" for label, number in unknown.items())
+        likely = {label: likely_type(label, known) for label in unknown}
+        likely = {label: found for label, found in likely.items() if found is not None}
+        examples = [f"--map '{label}={found}'" for label, found in likely.items()]
+        examples = examples or [f"--map '{next(iter(unknown))}=CELL_TYPE'"]
         raise UserError(
-            f"{where}: labels whose cell type is not known: {listed}: tell it, as in "
-            f"--map '{next(iter(unknown))}=neutrophil' (unusable leaves images out); "
-            f"cell types: {', '.join(known.cell_types)}"
+            f"{where}: labels whose cell type is not known: {listed}: tell each, "
+            f"{'perhaps' if likely else 'as in'} {' '.join(examples)} (unusable leaves images "
+            f"out); cell types: {', '.join(known.cell_types)}"
         )
     return types
+
+
+def cell_type_of(label: str, known: LabelSpaces) -> str | None:
+    """The cell type that a label names, in singular or plural; None if it names none."""
+    name = re.sub(r"[\s-]+", "_", plain(label))
+    return next((c for c in (name, name.removesuffix("s")) if c in known.cell_types), None)
+
+
+def likely_type(label: str, known: LabelSpaces) -> str | None:
+    """The cell type that a label may stand for, to be confirmed; None if it is anybody's guess.
+
+    What published sets call so, and all of them the same; the beginning of one cell type's name; or
+    a typing error in one.
+    """
+    if (found := cell_type_of(label, known)) is not None:
+        return found
+    name = plain(label)
+    types = {
+        cell_type
+        for labels in known.sets.values()
+        for other, cell_type in labels.items()
+        if plain(other) in (name, name.removesuffix("s"))
+    }
+    if types and not name.isdigit():
+        return types.pop() if len(types) == 1 else None
+    name = re.sub(r"[\s-]+", "_", name)
+    begun = sorted((c for c in known.cell_types if c.startswith(name)), key=len)
+    if len(name) >= 4 and begun and all(c.startswith(begun[0]) for c in begun):
+        return begun[0]
+    near = difflib.get_close_matches(name, known.cell_types, n=2, cutoff=ALIKE)
+    return near[0] if near else None

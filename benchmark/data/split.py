@@ -16,6 +16,7 @@ from benchmark.config import PARTS, Split
 from benchmark.data.cards import Card, domain_rows
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
+from benchmark.tables import read_table
 from benchmark.texts import shortened
 
 COLUMNS = ["path", "group", "label", "part"]
@@ -133,16 +134,11 @@ def split_rows(datasets: Path, domain: str) -> pd.DataFrame:
     if not path.exists():
         raise UserError(f"{path} is missing: run `wbc-shift split`")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        reason = shortened(str(error))
-        mend = f"get it from git again, or {anew(domain)}"
-        raise UserError(f"{path} cannot be read ({reason}): {mend}") from None
-    if list(table.columns) != COLUMNS or not len(table):
-        raise UserError(
-            f"{path}: columns must be {', '.join(COLUMNS)}, with rows below: mend it, or "
-            f"{anew(domain)}"
-        )
+        table = read_table(path, COLUMNS).rows[COLUMNS].reset_index(drop=True)
+    except UserError as error:
+        raise UserError(f"{error}; get it from git again, or {anew(domain)}") from None
+    if table.empty:
+        raise UserError(f"{path}: no rows: mend it, or {anew(domain)}")
     wrong = set(table["part"]) - set(PARTS)
     if wrong:
         raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(PARTS)}")

@@ -6,8 +6,10 @@ are judged on exactly the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import re
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,33 +18,52 @@ import pandas as pd
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import calibration, metrics
 from benchmark.evaluation.bootstrap import Images
-from benchmark.evaluation.columns import values
+from benchmark.evaluation.columns import counted_targets, values
 from benchmark.evaluation.experiments import Run, done_runs, load_experiments
 from benchmark.evaluation.intervals import interval
 from benchmark.evaluation.predictions import Answers, TestSet, read_answers
 from benchmark.evaluation.tallies import HEADLINE, STATISTICS
+from benchmark.files import write_text
+from benchmark.tables import left_out, plain, read_table, shown, tidy_path
 
-NAMED = 3
-"""images named in an error line"""
+TOLERANCE = 0.01
+"""How far from 1 the probabilities of an image may add up, whatever their decimals: half-precision
+numbers are off by less."""
+NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
+NOT_SAID = ("", "nan", "na", "n/a", "null", "none")
+"""What stands in a cell of numbers that holds none."""
 Finished = dict[str, tuple[Run, tuple[str, ...]]]
 
 
 class Submission(NamedTuple):
-    """Checked answers, one entry per row of the file."""
+    """Checked answers, one entry per row that has one."""
 
+    lines: list[int]
+    """of the file"""
     images: list[str]
-    domains: list[str | None]
+    domains: list[str]
+    """"" where the file does not tell"""
     predicted: np.ndarray
     probabilities: np.ndarray | None
-    """(images, classes), if the file has a column per class"""
+    """(images, classes), adding up to 1, if the file has a column per class"""
+    notes: list[str]
+    """what a reader must know of how the file was read"""
+
+
+class Place(NamedTuple):
+    """A test image, by its domain and its place in that domain's answers."""
+
+    domain: str
+    place: int
 
 
 def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     """Lines that score a file of predictions on a scenario and place it among the methods.
 
-    Columns: `image` (as in `predictions.parquet`, or the file name alone where that is
-    unambiguous), `domain` (may be left out), and `prediction` (a class name) or one column of
-    probabilities for each class. A domain without any row is not scored; within a domain every
+    Columns: `image` (as in `predictions.parquet`, or a trailing part of that path where it is
+    unambiguous), `domain` (may be left out), and `prediction` (a class name; `label`, as in the
+    file that `predict` writes, is the same) or a column of probabilities for each class, called
+    as the class or `p_<class>`. A domain without any row is not scored; within a domain every
     image is needed, once.
 
     Raises:
@@ -54,29 +75,55 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     submission = read_submission(Path(path), classes)
     placed, spare = place_rows(Path(path), submission, answers, reference)
     yield f"{path}: scored on {scenario}, {len(classes)} classes; intervals cover the images only"
+    for note in submission.notes:
+        yield f"  note: {note.removeprefix(f'{path}: ')}"
     if spare:
-        yield f"  {spare} rows name no test image of this scenario and were left out"
+        yield (
+            f"  note: {len(spare)} of {len(submission.images)} rows name no test image of this "
+            f"scenario and were left out: {shown(spare)}"
+        )
     macro_f1: dict[TestSet, tuple[float, np.ndarray]] = {}
     for test_set in reference.scenario.test_sets:
         name = f"{test_set[0]}{' (in-domain)' if test_set[1] == 'id_test' else ''}"
+        own = answers[test_set]
         if test_set not in placed:
-            yield f"  {name}: no row, not scored"
+            yield f"  {name}: no row, its {len(own.images)} test images are not scored"
             continue
-        own, rows = answers[test_set], placed[test_set]
+        rows = placed[test_set]
         predicted = submission.predicted[rows][None]
         images = Images("/".join(test_set), own.labels, own.groups, predicted, len(classes))
         found_values = {key: (o[0], d[0]) for key, (o, d) in values(images, STATISTICS).items()}
         macro_f1[test_set] = found_values[HEADLINE]
-        texts = [f"{STATISTICS[key].title} {shown(*pair)}" for key, pair in found_values.items()]
+        texts = [
+            f"{STATISTICS[key].title} {with_interval(*pair)}" for key, pair in found_values.items()
+        ]
         if submission.probabilities is not None:
             bins = calibration.reliability(submission.probabilities[rows], own.labels)
             error = calibration.expected_calibration_error(bins)
             texts.append(f"ECE {100 * error:.1f}")
         yield f"  {name}, n = {len(rows)}: {', '.join(texts)}"
-    yield from place_lines(Path(results), found, macro_f1)
+    yield from place_lines(Path(results), found, answers, macro_f1)
 
 
-def shown(value: float, draws: np.ndarray) -> str:
+def write_test_images(path: Path, results: Path, scenario: str) -> int:
+    """Write the images that a scenario tests, as a CSV of image and domain; return their number.
+
+    Raises:
+        UserError: no finished run of the scenario.
+    """
+    reference, classes = next(iter(runs_of(Path(results), scenario).values()))
+    answers = read_answers(Path(results), reference, classes)
+    rows = [
+        (image, test_set[0])
+        for test_set in reference.scenario.test_sets
+        for image in answers[test_set].images
+    ]
+    table = pd.DataFrame(rows, columns=["image", "domain"])
+    write_text(Path(path), table.to_csv(index=False, lineterminator="\n"))
+    return len(table)
+
+
+def with_interval(value: float, draws: np.ndarray) -> str:
     """`45.3 [43.1, 47.0]`, in per cent."""
     mean, low, high, _ = interval(draws, value, 1)
     return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
@@ -94,87 +141,191 @@ def runs_of(results: Path, scenario: str) -> Finished:
 
 def read_submission(path: Path, classes: tuple[str, ...]) -> Submission:
     """Read and check a file of predictions by itself."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: name a CSV file with predictions")
-    try:
-        table = pd.read_csv(path, dtype={"image": str, "domain": str, "prediction": str})
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    if "image" not in table:
-        raise UserError(f"{path}: no column 'image'{suggest('image', table.columns)}")
-    if not len(table):
+    chances = {name: (name, f"p_{name}") for name in classes}
+    optional = ["domain", "prediction", "label", *(n for pair in chances.values() for n in pair)]
+    table, notes = read_table(path, ["image"], optional)
+    if table.empty:
         raise UserError(f"{path}: no rows")
-    if table["image"].isna().any():
-        raise UserError(f"{path}: line {int(table['image'].isna().argmax()) + 2}: no image")
-    domains = table["domain"].tolist() if "domain" in table else [None] * len(table)
-    images = [name.replace("\\", "/").removeprefix("./") for name in table["image"]]
-    if "prediction" in table:
-        unknown = ~table["prediction"].isin(classes)
-        if unknown.any():
-            line, name = int(unknown.argmax()) + 2, str(table["prediction"][unknown.argmax()])
-            raise UserError(f"{path}: line {line}: unknown class '{name}'{suggest(name, classes)}")
-        predicted = table["prediction"].map({c: i for i, c in enumerate(classes)}).to_numpy()
-        return Submission(images, domains, predicted, None)
-    missing = [name for name in classes if name not in table]
-    if missing:
+    columns = columns_of_classes(path, table, chances)
+    answer = next((name for name in ("prediction", "label") if name in table), None)
+    if answer is None and not columns:
         raise UserError(
-            f"{path}: no column 'prediction', and none of probabilities for '{missing[0]}'"
-            f"{suggest(missing[0], table.columns)}"
+            f"{path}: no column 'prediction', and none of probabilities for '{classes[0]}'"
+            f"{suggest(classes[0], table.columns)}"
         )
-    numbers = table[list(classes)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    wrong = ~np.isfinite(numbers).all(axis=1) | (numbers < 0).any(axis=1)
-    wrong |= np.abs(numbers.sum(axis=1) - 1) > 0.01
+    if answer == "prediction" and "label" in table:
+        notes.append(f"{path}: the column 'prediction' is scored, 'label' is not read")
+    silent = pd.Series(True, index=table.index)
+    for column in [*columns, *([answer] if answer else [])]:
+        silent &= table[column].map(plain).isin(NOT_SAID if column != answer else [""])
+    notes += left_out(path, table.index[silent], "without an answer")
+    table = table[~silent]
+    if table.empty:
+        raise UserError(f"{path}: no row has an answer")
+    unnamed = table["image"].map(plain) == ""
+    if unnamed.any():
+        raise UserError(f"{path}: line {table.index[unnamed][0]}: no image")
+    images = [tidy_path(name) for name in table["image"]]
+    domains = [text.strip() for text in table["domain"]] if "domain" in table else [""] * len(table)
+    told = told_classes(path, table[answer], classes) if answer else None
+    if not columns:
+        return Submission([*table.index], images, domains, told, None, notes)
+    numbers, more = read_probabilities(path, table[columns])
+    predicted = numbers.argmax(axis=1)
+    highest = numbers >= numbers.max(axis=1, keepdims=True) - 1e-9
+    if told is not None:
+        against = ~highest[np.arange(len(told)), told]
+        if against.any():
+            row = int(against.argmax())
+            raise UserError(
+                f"{path}: line {table.index[row]}: the {answer} is {classes[told[row]]}, the "
+                f"highest probability that of {classes[predicted[row]]} ({int(against.sum())} "
+                "such rows): which one is meant? Remove the other"
+            )
+        predicted = told
+    elif ties := int((highest.sum(axis=1) > 1).sum()):
+        more.append(
+            f"{ties} rows have two highest probabilities that are equal as written: the first "
+            "class counts; more decimals or a column 'prediction' would tell"
+        )
+    return Submission([*table.index], images, domains, predicted, numbers, notes + more)
+
+
+def columns_of_classes(
+    path: Path, table: pd.DataFrame, chances: dict[str, tuple[str, str]]
+) -> list[str]:
+    """The columns of probabilities, in the order of the classes; none if there are none.
+
+    Raises:
+        UserError: a class has two, or none where others have one.
+    """
+    found = {name: [form for form in forms if form in table] for name, forms in chances.items()}
+    if not any(found.values()):
+        return []
+    for name, columns in found.items():
+        if not columns:
+            near = suggest(name, table.columns)
+            raise UserError(f"{path}: no column of probabilities for '{name}'{near}")
+        if len(columns) > 1:
+            raise UserError(f"{path}: '{name}' has two columns, {' and '.join(columns)}: keep one")
+    return [column for (column,) in found.values()]
+
+
+def told_classes(path: Path, answers: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
+    """Class index of each answer in words."""
+    places = {plain(name): place for place, name in enumerate(classes)}
+    found = answers.map(plain).map(places)
+    if found.isna().any():
+        line = found.index[found.isna()][0]
+        name = answers[line].strip()
+        what = f"unknown class '{name}'{suggest(name, classes)}" if name else "no class"
+        raise UserError(f"{path}: line {line}: {what}")
+    return found.to_numpy(np.int64)
+
+
+def read_probabilities(path: Path, table: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Probabilities (rows, columns) that add up to 1, and a note where they were made to.
+
+    Rounded to d decimals, C numbers may add up to as much as C / 2 units of the last decimal more
+    or less than 1. A comma may stand for the decimal point.
+
+    Raises:
+        UserError: with the line, a cell that holds no number; numbers that are no probabilities.
+    """
+    texts = table.map(str.strip)
+    for column in texts:
+        bad = ~texts[column].map(lambda text: NUMBER.fullmatch(text) is not None)
+        if bad.any():
+            line = texts.index[bad][0]
+            raise UserError(f"{path}: line {line}: {column} is '{texts[column][line]}', no number")
+    numbers = texts.map(lambda text: float(text.replace(",", "."))).to_numpy(float)
+    sums = numbers.sum(axis=1)
+    tolerance = max(TOLERANCE, rounding(numbers)) + 1e-9
+    wrong = (numbers < 0).any(axis=1) | ~(np.abs(sums - 1) <= tolerance)
     if wrong.any():
+        row = int(wrong.argmax())
         raise UserError(
-            f"{path}: line {int(wrong.argmax()) + 2}: probabilities must be 0 or more and add up "
-            "to 1: apply a softmax, or give a column 'prediction'"
+            f"{path}: line {table.index[row]}: probabilities must be 0 or more and add up to 1, "
+            f"here to {sums[row]:.6g} ({int(wrong.sum())} such rows): apply a softmax, write more "
+            "decimals, or give a column 'prediction'"
         )
-    return Submission(images, domains, numbers.argmax(axis=1), numbers)
+    notes = []
+    rounded = np.abs(sums - 1) > 1e-6
+    if rounded.any():
+        notes.append(
+            f"the probabilities of {int(rounded.sum())} rows add up to {sums.min():.6g} to "
+            f"{sums.max():.6g}, as rounded numbers do: each row was divided by its sum"
+        )
+    return numbers / sums[:, None], notes
+
+
+def rounding(numbers: np.ndarray) -> float:
+    """How far rounding can move the sum of a row of numbers (rows, columns) from 1.
+
+    Told by the number that has the most decimals, for final zeros may not be written; 0 if all are
+    whole, for then nothing was rounded.
+    """
+    # Nine digits: what binary fractions add to a decimal number stands behind them.
+    decimals = {-Decimal(f"{number:.9g}").as_tuple().exponent for number in np.unique(numbers)}
+    most = max(decimals, default=0)
+    return numbers.shape[1] * 0.5 * 10.0**-most if most > 0 else 0.0
 
 
 def place_rows(
     path: Path, submission: Submission, answers: dict[TestSet, Answers], reference: Run
-) -> tuple[dict[TestSet, np.ndarray], int]:
-    """For each test set the row of every image, in the order of the labels; and rows left over.
+) -> tuple[dict[TestSet, np.ndarray], list[str]]:
+    """For each test set the row of every image, in the order of the labels; and images left over.
 
     Raises:
         UserError: unknown domain; an image twice, ambiguous or missing; no image known at all.
     """
     test_sets = {domain: (domain, part) for domain, part in reference.scenario.test_sets}
-    index: dict[tuple[str, str], int] = {}
-    owners: dict[str, set[str]] = {}
+    by_name = {plain(domain): domain for domain in test_sets}
+    names: dict[str, list[Place]] = {}
+    tails: dict[str, list[Place]] = {}
     for domain, test_set in test_sets.items():
-        names = answers[test_set].images
-        files = [PurePosixPath(name).name for name in names]
-        short = files if len(set(files)) == len(files) else []
-        for keys in (short, names):
-            for place, key in enumerate(keys):
-                index[domain, str(key)] = place
-                owners.setdefault(str(key), set()).add(domain)
+        for place, image in enumerate(answers[test_set].images):
+            image = tidy_path(image)
+            names.setdefault(image, []).append(Place(domain, place))
+            for tail in tails_of(image):
+                tails.setdefault(tail, []).append(Place(domain, place))
     rows = {
         domain: np.full(len(answers[test_set].images), -1) for domain, test_set in test_sets.items()
     }
-    spare = 0
-    for row, (image, domain) in enumerate(zip(submission.images, submission.domains, strict=True)):
-        if isinstance(domain, str) and domain not in test_sets:
+    spare = []
+    for row, (line, image, domain) in enumerate(
+        zip(submission.lines, submission.images, submission.domains, strict=True)
+    ):
+        if domain and plain(domain) not in by_name:
             raise UserError(
-                f"{path}: line {row + 2}: unknown domain '{domain}'{suggest(domain, test_sets)}"
+                f"{path}: line {line}: unknown domain '{domain}'{suggest(domain, test_sets)}"
             )
-        own = {domain} if isinstance(domain, str) else owners.get(image, set())
-        if len(own) > 1:
+        allowed = {by_name[plain(domain)]} if domain else set(test_sets)
+        own = [found for found in names.get(image, []) if found.domain in allowed]
+        if not own:
+            # A shorter path than ours, or a longer one.
+            near = tails.get(image, []) + [p for t in tails_of(image) for p in names.get(t, [])]
+            own = [found for found in near if found.domain in allowed]
+        domains = sorted({found.domain for found in own})
+        if len(domains) > 1:
             raise UserError(
-                f"{path}: line {row + 2}: image '{image}' is in {' and in '.join(sorted(own))}: "
+                f"{path}: line {line}: image '{image}' is in {' and in '.join(domains)}: "
                 "add a column 'domain'"
             )
-        place = index.get((next(iter(own), ""), image))
-        if place is None:
-            spare += 1
+        if len(own) > 1:
+            images = answers[test_sets[domains[0]]].images
+            raise UserError(
+                f"{path}: line {line}: image '{image}' may be any of "
+                f"{shown(images[found.place] for found in own)}: write its folders too"
+            )
+        if not own:
+            spare.append(image)
             continue
-        (where,) = own
+        (where, place), *_ = own
         if rows[where][place] >= 0:
             raise UserError(
-                f"{path}: image '{image}' of {where} stands in lines {rows[where][place] + 2} and "
-                f"{row + 2}: one answer each"
+                f"{path}: image '{image}' of {where} stands in lines "
+                f"{submission.lines[rows[where][place]]} and {line}: one answer each"
             )
         rows[where][place] = row
     placed = {}
@@ -183,10 +334,9 @@ def place_rows(
         if len(gaps) == len(rows[domain]):
             continue
         if len(gaps):
-            more = f" and {len(gaps) - NAMED} more" if len(gaps) > NAMED else ""
             raise UserError(
-                f"{path}: {domain}: no answer for {', '.join(gaps[:NAMED])}{more}: every test "
-                "image needs one"
+                f"{path}: {domain}: no answer for {len(gaps)} of {len(rows[domain])} test images, "
+                f"{shown(gaps)}: every test image needs one (--images FILE lists them)"
             )
         placed[test_set] = rows[domain]
     if not placed:
@@ -195,30 +345,52 @@ def place_rows(
     return placed, spare
 
 
+def tails_of(path: str) -> Iterable[str]:
+    """The trailing parts of a path, without the whole of it: `b/c` and `c` of `a/b/c`."""
+    parts = path.split("/")
+    return ("/".join(parts[start:]) for start in range(1, len(parts)))
+
+
 def place_lines(
-    results: Path, found: Finished, macro_f1: dict[TestSet, tuple[float, np.ndarray]]
+    results: Path,
+    found: Finished,
+    answers: dict[TestSet, Answers],
+    macro_f1: dict[TestSet, tuple[float, np.ndarray]],
 ) -> Iterator[str]:
     """Where the file stands among the methods of each track, by mean macro-F1 over its targets.
 
-    In-domain counts only where no target is answered.
+    In-domain, and targets that enter no mean, count only where no other is answered; a test set
+    without any class of ten images has no score.
     """
-    sets = [test_set for test_set in macro_f1 if test_set[1] != "id_test"] or list(macro_f1)
+    reference, classes = next(iter(found.values()))
+    labels = {test_set[0]: answers[test_set].labels for test_set in answers}
+    counts = [np.bincount(labels[t], minlength=len(classes)) for t in reference.scenario.targets]
+    counted = counted_targets(reference.scenario, np.array(counts))
+    known = [test_set for test_set in macro_f1 if np.isfinite(macro_f1[test_set][0])]
+    targets = [test_set for test_set in known if test_set[1] != "id_test"]
+    sets = [test_set for test_set in targets if test_set[0] in counted] or targets or known
+    if not sets:
+        yield "  no class has the ten images that a mean and a place among the methods want"
+        return
     tracks: dict[str, dict[str, list[float]]] = {}
     for run, classes in found.values():
-        answers = read_answers(results, run, classes)
+        theirs = read_answers(results, run, classes)
         scores = [
             metrics.macro_f1(metrics.confusion_matrix(own.labels, own.predicted, len(classes)))
-            for own in (answers[test_set] for test_set in sets)
+            for own in (theirs[test_set] for test_set in sets)
         ]
         methods = tracks.setdefault(run.track, {})
         methods.setdefault(run.method.name, []).append(float(np.mean(scores)))
     own = float(np.mean([macro_f1[test_set][0] for test_set in sets]))
     draws = np.mean([macro_f1[test_set][1] for test_set in sets], axis=0)
-    yield f"  mean macro-F1 over {', '.join(domain for domain, _ in sets)}: {shown(own, draws)}"
+    names = ", ".join(domain for domain, _ in sets)
+    yield f"  mean macro-F1 over {names}: {with_interval(own, draws)}"
     for track, methods in tracks.items():
         table = {name: float(np.mean(per_seed)) for name, per_seed in methods.items()}
         place = 1 + sum(value > own for value in table.values())
         yield f"  place {place} of {len(table) + 1} among the {track} methods (mean over seeds)"
-        ranking = sorted([*table.items(), ("this file", own)], key=lambda item: -item[1])
+        ranking = sorted([*table.items(), ("", own)], key=lambda item: -item[1])
         for name, value in ranking:
-            yield f"    {100 * value:5.1f}  {name}"
+            seeds = len(methods[name]) if name else 0
+            text = f"{name} ({seeds} {'seed' if seeds == 1 else 'seeds'})" if name else "this file"
+            yield f"    {100 * value:5.1f}  {text}"

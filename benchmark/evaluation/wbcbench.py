@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import metrics
+from benchmark.tables import plain, read_table, shown, tidy
 
 CLASSES = ("SNE", "LY", "MO", "BL", "EO", "BNE", "MY", "MMY", "VLY", "BA", "PMY", "PC", "PLY")
 COLUMNS = ["ID", "labels"]
@@ -28,50 +28,54 @@ class ChallengeScore(NamedTuple):
     macro_specificity: float
 
 
-def score_challenge(submission: Path, truth: Path) -> ChallengeScore:
+def score_challenge(submission: Path, truth: Path) -> tuple[ChallengeScore, list[str]]:
     """Score a submission against a file of true labels, both with the columns `ID,labels`.
 
     Macro-F1 and macro precision are over all 13 classes, 0 for one that never occurs; balanced
-    accuracy and macro specificity over those that occur.
+    accuracy and macro specificity over those that occur. With the scores come the number of images
+    and notes of how the files were read.
 
     Raises:
         UserError: one line for the first fault: columns, unknown class, an ID twice or missing.
     """
-    answers, labels = read_labels(Path(submission)), read_labels(Path(truth))
-    if missing := [name for name in labels if name not in answers]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{submission}: no answer for ID '{missing[0]}'{more}")
+    answers, notes = read_labels(Path(submission))
+    labels, more = read_labels(Path(truth))
+    if missing := [f"'{name}'" for name in labels if name not in answers]:
+        raise UserError(f"{submission}: no answer for {len(missing)} of {len(labels)} IDs of "
+                        f"{truth}: {shown(missing)}")  # fmt: skip
     if extra := [name for name in answers if name not in labels]:
-        near = suggest(extra[0], labels)
-        raise UserError(f"{submission}: ID '{extra[0]}' is not in {truth}{near}")
+        raise UserError(
+            f"{submission}: {len(extra)} IDs are not in {truth}, first '{extra[0]}'"
+            f"{suggest(extra[0], labels)}"
+        )
     pairs = np.array([(label, answers[name]) for name, label in labels.items()]).T
     confusion = metrics.confusion_matrix(*pairs, len(CLASSES))
-    return ChallengeScore(
+    score = ChallengeScore(
         float(metrics.macro_f1_all(confusion)),
         float(metrics.balanced_accuracy(confusion)),
         float(np.nan_to_num(metrics.precision(confusion)).mean()),
         float(metrics.macro_specificity(confusion)),
     )
+    return score, [f"{len(labels)} images", *notes, *more]
 
 
-def read_labels(path: Path) -> dict[str, int]:
-    """Class index by ID."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: name a CSV file with the columns ID,labels")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    if list(table.columns) != COLUMNS:
-        raise UserError(f"{path}: columns are {','.join(table.columns)}: name them ID,labels")
-    if not len(table):
+def read_labels(path: Path) -> tuple[dict[str, int], list[str]]:
+    """Class index by ID, and notes of how the file was read."""
+    table, notes = read_table(path, COLUMNS)
+    if table.empty:
         raise UserError(f"{path}: no rows")
-    twice = table["ID"].duplicated()
+    names, labels = table["ID"].map(tidy), table["labels"].map(tidy)
+    for column, texts in (("ID", names), ("label", labels)):
+        if (texts == "").any():
+            raise UserError(f"{path}: line {texts.index[texts == ''][0]}: no {column}")
+    twice = names.duplicated()
     if twice.any():
-        raise UserError(f"{path}: ID '{table['ID'][twice.argmax()]}' stands twice")
-    unknown = ~table["labels"].isin(CLASSES)
-    if unknown.any():
-        line, name = int(unknown.argmax()) + 2, table["labels"][unknown.argmax()]
+        line = names.index[twice][0]
+        raise UserError(f"{path}: line {line}: ID '{names[line]}' stands twice")
+    places = {plain(name): place for place, name in enumerate(CLASSES)}
+    found = labels.map(plain).map(places)
+    if found.isna().any():
+        line = found.index[found.isna()][0]
+        name = labels[line]
         raise UserError(f"{path}: line {line}: unknown class '{name}'{suggest(name, CLASSES)}")
-    places = {name: place for place, name in enumerate(CLASSES)}
-    return dict(zip(table["ID"], table["labels"].map(places), strict=True))
+    return dict(zip(names, found.astype(int), strict=True)), notes
