@@ -239,6 +239,13 @@ class Experiment(Strict):
     def _some_method_each_once(self) -> Experiment:
         if not self.backbones and not self.methods:
             raise ValueError("needs backbones (a grid) or methods (named ones)")
+        if not self.backbones:
+            idle = [plural(axis) for axis in AXES[1:] if plural(axis) in self.model_fields_set]
+            if idle:
+                raise ValueError(
+                    f"{idle[0]} vary a grid, and without backbones there is none: name backbones, "
+                    f"or give each of the methods its own {idle[0]}"
+                )
         lengths = []
         for name in ("scenarios", *(plural(axis) for axis in AXES), "methods"):
             chosen = getattr(self, name)

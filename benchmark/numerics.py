@@ -38,8 +38,8 @@ BLOCKS: dict[str, str] = {
     "normalisation": "bn gn in ibn_a bn_frozen ibn_b ibn_literal none ln evonorm",
     "loss": "ce weighted_ce label_smoothing focal balanced_softmax logit_adjusted class_balanced "
     "hybrid ldam centre triplet_centre_hard supcon ccl focal_ccl",
-    "recipe": "erm mixup coral groupdro idg_boda",
-    "head": "linear addfc",
+    "recipe": "erm mixup interdomain_mixup coral groupdro idg_boda",
+    "head": "linear addfc hidden512",
     "freezing": "none last16 linear",
     "stain": "none jpeg95 macenko reinhard",
     "readout": "head linear_probe nearest_neighbours decoupled decoupled_sampler decoupled_loss "

@@ -78,6 +78,7 @@ def expand(
             else:
                 run |= network(params, profile, (name, method), used[method.framing], seed)
                 run["skip"] = skips[name] or too_few_sources(method, source)
+                check_sampler(run["settings"]["training"], source)
             planned[name, seed] = run
             runs.append({key: run[key] for key in RUN_KEYS})
     return runs
@@ -158,8 +159,6 @@ def check_blocks(params: Params, method: Method) -> None:
     ):
         parameters = getattr(params, kind).get(name, {})
         check_parameters(kind, registry, name, parameters, positional=positional)
-        # Values are checked where they are used.
-        registry[name](*[torch.ones(2)][:positional], **parameters)
     loss = LOSSES[method.loss](torch.ones(2), **params.losses[method.loss])
     if method.head != "linear" and getattr(loss, "brings_head", False):
         raise UserError(
@@ -196,6 +195,16 @@ def too_few_sources(method: Method, source: str) -> str | None:
     if getattr(RECIPES[method.recipe], "needs_domains", False) and len(sources_of(source)) < 2:
         return f"{method.recipe}: compares source domains, and {source} is one"
     return None
+
+
+def check_sampler(training: dict[str, Any], source: str) -> None:
+    """Raise a `UserError` if a batch cannot hold an image of each source domain that it is to."""
+    domains, size = len(sources_of(source)), training["batch_size"]
+    if training.get("sampler") == "domain_balanced" and size < domains:
+        raise UserError(
+            f"{PARAMS}: training: batch_size {size} is less than one image of each of {domains} "
+            "domains: raise it, or take another sampler"
+        )
 
 
 def network(

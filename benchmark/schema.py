@@ -17,6 +17,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\n]*$")]
 """A title: some words on one line."""
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Strict(BaseModel):

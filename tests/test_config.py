@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import PARAMS, REPOSITORY, edit
 
-from benchmark.config import expand_scenario, load_params, scenario_folder
+from benchmark.config import Experiment, expand_scenario, load_params, scenario_folder
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
+from benchmark.schema import parse
 
 
 @pytest.fixture
@@ -73,3 +74,22 @@ def test_suggestions_name_the_nearest_or_all_of_few() -> None:
     assert suggest("resnet81", ["resnet18", "vgg16"]) == "; did you mean 'resnet18'?"
     assert suggest("zzz", ["a", "b"]) == "; known: a, b"
     assert suggest("zzz", map(str, range(100))) == ""
+
+
+def test_axes_of_a_grid_beside_named_methods_alone_are_told() -> None:
+    experiment = {"title": "t", "scenarios": ["a->b"], "methods": ["named"], "seeds": 1}
+    assert Experiment.model_validate(experiment).framings == [None]
+    idle = {"framings": [None, "large"], "losses": ["focal"], "stains": ["none"]}
+    for axis, values in idle.items():
+        with pytest.raises(UserError, match=f"{axis} vary a grid, and without backbones") as error:
+            parse(Experiment, experiment | {axis: values}, "params.yaml")
+        assert "\n" not in str(error.value)
+        parse(Experiment, experiment | {axis: values, "backbones": ["resnet18"]}, "params.yaml")
+
+
+def test_a12_the_rows_of_tsutsui2023_follow_the_schedule_of_its_code() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    rows = [m for name, m in params.methods.items() if name.startswith("tsutsui-")]
+    rows = [method for method in rows if method.training]
+    assert len(rows) == 9
+    assert {method.training["schedule"] for method in rows} == {"as_released"}

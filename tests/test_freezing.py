@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch import nn
 
+from benchmark.config import load_params
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, create, skip_reason
 from benchmark.models.freezing import FREEZING
-from benchmark.models.heads import features_and_logits, replace_classifier
+from benchmark.models.heads import HEADS, features_and_logits, replace_classifier
 
 
 def trained(model: nn.Module) -> set[str]:
@@ -75,6 +77,22 @@ def test_addfc_on_resnet50_is_the_published_head() -> None:
     assert layers == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
     widths = [(m.in_features, m.out_features) for m in model.fc if isinstance(m, nn.Linear)]
     assert widths == [(2048, 2048), (2048, 2048), (2048, 5)]
+
+
+def test_a12_both_stages_of_le2026_have_the_released_head() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    for name, method in params.methods.items():
+        if name.startswith("le-") and "small" not in name and not method.members:
+            assert method.head == "hidden512", name
+    with torch.device("meta"):
+        model = build_model("resnet50", "bn", {}, 5, 64, seed=0, head="hidden512")
+    layers = [type(layer).__name__ for layer in model.fc]
+    assert layers == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert (model.fc[0].in_features, model.fc[0].out_features) == (2048, 512)
+    assert (model.fc[3].in_features, model.fc[3].out_features) == (512, 5)
+    head = HEADS["hidden512"](2048, 5)
+    assert head[0].weight.std().item() == pytest.approx((2 / 2048) ** 0.5, rel=0.02)
+    assert head[0].bias.abs().max() == head[3].bias.abs().max() == 0
 
 
 def test_a_new_head_follows_the_seed_and_leaves_the_backbone_as_without_it() -> None:

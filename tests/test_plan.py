@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import edit
+from conftest import REPOSITORY, edit
 
 from benchmark import numerics
 from benchmark.config import load_params
 from benchmark.errors import UserError
+from benchmark.inference.inferences import INFERENCES
+from benchmark.inference.readouts import READOUTS
+from benchmark.models.build import check_parameters
+from benchmark.models.normalisation import NORMALISATIONS
 from benchmark.plan import read_data
-from benchmark.runs import Run, expand
+from benchmark.runs import Run, check_sampler, expand
 from benchmark.training.losses import LOSSES
+from benchmark.training.recipes import RECIPES
 
 NAMED = """\
 augmentations: {strong: {scale: 0.3, contrast: 0.4}}
@@ -178,3 +184,70 @@ def test_e3_every_part_of_the_project_has_a_declared_version() -> None:
         known = pkgutil.resolve_name(numerics.REGISTRIES[kind])
         assert set(names.split()) <= set(known), kind
         assert {type(numerics.version(kind, name)) for name in names.split()} == {int}
+
+
+BLOCKS = {
+    "normalisations": (NORMALISATIONS, 1),
+    "losses": (LOSSES, 1),
+    "recipes": (RECIPES, 0),
+    "readouts": (READOUTS, 0),
+    "inferences": (INFERENCES, 0),
+}
+"""Kind of block → its registry, and how many arguments the harness itself passes."""
+PARAMETERS = [
+    (kind, name, parameter)
+    for kind, (registry, positional) in BLOCKS.items()
+    for name, build in registry.items()
+    for parameter in list(inspect.signature(build).parameters)[positional:]
+    if name != "erm"  # takes none
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "parameter"), PARAMETERS)
+def test_d14_every_parameter_of_every_block_refuses_what_it_cannot_be(
+    kind: str, name: str, parameter: str
+) -> None:
+    registry, positional = BLOCKS[kind]
+    for value in ("big", "", None, [1.0], {}, float("nan"), float("inf"), -1, -0.5, 1e400):
+        with pytest.raises(UserError, match=rf"params.yaml: {kind}.{name}.{parameter}: ") as error:
+            check_parameters(kind, registry, name, {parameter: value}, positional)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_d14_the_settings_of_the_repository_and_every_default_are_accepted(kind: str) -> None:
+    registry, positional = BLOCKS[kind]
+    for name, parameters in getattr(load_params(REPOSITORY / "params.yaml"), kind).items():
+        check_parameters(kind, registry, name, parameters, positional)
+    for name, build in registry.items():
+        taken = list(inspect.signature(build).parameters.values())[positional:]
+        defaults = {parameter.name: parameter.default for parameter in taken if name != "erm"}
+        check_parameters(kind, registry, name, defaults, positional)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("{gamma: 2.0}", "{gamma: big}", "losses.focal.gamma: Input should be a valid number"),
+        ("{gamma: 2.0}", "{gamma: -2.0}", "losses.focal.gamma: Input should be greater than or"),
+        ("[bn]", "[bn]\n        stains: [macenca]", "no stain normalisation 'macenca'; did you"),
+        ("[bn]", "[bn]\n        stains: [vahadane]", "no stain normalisation 'vahadane'; known:"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "validate"])
+def test_d14_a_wrong_value_is_told_by_the_plan_and_not_in_training(
+    prepared: Path, wbc_shift, command: str, old: str, new: str, told: str
+) -> None:
+    edit(prepared / "params.yaml", old, new)
+    outcome = wbc_shift(command, "-p", "tiny")
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert told in outcome.err
+
+
+def test_d14_a_batch_smaller_than_its_domains_is_told_by_the_plan() -> None:
+    training = {"batch_size": 2, "sampler": "domain_balanced"}
+    check_sampler(training, "a+b")
+    with pytest.raises(UserError, match="batch_size 2 is less than one image of each of 3 domains"):
+        check_sampler(training, "a+b+c")
+    check_sampler(training | {"sampler": "instance"}, "a+b+c")

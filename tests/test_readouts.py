@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmark.errors import UserError
 from benchmark.inference.readouts import READOUTS, Features, PixelFeatures, Source, decoupled
-from benchmark.models import build  # noqa: F401  registers our networks
+from benchmark.models import build
 from benchmark.models.weights import IMAGENET
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -99,11 +99,12 @@ def test_the_same_seed_gives_the_same_head(source):
         ({"sampler": "clas_balanced"}, "class_balanced"),
         ({"loss": "hybird"}, "hybrid"),
         ({"stage2_bn": "drit"}, "drift"),
+        ({"loss": "centre"}, "no loss of logits 'centre'"),
     ],
 )
-def test_a_misspelt_block_names_the_nearest(parameters, told):
+def test_a_misspelt_choice_names_those_there_are(parameters, told):
     with pytest.raises(UserError, match=told):
-        decoupled(**parameters)
+        build.check_parameters("readouts", READOUTS, "decoupled", parameters, positional=0)
 
 
 def test_features_are_read_without_touching_the_network():

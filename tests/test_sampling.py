@@ -11,7 +11,6 @@ import torch
 
 from benchmark.config import Training
 from benchmark.data.arrays import Images
-from benchmark.errors import UserError
 from benchmark.models.weights import IMAGENET
 from benchmark.training.batches import Batches
 from benchmark.training.optimiser import OPTIMISERS
@@ -78,12 +77,6 @@ def test_domain_balanced_shows_as_many_of_each_domain_in_every_batch() -> None:
     assert sorted(shown[47:].tolist()) == [1] * 6 + [2] * 7
     first = domains[batches[0]].tolist()
     assert first != sorted(first)  # mixed, not by domain
-
-
-def test_a_batch_too_small_for_all_domains_is_an_error_that_says_so() -> None:
-    domains = torch.arange(5)
-    with pytest.raises(UserError, match="batch_size 4 is less than one image of each of 5 domains"):
-        drawn("domain_balanced", domains, domains, 4)
 
 
 def test_a_batch_knows_where_the_images_of_each_domain_are() -> None:

@@ -340,3 +340,13 @@ def test_real_weights_give_the_frozen_features_of_torchvision_and_train() -> Non
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert not torch.equal(model.features[0].weight, before)
+
+
+@pytest.mark.parametrize("names", [None, "ibn_net"])
+def test_a_network_whose_state_follows_needs_no_weights_file(tmp_path: Path, names: str) -> None:
+    weights = Weights(file=str(tmp_path / "gone.safetensors"), names=names)
+    with pytest.raises(UserError, match="is not here"):
+        build_model("resnet10t", "bn", {}, 5, 48, seed=0, weights=weights)
+    model = build_model("resnet10t", "bn", {}, 5, 48, seed=0, weights=weights, state_follows=True)
+    donor = build_model("resnet10t", "bn", {}, 5, 48, seed=1)
+    model.load_state_dict(donor.state_dict(), strict=True)

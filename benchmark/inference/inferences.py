@@ -10,15 +10,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.errors import UserError, suggest
 from benchmark.inference.predict import BATCH, autocast, predict, standardise, to_float
 from benchmark.models.weights import Preprocessing
+from benchmark.schema import BelowOne
 
 View = Callable[[Tensor], Tensor]
 """float [N, 3, S, S] → the same shape"""
@@ -98,10 +100,7 @@ def log_mean_probability(logits: Tensor) -> Tensor:
 class TestTimeAugmentation(Inference):
     """Probabilities averaged over views of each image."""
 
-    def __init__(self, views: str = "dihedral") -> None:
-        if views not in VIEWS:
-            near = suggest(views, VIEWS)
-            raise UserError(f"params.yaml: inferences: views: no '{views}'{near}")
+    def __init__(self, views: Literal["dihedral", "as_released"] = "dihedral") -> None:
         self.views = VIEWS[views]
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
@@ -118,15 +117,13 @@ class BatchStatistics(Inference):
     A single image is answered by the source's statistics.
 
     Args:
-        source_share: weight of the source's statistics, 0 … 1.
+        source_share: weight of the source's statistics, from 0 to below 1.
     """
 
     transductive = True
     batch_statistics = True
 
-    def __init__(self, source_share: float = 0.0) -> None:
-        if not 0 <= source_share < 1:
-            raise UserError(f"params.yaml: inferences: source_share {source_share}: use 0 … 1")
+    def __init__(self, source_share: BelowOne = 0.0) -> None:
         self.source_share = source_share
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
@@ -170,7 +167,11 @@ class Tent(Inference):
     transductive = True
     batch_statistics = True
 
-    def __init__(self, learning_rate: float = 1e-3, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        learning_rate: NonNegativeFloat = 1e-3,
+        batch_size: Annotated[int, Field(ge=2)] = 64,
+    ) -> None:
         self.learning_rate, self.batch_size = learning_rate, batch_size
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
@@ -210,7 +211,7 @@ class PriorCorrection(Inference):
 
     transductive = True
 
-    def __init__(self, iterations: int = 100) -> None:
+    def __init__(self, iterations: PositiveInt = 100) -> None:
         self.iterations = iterations
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.inference.predict import BATCH, standardise, to_float
-from benchmark.models.heads import features_and_logits
+from benchmark.models.heads import features_and_logits, hidden_layer
 from benchmark.models.weights import Preprocessing
 from benchmark.training.class_weights import present
+from benchmark.training.loss import Loss
 from benchmark.training.losses import LOSSES
 
 
@@ -57,7 +59,7 @@ class Features(nn.Module):
         return features
 
 
-def linear_probe(inverse_penalty: float = 1.0) -> Readout:
+def linear_probe(inverse_penalty: PositiveFloat = 1.0) -> Readout:
     """Multinomial logistic regression on standardised features (scikit-learn, L2).
 
     Args:
@@ -100,7 +102,7 @@ class NearestNeighbours(nn.Module):
         return ((counts + 1 / counts.shape[1]) / (self.neighbours + 1)).log()
 
 
-def nearest_neighbours(neighbours: int = 20) -> Readout:
+def nearest_neighbours(neighbours: PositiveInt = 20) -> Readout:
     """The vote of the nearest training images."""
 
     def fit(source: Source, classes: int, seed: int) -> nn.Module:
@@ -124,19 +126,23 @@ class PixelFeatures(nn.Module):
         return self.features(standardise(batch, mean, std)).float().cpu()
 
 
-SAMPLERS = ("class_balanced", "instance")
-STAGE2_BN = ("frozen", "drift")
+def loss_of_logits(name: str) -> str:
+    """The name of a loss that needs no more than logits and labels; another is a `ValueError`."""
+    known = [n for n, build in LOSSES.items() if not isinstance(build(torch.ones(2)), Loss)]
+    if name not in known:
+        raise ValueError(f"no loss of logits '{name}'{suggest(name, known)}")
+    return name
 
 
 def decoupled(
-    loss: str = "hybrid",
-    sampler: str = "class_balanced",
-    stage2_bn: str = "frozen",
-    hidden: int = 512,
-    epochs: int = 50,
-    patience: int = 10,
-    learning_rate: float = 1e-3,
-    batch_size: int = 256,
+    loss: Annotated[str, AfterValidator(loss_of_logits)] = "hybrid",
+    sampler: Literal["class_balanced", "instance"] = "class_balanced",
+    stage2_bn: Literal["frozen", "drift"] = "frozen",
+    hidden: PositiveInt = 512,
+    epochs: PositiveInt = 50,
+    patience: PositiveInt = 10,
+    learning_rate: PositiveFloat = 1e-3,
+    batch_size: Annotated[int, Field(ge=2)] = 256,
 ) -> Readout:
     """The second stage of le2026: a new classifier on a frozen representation.
 
@@ -152,11 +158,6 @@ def decoupled(
             batch normalisation uses the statistics of each batch of this stage, and its running
             statistics leave those of the representation although every weight is frozen.
     """
-    choices = {"loss": (loss, LOSSES), "sampler": (sampler, SAMPLERS)}
-    choices["stage2_bn"] = (stage2_bn, STAGE2_BN)
-    for key, (name, known) in choices.items():
-        if name not in known:
-            raise UserError(f"params.yaml: readouts: {key}: no '{name}'{suggest(name, known)}")
     drifts = stage2_bn == "drift"
 
     def fit(source: Source, classes: int, seed: int) -> nn.Module:
@@ -170,7 +171,7 @@ def decoupled(
                 width = source.network.eval()(inputs[:1]).shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = new_head(width, hidden, classes)
+            head = hidden_layer(width, classes, hidden)
         optimiser = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=0.0)
         stage = nn.Sequential(source.network, head) if drifts else head
         steps = math.ceil(len(labels) / batch_size)
@@ -181,7 +182,7 @@ def decoupled(
             if sampler == "instance":
                 order = torch.randperm(len(labels), generator=generator)
             else:
-                weight = 1.0 / counts[labels]
+                weight = 1.0 / counts[labels]  # float32: in float64 finished runs would move
                 order = torch.multinomial(weight, len(labels), True, generator=generator)
             for chosen in order.tensor_split(steps):
                 value = criterion(stage(inputs[chosen]), labels[chosen])
@@ -199,17 +200,6 @@ def decoupled(
         return stage
 
     return fit
-
-
-def new_head(features: int, hidden: int, classes: int) -> nn.Sequential:
-    """The classifier of le2026's second stage, Kaiming-normal weights, zero biases."""
-    layers = [nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
-    head = nn.Sequential(*layers, nn.Linear(hidden, classes))
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return head
 
 
 @torch.inference_mode()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+from typing import Any
 
 import timm
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from benchmark.errors import UserError, suggest
@@ -48,11 +49,15 @@ def build_model(
     weights: Weights = SCRATCH,
     head: str = "linear",
     freezing: str = "none",
+    state_follows: bool = False,
 ) -> nn.Module:
     """Build a network; what `weights` does not give is random, drawn from `seed`.
 
     The same backbone and seed give the same convolutions under every normalisation, so that runs
     are paired. Maps float [N, 3, image_size, image_size] to logits [N, classes].
+
+    Args:
+        state_follows: a whole state will be loaded next, so that the weights need not be here.
 
     Raises:
         UserError: unknown backbone, normalisation, parameter, head or freezing; weights that are
@@ -70,10 +75,10 @@ def build_model(
         torch.manual_seed(seed)
         model = create(backbone, image_size, num_classes=classes)
         late = weights.names in AFTER_CONVERSION
-        if not late:
+        if not late and not state_follows:
             load_initial(model, weights, backbone, image_size)
         normalise(model, normalisation, parameters)
-        if late:
+        if late and not state_follows:
             load_initial(model, weights, backbone, image_size)
         if head != "linear":
             replace_classifier(model, lambda features: HEADS[head](features, classes))
@@ -140,17 +145,22 @@ def check_parameters(
     if name not in registry:
         raise UserError(f"params.yaml: {kind}: unknown '{name}'{suggest(name, registry)}")
     taken = inspect.signature(registry[name], eval_str=True).parameters
-    known = list(taken)[positional:]
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    known = [n for n, parameter in taken.items() if parameter.kind not in various][positional:]
     for parameter, value in parameters.items():
         where = f"params.yaml: {kind}.{name}"
         if parameter not in known:
             near = suggest(parameter, known) or "; it takes none"
             raise UserError(f"{where}: unknown parameter '{parameter}'{near}")
+        annotation = taken[parameter].annotation
+        kind_of_value = Any if annotation is inspect.Parameter.empty else annotation
+        finite = ConfigDict(allow_inf_nan=False)
         try:
-            TypeAdapter(taken[parameter].annotation).validate_python(value, strict=True)
+            TypeAdapter(kind_of_value, config=finite).validate_python(value, strict=True)
         except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UserError(
-                f"{where}.{parameter}: {error.errors()[0]['msg']}, found {shortened(repr(value))}"
+                f"{where}.{parameter}: {said}, found {shortened(repr(value))}"
             ) from None
 
 

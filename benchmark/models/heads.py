@@ -68,4 +68,22 @@ def added_layers(features: int, classes: int) -> nn.Module:
     return nn.Sequential(*hidden, *again, nn.Linear(features, classes))
 
 
-HEADS: dict[str, Callable[[int, int], nn.Module | None]] = {"linear": own, "addfc": added_layers}
+def hidden_layer(features: int, classes: int, hidden: int = 512) -> nn.Sequential:
+    """Linear(D → hidden)-BN-ReLU-Linear(hidden → C), Kaiming-normal weights, zero biases.
+
+    The classifier of both stages of le2026 as released; its dropout is 0.
+    """
+    layers = [nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
+    head = nn.Sequential(*layers, nn.Linear(hidden, classes))
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return head
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module | None]] = {
+    "linear": own,
+    "addfc": added_layers,
+    "hidden512": hidden_layer,
+}

@@ -183,8 +183,9 @@ def to_gn(model: nn.Module, groups: Annotated[int, Field(ge=1)] = 32) -> None:
     """
 
     def build(bn: _BatchNorm) -> nn.Module:
-        fitting = max(g for g in range(1, groups + 1) if bn.num_features % g == 0)
-        return nn.GroupNorm(fitting, bn.num_features, eps=bn.eps)
+        channels = bn.num_features
+        fitting = max(g for g in range(1, min(groups, channels) + 1) if channels % g == 0)
+        return nn.GroupNorm(fitting, channels, eps=bn.eps)
 
     replace_all(model, build)
 

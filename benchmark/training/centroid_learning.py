@@ -10,9 +10,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from benchmark.models.heads import replace_classifier
+from benchmark.schema import Share
 from benchmark.training.class_weights import median_frequency
 from benchmark.training.loss import Loss, membership
 
@@ -77,8 +79,8 @@ class CentroidLearning(Loss):
     def __init__(
         self,
         class_counts: Tensor,
-        gamma: float = 1e-4,
-        beta: float = 1e-4,
+        gamma: Share = 1e-4,
+        beta: Share = 1e-4,
         renorm: bool = False,
     ) -> None:
         super().__init__()
@@ -124,9 +126,9 @@ class FocalCentroidLearning(CentroidLearning):
     def __init__(
         self,
         class_counts: Tensor,
-        focusing: float = 2.0,
-        gamma: float = 1e-4,
-        beta: float = 1e-4,
+        focusing: NonNegativeFloat = 2.0,
+        gamma: Share = 1e-4,
+        beta: Share = 1e-4,
         renorm: bool = False,
     ) -> None:
         super().__init__(class_counts, gamma, beta, renorm)

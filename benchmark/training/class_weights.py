@@ -22,8 +22,6 @@ def effective_number(class_counts: Tensor, beta: float) -> Tensor:
 
     β = 0 weighs all classes alike; β → 1 weighs by 1 / n_c.
     """
-    if not 0 <= beta < 1:
-        raise UserError(f"params.yaml: losses: beta {beta}: give a number from 0 to below 1")
     # In float32, 1 - β^n keeps three digits at β = 0.9999.
     weights = (1 - beta) / (1 - beta ** present(class_counts).to(torch.float64))
     return (weights / weights.mean()).to(torch.float32)

@@ -6,13 +6,15 @@ Features are what the classifier sees, [N, D], not normalised unless a loss says
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from benchmark.errors import UserError, suggest
 from benchmark.models.heads import classifier_name, replace_classifier
+from benchmark.schema import Share
 from benchmark.training.loss import Loss, membership
 
 
@@ -29,7 +31,9 @@ class Centre(Loss):
 
     needs_features = True
 
-    def __init__(self, class_counts: Tensor, weight: float = 0.003, rate: float = 0.5) -> None:
+    def __init__(
+        self, class_counts: Tensor, weight: NonNegativeFloat = 0.003, rate: Share = 0.5
+    ) -> None:
         super().__init__()
         self.classes = len(class_counts)
         self.weight, self.rate = weight, rate
@@ -66,17 +70,12 @@ class TripletCentreHard(Loss):
     def __init__(
         self,
         class_counts: Tensor,
-        mining: str = "batch",
-        margin: float = 5.0,
-        weight: float = 0.1,
-        rate: float = 0.1,
+        mining: Literal["batch", "per_class", "tcl"] = "batch",
+        margin: NonNegativeFloat = 5.0,
+        weight: NonNegativeFloat = 0.1,
+        rate: NonNegativeFloat = 0.1,
     ) -> None:
         super().__init__()
-        if mining not in MINING:
-            raise UserError(
-                f"params.yaml: losses.triplet_centre_hard: unknown mining '{mining}'"
-                f"{suggest(mining, MINING)}"
-            )
         self.classes = len(class_counts)
         self.mine = MINING[mining]
         self.margin, self.weight, self.rate = margin, weight, rate
@@ -153,7 +152,12 @@ class SupervisedContrast(Loss):
     needs_features = True
     brings_head = True
 
-    def __init__(self, class_counts: Tensor, weight: float = 1.0, temperature: float = 0.1) -> None:
+    def __init__(
+        self,
+        class_counts: Tensor,
+        weight: NonNegativeFloat = 1.0,
+        temperature: PositiveFloat = 0.1,
+    ) -> None:
         super().__init__()
         self.classes = len(class_counts)
         self.weight, self.temperature = weight, temperature

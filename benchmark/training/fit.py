@@ -113,7 +113,7 @@ def fit(
         model.train()
         total, seen = torch.zeros((), device=device), 0
         for shown in batches.epoch(generator):
-            mixed = recipe.mix(shown.images)
+            mixed = recipe.mix(shown.images, shown.groups)
             logits, features = outputs(model, needs_features, mixed, settings.precision)
             batch = Batch(logits, shown.labels, features, shown.groups)
             value = recipe(loss, batch)

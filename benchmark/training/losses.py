@@ -1,6 +1,7 @@
 """Losses by name: those of logits [N, C] and labels [N], and the registry of all.
 
-To add one, write a function `build(class_counts, …parameters) -> loss(logits, labels)` here (or a
+To add one, write a function `build(class_counts, …parameters) -> loss(logits, labels)` here, the
+parameters annotated with the values they may have, by which settings are checked (or a
 `Loss`, where it needs more than logits: see `loss.py`), register it below and name it under
 `losses` in `params.yaml`.
 """
@@ -8,13 +9,15 @@ To add one, write a function `build(class_counts, …parameters) -> loss(logits,
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from benchmark.errors import UserError, suggest
 from benchmark.models.heads import replace_classifier
+from benchmark.schema import BelowOne, Share
 from benchmark.training.centroid_learning import CentroidLearning, FocalCentroidLearning
 from benchmark.training.class_weights import effective_number, log_prior, median_frequency, present
 from benchmark.training.feature_losses import Centre, SupervisedContrast, TripletCentreHard
@@ -35,12 +38,12 @@ def weighted_cross_entropy(class_counts: Tensor) -> LossFunction:
     return lambda logits, labels: F.cross_entropy(logits, labels, weight=weights.to(logits.dtype))
 
 
-def label_smoothing(class_counts: Tensor, smoothing: float = 0.1) -> LossFunction:
+def label_smoothing(class_counts: Tensor, smoothing: BelowOne = 0.1) -> LossFunction:
     """Cross-entropy with targets (1 - ε)·onehot + ε/C (Szegedy et al., CVPR 2016)."""
     return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-def focal(class_counts: Tensor, gamma: float = 2.0) -> LossFunction:
+def focal(class_counts: Tensor, gamma: NonNegativeFloat = 2.0) -> LossFunction:
     """-(1 - p_y)^γ log p_y, averaged (Lin et al., ICCV 2017). γ = 0 is the cross-entropy."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def balanced_softmax(class_counts: Tensor) -> LossFunction:
     return lambda logits, labels: F.cross_entropy(logits + prior, labels)
 
 
-def logit_adjusted(class_counts: Tensor, tau: float = 1.0) -> LossFunction:
+def logit_adjusted(class_counts: Tensor, tau: NonNegativeFloat = 1.0) -> LossFunction:
     """-log(π_y^τ e^{z_y} / Σ_j π_j^τ e^{z_j}) (Menon et al., ICLR 2021, eq. 10).
 
     τ = 1 is the balanced softmax, τ = 0 the cross-entropy.
@@ -70,7 +73,7 @@ def logit_adjusted(class_counts: Tensor, tau: float = 1.0) -> LossFunction:
     return lambda logits, labels: F.cross_entropy(logits + adjustment, labels)
 
 
-def class_balanced(class_counts: Tensor, beta: float = 0.9999) -> LossFunction:
+def class_balanced(class_counts: Tensor, beta: BelowOne = 0.9999) -> LossFunction:
     """Mean of w_y·CE, w by the effective number of samples (Cui et al., CVPR 2019).
 
     The equation; the released code for "softmax" takes a binary cross-entropy of the softmax.
@@ -83,19 +86,16 @@ def class_balanced(class_counts: Tensor, beta: float = 0.9999) -> LossFunction:
 
 def hybrid(
     class_counts: Tensor,
-    r: float = 0.5,
-    beta: float = 0.9999,
-    gamma: float = 2.0,
-    p_t: str = "plain",
+    r: Share = 0.5,
+    beta: BelowOne = 0.9999,
+    gamma: NonNegativeFloat = 2.0,
+    p_t: Literal["plain", "released"] = "plain",
 ) -> LossFunction:
     """mean[(1 - r)·ce + r·(1 - p)^γ·ce] with ce = w_y·CE, w by the effective number (le2026).
 
     Args:
         p_t: `plain` takes p = softmax(z)_y; `released` takes p = exp(-ce), as le2026's code does.
     """
-    if p_t not in ("plain", "released"):
-        known = suggest(p_t, ("plain", "released"))
-        raise UserError(f"params.yaml: losses.hybrid: unknown p_t '{p_t}'{known}")
     weights = effective_number(class_counts, beta)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -119,7 +119,12 @@ class LabelDistributionAwareMargin(Loss):
 
     brings_head = True
 
-    def __init__(self, class_counts: Tensor, max_margin: float = 0.5, scale: float = 30.0) -> None:
+    def __init__(
+        self,
+        class_counts: Tensor,
+        max_margin: NonNegativeFloat = 0.5,
+        scale: PositiveFloat = 30.0,
+    ) -> None:
         super().__init__()
         self.scale = scale
         rarity = present(class_counts).to(torch.float64) ** -0.25

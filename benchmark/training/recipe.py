@@ -86,8 +86,8 @@ class Recipe(nn.Module):
             seed: of the recipe's own random numbers.
         """
 
-    def mix(self, images: Tensor) -> Tensor:
-        """Change the standardised images [N, 3, S, S] of a batch."""
+    def mix(self, images: Tensor, groups: list[Tensor]) -> Tensor:
+        """Change the standardised images [N, 3, S, S] of a batch; `groups` as in `Batch`."""
         return images
 
     def forward(self, loss: Loss, batch: Batch) -> Tensor:

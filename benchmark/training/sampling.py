@@ -12,8 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmark.errors import UserError
-
 Sampler = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
 """(labels int64 [N], domains int64 [N], batch size, generator) → positions int64 [M]."""
 
@@ -48,11 +46,6 @@ def domain_balanced(
     """
     of_domains = [(domains == d).nonzero().flatten() for d in domains.unique().tolist()]
     share = batch_size // len(of_domains)
-    if share == 0:
-        raise UserError(
-            f"params.yaml: training: batch_size {batch_size} is less than one image of each of"
-            f" {len(of_domains)} domains: raise it, or take another sampler"
-        )
     steps = steps_per_epoch(len(labels), batch_size)
     columns = []
     for positions in of_domains:

@@ -13,11 +13,12 @@ from benchmark.training.recipes.coral import Coral
 from benchmark.training.recipes.erm import EmpiricalRisk
 from benchmark.training.recipes.groupdro import GroupDRO
 from benchmark.training.recipes.idg_boda import ImbalancedDomains
-from benchmark.training.recipes.mixup import Mixup
+from benchmark.training.recipes.mixup import InterDomainMixup, Mixup
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "erm": EmpiricalRisk,
     "mixup": Mixup,
+    "interdomain_mixup": InterDomainMixup,
     "coral": Coral,
     "groupdro": GroupDRO,
     "idg_boda": ImbalancedDomains,

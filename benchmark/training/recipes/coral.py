@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from benchmark.training.loss import Loss
@@ -22,7 +23,7 @@ class Coral(Recipe):
     needs_features = True
     needs_domains = True
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: NonNegativeFloat = 1.0) -> None:
         super().__init__()
         self.weight = weight
 

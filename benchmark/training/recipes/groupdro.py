@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from benchmark.training.loss import Loss
@@ -23,7 +24,7 @@ class GroupDRO(Recipe):
     needs_domains = True
     remedy = "lower eta or the learning rate"
 
-    def __init__(self, eta: float = 0.01) -> None:
+    def __init__(self, eta: NonNegativeFloat = 0.01) -> None:
         super().__init__()
         self.eta = eta
 

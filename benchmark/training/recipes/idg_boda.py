@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from benchmark.schema import BelowOne, Share
 from benchmark.training.loss import Loss, membership
 from benchmark.training.recipe import Batch, Recipe
 from benchmark.training.recipes.coral import discrepancy
@@ -40,12 +42,12 @@ class ImbalancedDomains(Recipe):
 
     def __init__(
         self,
-        coral: float = 1.0,
-        boda: float = 0.1,
-        momentum: float = 0.2,
-        nu: float = 0.5,
-        temperature: float = 1.0,
-        warmup: float = 0.1,
+        coral: NonNegativeFloat = 1.0,
+        boda: NonNegativeFloat = 0.1,
+        momentum: BelowOne = 0.2,
+        nu: NonNegativeFloat = 0.5,
+        temperature: PositiveFloat = 1.0,
+        warmup: Share = 0.1,
     ) -> None:
         super().__init__()
         self.coral, self.boda, self.momentum = coral, boda, momentum
