@@ -229,6 +229,13 @@ def test_c6_targets_that_enter_no_mean_are_named_and_have_their_columns(tmp_path
         "(own images)." in text
     )
     report(tmp_path)
+    found = pd.read_parquet(tmp_path / "rejection.parquet").query("rejector == 'msp'")
+    own = found[found["domain"].isin(["bccd", "jtsc"])]
+    own = own[own["run_id"].str.startswith("a-bn-ce/")]
+    with (tmp_path / "tables" / "norms_rejection_summary.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["method"] == "a-bn-ce"]
+    line = next(line for line in lines if line["tested on"] == "mean of targets")
+    assert float(line["AURC"]) == pytest.approx(100 * own["aurc"].mean(), abs=0.051)
     findings = (tmp_path / "report.html").read_text()
     assert "2 other domains" in findings
     assert "4 other domains" not in findings

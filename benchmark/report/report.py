@@ -95,7 +95,7 @@ def write_experiment(folder: Path, experiment: Experiment, evidence: Evidence) -
     write_text(folder / f"{name}.md", per_class.to_markdown(experiment, blocks))
     sheets = [
         corruption_sheet(experiment, scores),
-        rejection_sheet(experiment, evidence.rejection, whole=False),
+        rejection_sheet(experiment, evidence.rejection_counted, whole=False),
         open_set_sheet(experiment, evidence.open_set),
         rejection_sheet(experiment, evidence.rejection),
         rejection_sheet(experiment, evidence.rejection, track="transductive"),
@@ -112,7 +112,10 @@ def write_overview(folder: Path, evidence: Evidence, records: Records) -> list[S
     sheets = [claims_sheet(evidence)]
     sheets += filter(None, [exchanges_sheet(evidence)])
     sheets.append(runs_sheet(experiments))
-    sheets += [rejectors_sheet(experiments, evidence.rejection), work_sheet(experiments, records)]
+    sheets += [
+        rejectors_sheet(experiments, evidence.rejection_counted),
+        work_sheet(experiments, records),
+    ]
     sheets.append(throughput_sheet(experiments, records))
     for sheet in sheets:
         write_sheet(folder, sheet)

@@ -21,7 +21,7 @@ from benchmark.evaluation.scores import majority_id
 from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
-from benchmark.report.sheets.rejection import load_rejection
+from benchmark.report.sheets.rejection import load_rejection, of_counted_targets
 from benchmark.report.sheets.sheet import percent
 from benchmark.report.tables import Cell, Scores, by_method, cell, read_evaluated, values
 
@@ -33,6 +33,8 @@ class Evidence(NamedTuple):
     scores: Scores
     effects: pd.DataFrame
     rejection: pd.DataFrame
+    rejection_counted: pd.DataFrame
+    """the same without targets that enter no mean over targets"""
     open_set: pd.DataFrame
 
 
@@ -42,8 +44,15 @@ Measured = Iterator[tuple[str, str]]
 
 def load_evidence(results: Path, experiments: list[Experiment], scores: Scores) -> Evidence:
     """What `evaluate` wrote."""
-    loads = load_effects, load_rejection, load_open_set
-    return Evidence(experiments, scores, *(load(results, experiments) for load in loads))
+    rejection = load_rejection(results, experiments)
+    return Evidence(
+        experiments,
+        scores,
+        load_effects(results, experiments),
+        rejection,
+        of_counted_targets(rejection, experiments, scores.counted),
+        load_open_set(results, experiments),
+    )
 
 
 def load_effects(results: Path, experiments: list[Experiment]) -> pd.DataFrame:
@@ -180,7 +189,7 @@ def far_from_centroids(evidence: Evidence) -> Measured:
         "computed: D = 0.000001 for all of 5 classes",
         f"published {published:.4f}, max D {closest:.4f} (1 is most reliable)",
     )
-    table = evidence.rejection
+    table = evidence.rejection_counted
     own = table[table["rejector"].isin(["ccl_published", "ccl_max"]) & (table["part"] == "shifted")]
     methods = [run_id.split("/")[0] for run_id in own["run_id"]]
     for method, rows in own.groupby(methods):

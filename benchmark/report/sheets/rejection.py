@@ -41,6 +41,20 @@ def load_rejection(results: Path, experiments: list[Experiment]) -> pd.DataFrame
     return pd.DataFrame(read_evaluated(Path(results) / "rejection.parquet", experiments))
 
 
+def of_counted_targets(
+    table: pd.DataFrame, experiments: list[Experiment], counted: dict[str, tuple[str, ...]]
+) -> pd.DataFrame:
+    """The rows that a mean of targets is over: those of `rejection.parquet` without targets that
+    enter none, such as a laboratory's own.
+
+    Args:
+        counted: scenario → its targets that do.
+    """
+    scenarios = {run_id: run.scenario.name for run_id, (run, _) in done_runs(experiments).items()}
+    pairs = zip(table["run_id"].map(scenarios), table["domain"], table["part"], strict=True)
+    return table[[part != "shifted" or domain in counted[name] for name, domain, part in pairs]]
+
+
 def rejection_sheet(
     experiment: Experiment, table: pd.DataFrame, whole: bool = True, track: str = "inductive"
 ) -> Sheet | None:
