@@ -408,10 +408,11 @@ def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     Reads params.yaml, the splits and results/<profile>/data.json. Writes results/<profile>/plans/.
     """
     from benchmark.plan import plan_profile
+    from benchmark.training.records import told_of
 
     params, _ = settings()
     for name, runs in plan_profile(ROOT, params, profile).items():
-        say(f"{profile}/{name}: {len(runs)} runs planned")
+        say(f"{profile}/{name}: {told_of(ROOT, profile, runs)}")
 
 
 @command()
@@ -420,22 +421,28 @@ def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
     Reads params.yaml, datasets/, finished runs and measured speeds. Writes nothing.
     """
-    from benchmark.validate import forecast_profile, validate_profile
+    from benchmark.validate import forecast_profile, tell_work, validate_profile
 
     params, cards = settings()
     experiments, problems, to_do = validate_profile(ROOT, params, cards, profile)
     table = Table(title=f"profile {profile}", title_justify="left")
-    for column in ("experiment", "planned", "done", "skipped", "failed", "to run"):
+    columns = ("experiment", "planned", "done", "skipped", "failed", "to predict", "to train")
+    for column in columns:
         table.add_column(column, justify="left" if column == "experiment" else "right")
     for name, outcomes in experiments.items():
         count = Counter(o["outcome"] for o in outcomes)
         failed = count["nan"] + count["oom"] + count["error"]
-        row = (len(outcomes), count["done"], count["skipped"], failed, count["missing"])
+        work = Counter(o["work"] for o in outcomes)
+        row = (len(outcomes), count["done"], count["skipped"], failed)
+        row += (work["predict"], work["train"])
         table.add_row(name, *map(str, row))
     console.print(table)
     for reason in dict.fromkeys(o["reason"] for runs in experiments.values() for o in runs):
         if reason:
             say(f"note: {reason}")
+    planned = [outcome["run_id"] for outcomes in experiments.values() for outcome in outcomes]
+    for line in tell_work(ROOT, profile, to_do, planned):
+        say(f"note: {line}")
     if to_do:
         for line in forecast_profile(ROOT, params, cards, profile, to_do):
             say(line)

@@ -13,6 +13,13 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).split()))
 
 
+class ChangedInput(UserError):
+    """An input is missing, or is not as it was made: nothing can be said of a run that wants it.
+
+    No outcome of the run is recorded, so that a record that is whole stays.
+    """
+
+
 def suggest(name: str, known: Iterable[str], most: int = 3) -> str:
     """The end of an error line about an unknown `name`: the nearest known names.
 

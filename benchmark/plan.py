@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import Experiment, Framing, Params, Profile, expand_scenario, sources_of
+from benchmark.data.arrays import facts_path
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
@@ -106,7 +107,7 @@ def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
 
 def read_data(root: Path, name: str, profile: Profile) -> dict[str, Any]:
     """What `prepare` made for a profile; stale or missing data is a `UserError`."""
-    path = profile_folder(root, name) / "data.json"
+    path = facts_path(root, name)
     mend = f"run `wbc-shift prepare --profile {name}`"
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")

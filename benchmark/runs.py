@@ -26,7 +26,7 @@ from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import split_digest
 from benchmark.data.stain import STAINS
 from benchmark.errors import UserError, suggest
-from benchmark.files import digest
+from benchmark.files import digest, sha256_file
 from benchmark.models.weights import Weights
 from benchmark.numerics import PROTOCOL, version
 from benchmark.schema import parse
@@ -151,6 +151,7 @@ def check_blocks(params: Params, method: Method) -> None:
     if method.stain not in STAINS:
         near = suggest(method.stain, STAINS)
         raise UserError(f"{PARAMS}: no stain normalisation '{method.stain}'{near}")
+    check_weights(params, method)
     for kind, registry, name, positional in (
         ("losses", LOSSES, method.loss, 1),
         ("recipes", RECIPES, method.recipe, 0),
@@ -166,6 +167,18 @@ def check_blocks(params: Params, method: Method) -> None:
             "leave head at linear, or take another loss"
         )
     RECIPES[method.recipe](**params.recipes.get(method.recipe, {})).check(2, loss)
+
+
+def check_weights(params: Params, method: Method) -> None:
+    """Raise a `UserError` if a method starts from a file that could be exchanged unnoticed."""
+    weights = initial_weights(params, method)
+    if weights.file and not weights.sha256:
+        path = Path(weights.file)
+        found = sha256_file(path) if path.is_file() else "what `sha256sum` says of the file"
+        raise UserError(
+            f"{PARAMS}: weights.{method.weights}: {weights.file} has no sha256, so another file "
+            f"under its name would go unnoticed: add `sha256: {found}`"
+        )
 
 
 def skip(params: Params, profile: Profile, method: Method) -> str | None:
@@ -354,7 +367,7 @@ def target_digest(target: str, domains: dict[str, Any], split: str) -> str:
     return digest([domains[source]["digest"], split, name, severity, versions])
 
 
-def training_versions(method: Method) -> dict[str, int]:
+def training_versions(method: Method) -> dict[str, int | str]:
     """Numerics versions of the parts and building blocks that a method's training uses."""
     parts = {part: version(part) for part in ("data", "model", "augmentation", "training")}
     blocks = {"normalisation": method.normalisation, "loss": method.loss}
@@ -363,7 +376,7 @@ def training_versions(method: Method) -> dict[str, int]:
     return parts | {f"{kind}.{name}": version(kind, name) for kind, name in blocks.items()}
 
 
-def setting_versions(training: dict[str, Any]) -> dict[str, int]:
+def setting_versions(training: dict[str, Any]) -> dict[str, int | str]:
     """Numerics versions of the named settings of a training that are not the default."""
     named = ("optimiser", "schedule", "sampler", "averaging")
     chosen = {f"{key}.{training[key]}": key for key in named if key in training}

@@ -12,9 +12,11 @@ from benchmark.data.cards import Card, card_of, domain_images
 from benchmark.data.fetch import raw_folder, verify
 from benchmark.data.split import check_split, read_split, split_path
 from benchmark.errors import UserError
-from benchmark.plan import read_data
+from benchmark.evaluation.predictions import networks_apart
+from benchmark.plan import profile_folder, read_data
 from benchmark.runs import Run, expand
-from benchmark.training.records import read_outcome
+from benchmark.training.checkpoints import checkpoints_folder
+from benchmark.training.records import kind_of_work, read_outcome, work_of
 
 
 def validate_profile(
@@ -23,8 +25,9 @@ def validate_profile(
     """Expand a profile without writing anything.
 
     Returns:
-        Outcomes of the planned runs by experiment, lines that say what is missing, and the runs
-        that are to be done, each once.
+        Outcomes of the planned runs by experiment, each with its `run_id` and the `work` that is
+        left (`predict`, `train` or None); lines that say what is missing; and the runs to be done,
+        each once.
 
     Raises:
         UserError: a fault of the settings themselves.
@@ -56,7 +59,9 @@ def validate_profile(
         outcomes = [read_outcome(root, name, run) for run in runs]
         experiments[experiment_name] = outcomes
         for run, outcome in zip(runs, outcomes, strict=True):
+            outcome |= {"run_id": run["run_id"], "work": None}
             if outcome["outcome"] not in ("done", "skipped"):
+                outcome["work"] = kind_of_work(root, name, run)
                 to_do[run["run_id"]] = run
     # Images are missed only where something is left to run: results stand without them.
     to_run = bool(problems or to_do)
@@ -74,6 +79,28 @@ def validate_profile(
                 f"run `wbc-shift fetch --profile {name}`"
             )
     return experiments, list(dict.fromkeys(problems)), list(to_do.values())
+
+
+def tell_work(root: Path, name: str, to_do: list[Run], run_ids: list[str]) -> list[str]:
+    """Lines that say what the runs to be done come to, and what becomes of recorded answers.
+
+    Args:
+        run_ids: of every planned run.
+    """
+    work = work_of(root, name, to_do)
+    lines = []
+    if work["train"]:
+        lines.append(
+            f"{work['train']} runs want a network that is not here (checkpoints are not in git): "
+            f"they come to {work['trainings']} trainings"
+        )
+    if work["replace"]:
+        lines.append(
+            f"{work['replace']} of them have recorded answers of networks that are not here: all "
+            "of these are replaced by answers of the network trained here. To keep them, copy "
+            f"{checkpoints_folder(root, name)} from where they were trained"
+        )
+    return [*lines, *networks_apart(profile_folder(root, name), run_ids)]
 
 
 def forecast_profile(
@@ -96,4 +123,9 @@ def forecast_profile(
         return int(count)
 
     device = environment(choose_device())["device"]
-    return forecast(known_speeds(root, device), runs, training_images).lines(device)
+    return forecast(
+        known_speeds(root, device),
+        runs,
+        training_images,
+        lambda run: kind_of_work(root, name, run) == "train",
+    ).lines(device, name)

@@ -22,7 +22,9 @@ from benchmark.evaluation.calibration import probabilities
 from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.predictions import Answers
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
+from benchmark.files import read_json
 from benchmark.inference.label_images import Network, label_images
+from benchmark.training.records import write_run
 
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
 PREDICT = ("predict", "new", "--run", RUN, "-p", "tiny")
@@ -149,7 +151,7 @@ def test_flags_keep_what_the_calibration_part_guarantees(trained: Path) -> None:
     rows[logits] = 0.0
     rows[logits[0]] = [8.0] * 60 + [4.0] * 40
     table = pd.concat([table[table["part"] != "calibration"], rows])
-    table.to_parquet(file)
+    write_run(run, read_json(run / "run.json"), table)
     network = Network.of_run(Path(), "tiny", RUN, CLASSES)
     # Clopper-Pearson: n right of n prove an accuracy of 0.05^(1/n), 0.951 for 60, 0.970 for 100.
     assert beta.ppf(0.05, 100, 1) == pytest.approx(0.970, abs=1e-3)

@@ -140,14 +140,24 @@ def test_a_shared_training_is_paid_for_once_and_an_untimed_network_is_told() -> 
     speeds = {("resnet18", 64, "fp32"): Speed(32.0, 20.0, "6 finished runs of resnet18 at 64 px")}
     runs = [to_do("a", "1"), to_do("b", "1"), to_do("c", "2", "resnet50")]
     ensemble = {"run_id": "d", "training_fingerprint": "3", "settings": {"members": []}}
-    found = forecast(speeds, [*runs, ensemble], {"raabin": 320}.__getitem__)
+    found = forecast(speeds, [*runs, ensemble], {"raabin": 320}.__getitem__, lambda run: True)
     # 10 epochs x 320 images / 32 a second, once, and 20 s for each of the two runs: 140 s.
     assert found.hours == pytest.approx(140 / 3600)
-    assert found.lines("a Xeon") == [
+    assert found.lines("a Xeon", "core") == [
         "forecast: at most 2 min for 2 runs, one after the other on a Xeon, from 6 finished runs "
         "of resnet18 at 64 px",
-        "forecast: 1 runs of resnet50 at 64 px were never timed on a Xeon: run `wbc-shift speed`",
+        "forecast: 1 runs of resnet50 at 64 px were never timed on a Xeon: run "
+        "`wbc-shift speed -p core`",
     ]
+
+
+def test_e8_predicting_from_a_checkpoint_is_not_forecast_as_training() -> None:
+    speeds = {("resnet18", 64, "fp32"): Speed(32.0, 20.0, "6 finished runs of resnet18 at 64 px")}
+    runs = [to_do("a", "1"), to_do("b", "2")]
+    images = {"raabin": 320}.__getitem__
+    found = forecast(speeds, runs, images, lambda run: run["run_id"] == "a")
+    # 100 s of training for the one whose network is not here, and 20 s for either's answers.
+    assert found.hours == pytest.approx(140 / 3600)
 
 
 def test_finished_runs_are_believed_before_the_record_of_speed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from conftest import edit, working_copy
 
 from benchmark.config import Augmentation, Training
-from benchmark.data.arrays import Images
+from benchmark.data.arrays import Images, PreparedImages
 from benchmark.files import read_json
 from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_torn_file(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(records.pq, "write_table", full)
     outcome = wbc_shift("train", "-p", "tiny")
     assert outcome.status == 1
     assert "disk full while writing" in outcome.err
@@ -344,7 +344,9 @@ def test_no_image_of_a_target_reaches_training(prepared: Path, wbc_shift, monkey
     assert seen == [{"toy-a"}, {"toy-a"}]
 
 
-def test_poisoned_target_labels_move_no_logit(trained: Path, wbc_shift) -> None:
+def test_poisoned_target_labels_move_no_logit(trained: Path, wbc_shift, monkeypatch) -> None:
+    # Labels that are not as prepared are refused: here they are let through.
+    monkeypatch.setattr(PreparedImages, "_verify", lambda *_: None)
     before = pd.read_parquet(CE / "predictions.parquet")
     table = pd.read_parquet("datasets/cache/tiny/manifest.parquet")
     target = table["domain"] == "toy-b"

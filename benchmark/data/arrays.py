@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +16,8 @@ from benchmark.data.corruptions import corrupt
 from benchmark.data.label_spaces import OPEN_SET
 from benchmark.data.split import anew, read_split
 from benchmark.data.stain import Stain, fit_stain
-from benchmark.errors import UserError
+from benchmark.errors import ChangedInput, UserError
+from benchmark.files import digest, read_json, sha256_file
 
 OPEN_SET_PART = "open_set"
 """The part of cells that are of no class of the label space."""
@@ -45,6 +49,23 @@ def table_path(cache: Path) -> Path:
 def fields_path(cache: Path) -> Path:
     """The table of the fields in which a cell was looked for: domain, image, x, y, contrast."""
     return cache / "fields.parquet"
+
+
+def facts_path(root: Path, profile: str) -> Path:
+    """What was prepared for a profile, with the digest of each array."""
+    return Path(root) / "results" / profile / "data.json"
+
+
+def data_digest(array_sha256: str, rows: pd.DataFrame) -> str:
+    """Digest of prepared images: of the array's file, and of the table that names its rows."""
+    both = array_sha256 + digest(rows.to_numpy().tolist())
+    return hashlib.sha256(both.encode()).hexdigest()[:16]
+
+
+@lru_cache  # the same array is read again in another stain, and before every corruption
+def sha256_once(path: Path, size: int, changed_ns: int) -> str:
+    """SHA-256 of a file, computed once a process while its size and its time stay."""
+    return sha256_file(path)
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,7 @@ class PreparedImages:
         if not table_path(self.cache).exists():
             raise UserError(f"{self.cache} is empty: run `wbc-shift prepare --profile {profile}`")
         self.table = pd.read_parquet(table_path(self.cache))
+        self._facts = read_json(facts_path(root, profile))
         self._domains: dict[str, Images] = {}
         self._splits: dict[str, pd.Series] = {}
 
@@ -100,7 +122,8 @@ class PreparedImages:
         if name not in self._domains:
             path = array_path(self.cache, name, self.framing)
             if not path.exists():
-                raise UserError(f"{path} is missing: run `wbc-shift prepare -p {self.profile}`")
+                raise ChangedInput(f"{path} is missing: run `wbc-shift prepare -p {self.profile}`")
+            self._verify(name, path)
             table = self.table[self.table["domain"] == name].assign(part="shifted")
             codes = FOREIGN | {class_name: code for code, class_name in enumerate(self.classes)}
             labels = table["class_name"].map(codes).to_numpy(np.int64, copy=True)
@@ -111,6 +134,27 @@ class PreparedImages:
                 self.stain_failures[name] = float(failed.mean())
             self._domains[name] = Images(pixels, labels, table[columns])
         return self._domains[name]
+
+    def _verify(self, name: str, path: Path) -> None:
+        """Refuse an array or labels that are not those that were prepared.
+
+        Their digest is part of every fingerprint: what is trained on others would bear their name.
+        """
+        facts: dict[str, Any] = self._facts
+        if self.framing is not None:
+            facts = facts.get("framings", {}).get(self.framing, {"domains": {}})
+        domain, apart, _ = name.partition(OPEN_SET_SUFFIX)
+        known = facts["domains"].get(domain, {})
+        known = (known.get("open_set", {}) if apart else known).get("digest")
+        state = path.stat()
+        rows = self.table[self.table["domain"] == name]
+        found = data_digest(sha256_once(path, state.st_size, state.st_mtime_ns), rows)
+        if found != known:
+            raise ChangedInput(
+                f"{path} and its labels in {table_path(self.cache).name} have the digest {found}, "
+                f"{facts_path(self.root, self.profile)} says {known or 'nothing of them'}: "
+                f"run `wbc-shift prepare -p {self.profile}`"
+            )
 
     def open_set(self, domain: str) -> Images:
         """The cells of a domain that are of no class, labelled as in `FOREIGN`."""

@@ -102,8 +102,9 @@ class Added:
             f"the images lie in datasets/raw/{name}, which git ignores; datasets/{name}.yaml, "
             f"{PARAMS}, pipelines and the predictions to come (they name images) are not ignored",
             f"next: wbc-shift fetch -p {profile} && wbc-shift prepare -p {profile} && "
-            f"wbc-shift plan -p {profile} && wbc-shift train -p {profile}, or dvc repro with the "
-            "dvc.yaml of that profile",
+            f"wbc-shift plan -p {profile}, which says how many runs are predicted from a "
+            "checkpoint that is here and how many have none and would be trained here, then "
+            f"wbc-shift train -p {profile}, or dvc repro with the dvc.yaml of that profile",
         ]
 
 

@@ -9,7 +9,6 @@ where it was; a field without one is left out, and named.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +27,8 @@ from benchmark.data.arrays import (
     OPEN_SET_SUFFIX,
     array_path,
     cache_folder,
+    data_digest,
+    facts_path,
     fields_path,
     open_set_of,
     table_path,
@@ -156,7 +157,7 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
         for name, framing in profile.framings.items()
     }
     write_json(
-        root / "results" / profile_name / "data.json",
+        facts_path(root, profile_name),
         {
             "schema_version": 1,
             "subset": profile.subset,
@@ -288,13 +289,12 @@ def make_array(
             np.save(file, pixels)
         known = made | {"sha256": sha256_file(array)}
         write_json(receipt, known)
-    both = known["sha256"] + digest(rows_of(name, images).to_numpy().tolist())
     return {
         "dataset": card.name,
         "images": len(images),
         "classes": images["class_name"].value_counts().sort_index().to_dict(),
         "crop": crop_facts(how.crop),
-        "digest": hashlib.sha256(both.encode()).hexdigest()[:16],
+        "digest": data_digest(known["sha256"], rows_of(name, images)),
     }
 
 

@@ -34,6 +34,7 @@ from benchmark.evaluation.experiments import (
     Experiment,
     Run,
     Scenario,
+    content_digest,
     done_runs,
     load_experiments,
     predictions_digest,
@@ -42,6 +43,7 @@ from benchmark.evaluation.predictions import (
     Answers,
     Predictions,
     TestSet,
+    networks_apart,
     read_predictions,
 )
 from benchmark.evaluation.scores import (
@@ -102,6 +104,8 @@ def evaluate(results: Path) -> None:
     experiments = load_experiments(results)
     runs = done_runs(experiments)
     predictions = read_all(results, runs)
+    for line in networks_apart(results, runs):
+        say(f"note: {line}")
     answers = {run_id: own.known for run_id, own in predictions.items()}
     pooled = {run.scenario.source for i, (run, _) in runs.items() if predictions[i].foreign}
     tested = images_by_domain(results.parent.parent / "datasets", pooled)
@@ -288,4 +292,6 @@ def write(path: Path, parts: list[dict[str, list]], schema: pa.Schema) -> None:
     tables = [pa.Table.from_pydict(part, schema=schema) for part in parts]
     with atomic(path) as temporary:
         whole = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        about = whole.schema.metadata | {b"content": content_digest(whole).encode()}
+        whole = whole.replace_schema_metadata(about)
         pq.write_table(whole, temporary, compression="zstd")

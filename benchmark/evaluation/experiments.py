@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmark.config import corruption_of, scenario_folder, sources_of
@@ -206,6 +210,28 @@ def predictions_digest(experiments: list[Experiment]) -> str:
     """Identifies the predictions that metrics belong to, so that stale metrics are noticed."""
     runs = done_runs(experiments)
     return digest({run_id: run.predictions_sha256 for run_id, (run, _) in runs.items()})
+
+
+def content_digest(table: pa.Table) -> str:
+    """SHA-256 of a table's values, that an edited file is noticed where it is read.
+
+    Of the values alone: how they are cut into chunks and compressed is left open.
+    """
+    whole = hashlib.sha256()
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        whole.update(f"{name} {column.type} {len(column)}\n".encode())
+        whole.update(pc.is_null(column).cast(pa.uint8()).to_numpy())
+        if pa.types.is_string(column.type):
+            codes = column.dictionary_encode()
+            whole.update("\0".join(map(str, codes.dictionary.to_pylist())).encode())
+            column = codes.indices
+        whole.update(
+            np.ascontiguousarray(
+                column.fill_null(pa.scalar(0).cast(column.type)).to_numpy(zero_copy_only=False)
+            )
+        )
+    return whole.hexdigest()
 
 
 def gaps(experiments: list[Experiment], skips: bool = True) -> list[str]:

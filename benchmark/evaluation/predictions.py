@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
@@ -25,12 +28,15 @@ from benchmark.evaluation import metrics
 from benchmark.evaluation.calibration import Reliability, probabilities, reliability
 from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.rejection import risk_coverage
-from benchmark.files import sha256_file
+from benchmark.files import read_json, sha256_file
 
 TestSet = tuple[str, str]
 """(domain, part)"""
 KEYS = ["domain", "part", "image", "group", "label"]
 """Columns of a file beside its logits."""
+BOUND = ("run_id", "fingerprint", "network_sha256", "members")
+"""What a file of predictions and its record both say of the run, so that neither is exchanged. The
+fingerprint holds the digests of images and labels of every test set."""
 REDUCED = "wbc4"
 DROPPED = "basophil"
 WBC5 = frozenset({"neutrophil", "lymphocyte", "monocyte", "eosinophil", DROPPED})
@@ -135,13 +141,7 @@ def read_predictions(
             lacks a test set of the run's scenario.
     """
     path = Path(results) / "runs" / run.run_id / "predictions.parquet"
-    if not path.is_file():
-        raise UserError(f"run {run.run_id}: {path} is missing: `wbc-shift train` makes it again")
-    if sha256_file(path) != run.predictions_sha256:
-        raise UserError(
-            f"run {run.run_id}: {path} is not the file that the run recorded (other SHA-256): "
-            "`wbc-shift train` makes it again"
-        )
+    check_recorded(path, run)
     logit_columns = [f"logit_{name}" for name in classes]
     layouts = {} if layouts is None else layouts
     key = run.scenario.name, classes
@@ -173,6 +173,96 @@ def read_predictions(
                 "scenario tests: delete its folder, then `wbc-shift train` makes it again"
             )
     return found
+
+
+def in_metadata(record: dict[str, Any]) -> dict[bytes, bytes]:
+    """Metadata of a file of predictions: what its record says of the run."""
+    return {b"run": json.dumps({key: record[key] for key in BOUND if key in record}).encode()}
+
+
+def fault_of_file(path: Path, record: dict[str, Any]) -> str | None:
+    """What is wrong with a file of predictions, or None if it is the one that a record means.
+
+    Args:
+        record: the run's `run.json`. Records from before networks were hashed name none; their
+            files state nothing, and are known by their SHA-256 alone.
+    """
+    if not path.is_file():
+        return "is missing"
+    if sha256_file(path) != record["predictions_sha256"]:
+        return "is not the file that the run recorded (other SHA-256)"
+    try:
+        stated = pq.read_metadata(path).metadata or {}
+        if b"run" in stated or record.get("network_sha256"):
+            told = json.loads(stated.get(b"run", b"{}"))
+            for key in BOUND:
+                if told.get(key) != record.get(key):
+                    return f"is of another run ({key}: {told.get(key)})"
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    return None
+
+
+def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
+    """A line for each training whose finished runs hold the answers of more than one network.
+
+    Each of them is whole; but methods that differ in their answer alone are compared across
+    networks then.
+    """
+    trainings: dict[str, list[dict[str, Any]]] = {}
+    for run_id in dict.fromkeys(run_ids):
+        path = Path(results) / "runs" / run_id / "run.json"
+        record = read_json(path) if path.is_file() else {}
+        if record.get("outcome") == "done" and record.get("history"):
+            trainings.setdefault(record["training_fingerprint"], []).append(record)
+    lines = []
+    for records in trainings.values():
+        for one, other in itertools.pairwise(records):
+            both = one.get("network_sha256"), other.get("network_sha256")
+            same = both[0] == both[1] if all(both) else one["history"] == other["history"]
+            if not same:
+                lines.append(
+                    f"{one['run_id']} and {other['run_id']} share a training and answer from two "
+                    "networks, trained apart: delete the folder of the one whose checkpoint is not "
+                    "here, then `wbc-shift train` answers both from the other"
+                )
+                break
+    return lines
+
+
+def check_recorded(path: Path, run: Run) -> None:
+    """Refuse predictions that are not those which both the experiment's index and the record mean.
+
+    Raises:
+        UserError: the file is missing or another one; index and record name different runs.
+    """
+    record_path = path.with_name("run.json")
+    if not record_path.is_file():
+        record = run.model_dump(include={"run_id", "predictions_sha256"})
+    else:
+        record = read_json(record_path)
+        try:
+            told = Run.model_validate(record)
+        except ValidationError:
+            raise UserError(
+                f"run {run.run_id}: {record_path} is no record of a run: `wbc-shift train` makes "
+                "it again"
+            ) from None
+        indexed = run.model_copy(update={"method": run.method.model_copy(update={"training": ""})})
+        of_both = ("run_id", "method", "track", "scenario", "seed")
+        if any(getattr(told, key) != getattr(indexed, key) for key in of_both):
+            raise UserError(
+                f"run {run.run_id}, {run.method.name} in the experiment's index: {record_path} is "
+                f"of {told.run_id}, {told.method.name}: `wbc-shift train` writes the index anew"
+            )
+    if fault := fault_of_file(path, record):
+        raise UserError(f"run {run.run_id}: {path} {fault}: `wbc-shift train` makes it again")
+    if record["predictions_sha256"] != run.predictions_sha256:
+        raise UserError(
+            f"run {run.run_id}: the experiment's index is older than the run: `wbc-shift train "
+            f"--method {run.method.name} --scenario '{run.scenario.name}' --seed {run.seed}` with "
+            "its --profile brings it up to date, and trains nothing"
+        )
 
 
 def layout_of(table: pa.Table, classes: int) -> Layout:

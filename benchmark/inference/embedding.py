@@ -24,6 +24,7 @@ from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.training.answers import cached_features, conditions
 from benchmark.training.bench import Bench, axis_seed
+from benchmark.training.checkpoints import network_sha256
 
 MOST_IMAGES = 150
 """drawn of a test set, as many of each class as it has"""
@@ -67,11 +68,12 @@ def embedding(
     if not targets:
         raise UserError(f"{run_id} has no target but corruptions: choose a run that has another")
     test_sets = [(source, "id_test"), *((name, "shifted") for name in targets)]
+    network = network_sha256(model.state_dict())
     found, kinds, places = [], [], []
     for place, (domain, part) in enumerate(test_sets):
         seed = axis_seed("embedding", domain, part)
         chosen = drawn(images.test_set(domain, part), len(classes), seed)
-        found.append(cached_features(bench, run, Features(model), chosen, where))
+        found.append(cached_features(bench, run, Features(model), network, chosen, where))
         kinds.append(chosen.labels)
         places.append(np.full(len(chosen), place))
     features, kind, place = map(np.concatenate, (found, kinds, places))

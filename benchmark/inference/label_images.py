@@ -29,6 +29,7 @@ from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature, probabilities
 from benchmark.evaluation.metrics import predicted_classes
+from benchmark.evaluation.predictions import fault_of_file
 from benchmark.evaluation.rejection import (
     guaranteed_threshold,
     images_needed,
@@ -44,7 +45,12 @@ from benchmark.progress import track
 from benchmark.templates import templates_beside
 from benchmark.texts import visible
 from benchmark.training.bench import initial_weights
-from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
+from benchmark.training.checkpoints import (
+    checkpoint_path,
+    is_network_of,
+    load_network,
+    read_checkpoint,
+)
 from benchmark.training.device import choose_device, configure
 from benchmark.training.loss import join
 from benchmark.training.losses import LOSSES
@@ -258,7 +264,10 @@ class Network:
             chosen = self.images.part(self.source, part)
             return self.answer(chosen.pixels), chosen.labels
         folder = run_folder(self.root, self.profile, self.record["run_id"])
-        table = pd.read_parquet(folder / "predictions.parquet").query("part == @part")
+        path = folder / "predictions.parquet"
+        if fault := fault_of_file(path, self.record):
+            raise UserError(f"{path} {fault}: `wbc-shift train -p {self.profile}` makes it again")
+        table = pd.read_parquet(path).query("part == @part")
         logits = table[[f"logit_{name}" for name in self.classes]]
         return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
 
@@ -289,7 +298,12 @@ def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
 
 
 def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> torch.nn.Module:
-    """The network of a run at its best epoch, on the device that is there."""
+    """The network that gave a run's answers, at its best epoch, on the device that is there.
+
+    Raises:
+        UserError: more than a network answers; its checkpoint is not here, is damaged, or is that
+            of another network, to which the run's temperature and threshold do not belong.
+    """
     method, settings, run_id = record["method"], record["settings"], record["run_id"]
     readout, inference = method.get("readout", "head"), method.get("inference", "single")
     if "members" in settings or readout != "head" or inference not in ("single", "tta"):
@@ -298,11 +312,18 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
             "to the test images): choose a run whose network answers by itself"
         )
     path = checkpoint_path(root, profile, record["training_fingerprint"])
-    state = read_checkpoint(path)
-    if state is None:
+    result = read_checkpoint(path) if settings["training"]["epochs"] else None
+    if result is None:
         raise UserError(
             f"{path} is not on this machine (checkpoints are not in git): copy it from where the "
             f"run was trained, or delete {run_folder(root, profile, run_id)} and train it again: "
+            f"wbc-shift train -p {profile}"
+        )
+    if not is_network_of(record, result):
+        raise UserError(
+            f"{path} is another network than the one that gave the answers of {run_id}, and its "
+            "temperature and threshold: copy that one from where the run was trained, or delete "
+            f"{run_folder(root, profile, run_id)} and answer anew from the one that is here: "
             f"wbc-shift train -p {profile}"
         )
     device = choose_device()
@@ -319,7 +340,7 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
     )
     # A loss may bring the head that the state is of.
     join(LOSSES[method["loss"]](torch.ones(classes), **settings["loss"]), model, seed=0)
-    model.load_state_dict(state.state)
+    load_network(model, result, path)
     return model.to(device, memory_format=torch.channels_last)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from benchmark.errors import UserError, suggest
+from benchmark.errors import ChangedInput, UserError, suggest
 from benchmark.files import sha256_file
 from benchmark.models.cnn_rnn import SUFFIX
 from benchmark.models.heads import classifier_name
@@ -47,15 +47,16 @@ def weights_file(weights: Weights, backbone: str) -> Path | None:
     WBC_OFFLINE=1 forbids the network.
 
     Raises:
-        UserError: no such file or tag, not downloadable, or another sha256 than declared.
+        ChangedInput: no such file, or another sha256 than declared.
+        UserError: no such tag, or not downloadable.
     """
     if weights.from_scratch:
         return None
     path = Path(weights.file) if weights.file else hub_file(backbone, weights.timm)
     if not path.is_file():
-        raise UserError(f"weights: {path} is not here: put the file there, or mend params.yaml")
+        raise ChangedInput(f"weights: {path} is not here: put the file there, or mend params.yaml")
     if weights.sha256 and (found := sha256_file(path)) != weights.sha256:
-        raise UserError(
+        raise ChangedInput(
             f"weights: {path} has sha256 {found}, params.yaml says {weights.sha256}: "
             "get the file again, or mend params.yaml"
         )

@@ -27,6 +27,7 @@ from benchmark.evaluation.experiments import (
     Experiment,
     Run,
     Scenario,
+    content_digest,
     done_runs,
     predictions_digest,
 )
@@ -216,7 +217,13 @@ def read_evaluated(path: Path, experiments: list[Experiment]) -> Parquet:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `wbc-shift evaluate -p {path.parent.name}`")
     table = pq.read_table(path, partitioning=None)
-    known = (table.schema.metadata or {}).get(b"predictions", b"").decode()
+    stated = table.schema.metadata or {}
+    known = stated.get(b"predictions", b"").decode()
+    # A file from before this was stated has none; one without any metadata is refused below.
+    if b"content" in stated and stated[b"content"].decode() != content_digest(table):
+        raise UserError(
+            f"{path} is not as `wbc-shift evaluate` wrote it: run `wbc-shift evaluate` again"
+        )
     if known != predictions_digest(experiments):
         again = f"run `wbc-shift evaluate -p {path.parent.name}` again"
         raise UserError(f"{path} belongs to other predictions: {again}")

@@ -36,7 +36,7 @@ class Forecast:
     sources: list[str]
     unknown: dict[str, int]
 
-    def lines(self, device: str) -> list[str]:
+    def lines(self, device: str, profile: str) -> list[str]:
         """What to tell: an upper bound, since training stops early where nothing improves."""
         lines = []
         if self.runs:
@@ -46,20 +46,25 @@ class Forecast:
                 f"{device}, from {'; '.join(self.sources)}"
             )
         lines += [
-            f"forecast: {count} runs of {name} were never timed on {device}: run `wbc-shift speed`"
+            f"forecast: {count} runs of {name} were never timed on {device}: run "
+            f"`wbc-shift speed -p {profile}`"
             for name, count in self.unknown.items()
         ]
         return lines
 
 
 def forecast(
-    speeds: dict[Network, Speed], runs: list[Run], training_images: Callable[[str], int]
+    speeds: dict[Network, Speed],
+    runs: list[Run],
+    training_images: Callable[[str], int],
+    to_train: Callable[[Run], bool],
 ) -> Forecast:
     """Add up epochs × images / speed; runs that share a training pay for it once.
 
     Args:
         runs: those to do.
         training_images: source → number of images it is trained on.
+        to_train: whether a run's network is not here; of the others only the answers cost time.
     """
     seconds, known = 0.0, 0
     trained: set[str] = set()
@@ -77,7 +82,7 @@ def forecast(
         known += 1
         sources[speed.source] = None
         seconds += speed.overhead_s
-        if run["training_fingerprint"] not in trained:
+        if to_train(run) and run["training_fingerprint"] not in trained:
             trained.add(run["training_fingerprint"])
             images = training_images(run["scenario"]["source"])
             seconds += settings["training"]["epochs"] * images / speed.images_per_s
@@ -95,6 +100,7 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
     timed: dict[Network, list[dict]] = defaultdict(list)
     for path in (Path(root) / "results").glob("*/runs/*/*/seed*/run.json"):
         run = read_json(path)
+        # A training's speed is that of the device it ran on, which is the record's environment.
         if (
             run["outcome"] == "done"
             and run.get("train_images_per_s")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
@@ -25,13 +29,28 @@ from benchmark.numerics import version
 from benchmark.runs import Run
 from benchmark.training.bench import Bench, axis_seed, initial_weights
 from benchmark.training.checkpoints import checkpoint_path
-from benchmark.training.records import predictions_table, read_outcome, run_folder
+from benchmark.training.records import (
+    ANSWERS,
+    predictions_table,
+    read_outcome,
+    read_record,
+    run_folder,
+)
 
 
 def answers(
-    bench: Bench, run: Run, model: torch.nn.Module, images: PreparedImages, parts: list[Images]
+    bench: Bench,
+    run: Run,
+    model: torch.nn.Module,
+    network: str,
+    images: PreparedImages,
+    parts: list[Images],
 ) -> list[np.ndarray]:
-    """Logits float32 [N, C] of each part, by the run's readout and inference."""
+    """Logits float32 [N, C] of each part, by the run's readout and inference.
+
+    Args:
+        network: SHA-256 of the model's state.
+    """
     method, settings = run["method"], run["settings"]
     train = images.part(run["scenario"]["source"], "train")
     where = conditions(bench, run, train.labels)
@@ -50,18 +69,16 @@ def answers(
             model = torch.nn.Sequential(network.features, head.to(bench.device))
             return [inference(model, part.pixels, where) for part in parts]
         source = Source(
-            cached_features(bench, run, features, train, where),
+            cached_features(bench, run, features, network, train, where),
             train.labels,
-            cached_features(bench, run, features, id_val, where),
+            cached_features(bench, run, features, network, id_val, where),
             id_val.labels,
         )
         fitted = readout(source, len(bench.classes), seed)
         fitted = fitted.to(bench.device).eval()
         if type(inference) is Inference:  # the cache serves every readout of this network
-            return [
-                readout_logits(fitted, cached_features(bench, run, features, part, where))
-                for part in parts
-            ]
+            known = (cached_features(bench, run, features, network, p, where) for p in parts)
+            return [readout_logits(fitted, values) for values in known]
         model = torch.nn.Sequential(features, fitted)
     return [inference(model, part.pixels, where) for part in parts]
 
@@ -77,19 +94,35 @@ def conditions(bench: Bench, run: Run, labels: np.ndarray) -> Conditions:
 
 
 def cached_features(
-    bench: Bench, run: Run, features: Features, images: Images, where: Conditions
+    bench: Bench, run: Run, features: Features, network: str, images: Images, where: Conditions
 ) -> np.ndarray:
-    """Features float32 [N, D], computed once for all methods that share a training."""
+    """Features float32 [N, D], computed once for all methods that answer from one network.
+
+    Args:
+        network: SHA-256 of the state of the network that they are features of.
+    """
     seen = hashlib.sha256(np.ascontiguousarray(images.pixels)).hexdigest()
     folder = checkpoint_path(bench.root, bench.profile, run["training_fingerprint"])
-    path = folder.with_suffix("") / f"{digest([seen, version('inference')])}.npy"
+    key = digest([network, seen, version("inference")])
+    path = folder.with_suffix("") / f"{key}.safetensors"
+    values = kept_features(path)
+    if values is None:
+        values = np.ascontiguousarray(where.predict(features, images.pixels))
+        with atomic(path) as temporary:
+            about = {"sha256": hashlib.sha256(values).hexdigest()}
+            temporary.write_bytes(save({"features": values}, metadata=about))
+    return values
+
+
+def kept_features(path: Path) -> np.ndarray | None:
+    """The features in a file, or None if it is not there or not as it was written."""
     try:
-        return np.load(path)
-    except (FileNotFoundError, ValueError, EOFError):
-        values = where.predict(features, images.pixels)
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, values)
-        return values
+        with safe_open(path, framework="np") as file:
+            values = file.get_tensor("features")
+            whole = file.metadata()["sha256"] == hashlib.sha256(values).hexdigest()
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+    return values if whole else None
 
 
 @torch.inference_mode()
@@ -99,17 +132,23 @@ def readout_logits(readout: torch.nn.Module, features: np.ndarray) -> np.ndarray
     return readout(torch.from_numpy(features).to(device)).float().cpu().numpy()
 
 
-def average_of_members(bench: Bench, run: Run) -> pd.DataFrame:
+def average_of_members(bench: Bench, run: Run) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """An ensemble's predictions: log of the mean of its members' stored probabilities.
+
+    Returns:
+        What was averaged (run, digest of its predictions, hash of its network, if it is known),
+        and the average.
 
     Raises:
         UserError: a member is not done, or its predictions are not the recorded ones.
     """
-    tables = []
+    averaged, tables = [], []
     for member in run["settings"]["members"]:
         outcome = read_outcome(bench.root, bench.profile, member | {"skip": None})
         if outcome["outcome"] != "done":
             raise UserError(f"member {member['run_id']} is {outcome['outcome']}: train it first")
+        record = read_record(bench.root, bench.profile, member["run_id"])
+        averaged.append({k: record.get(k) for k in ("run_id", ANSWERS, "network_sha256")})
         folder = run_folder(bench.root, bench.profile, member["run_id"])
         tables.append(pd.read_parquet(folder / "predictions.parquet"))
     columns = [f"logit_{name}" for name in bench.classes]
@@ -117,4 +156,4 @@ def average_of_members(bench: Bench, run: Run) -> pd.DataFrame:
     mean = log_mean_probability(torch.stack(logits)).numpy()
     labels = tables[0]["label"].to_numpy().astype(np.int64)
     facts = tables[0].drop(columns=[*columns, "label"])
-    return predictions_table(facts, labels, mean, bench.classes)
+    return averaged, predictions_table(facts, labels, mean, bench.classes)

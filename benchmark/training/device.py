@@ -63,14 +63,18 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+CODE_AND_SETTINGS = (":(top)benchmark", ":(top)params.yaml", ":(top)pyproject.toml")
+"""What a run follows from; results and texts that change make no checkout dirty."""
+
+
 def git_state() -> dict[str, Any]:
-    """Commit of the harness and whether its tracked files were changed; None outside a checkout."""
+    """Commit of the harness and whether its code or settings were changed; None outside a
+    checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", *CODE_AND_SETTINGS]
     try:
-        git = ["git", "-C", str(Path(__file__).parent)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
+        status = subprocess.run(changed, capture_output=True, text=True)
     except OSError:
         return {"git_commit": None, "git_dirty": None}
     if commit.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,14 @@ class Fit:
     id_val_macro_f1: float
     history: list[dict[str, float]] = field(default_factory=list)
     images_per_s: float = 0.0
+    environment: dict[str, Any] | None = None
+    """Where it was trained, if a checkpoint says so."""
+
+    @property
+    def selection(self) -> dict[str, float] | None:
+        """The epoch that was chosen and its score; None where nothing was trained."""
+        chosen = {"best_epoch": self.best_epoch, "id_val_macro_f1": self.id_val_macro_f1}
+        return chosen if self.history else None
 
     def keep(self, epoch: int, score: float, network: nn.Module) -> None:
         """Take a network's state as the one chosen so far."""

@@ -1,19 +1,25 @@
-"""A run on disk: `run.json` and `predictions.parquet` in one folder, whole or absent."""
+"""A run on disk: `run.json` and `predictions.parquet` in one folder, which belong together.
+
+The record states the SHA-256 of the predictions, and both state the run, its fingerprint and the
+SHA-256 of the network that answered.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
 
 from benchmark.errors import UserError
+from benchmark.evaluation.predictions import fault_of_file, in_metadata
 from benchmark.files import (
-    cannot_write,
+    atomic,
     digest,
     read_json,
     sha256_file,
@@ -22,8 +28,10 @@ from benchmark.files import (
 )
 from benchmark.plan import plan_path, profile_folder
 from benchmark.runs import Run
+from benchmark.training.checkpoints import checkpoint_path
 
 SCHEMA_VERSION = 1
+ANSWERS = "predictions_sha256"
 FAILED = ("nan", "oom", "error")
 
 
@@ -49,8 +57,9 @@ def run_lock(root: Path, profile: str, run: Run) -> FileLock:
 def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
     """Outcome of a planned run: outcome, reason, predictions_sha256.
 
-    A record of another fingerprint, a broken record or predictions that are not the recorded ones
-    count as `missing`: only what is whole and current is done.
+    A record of another fingerprint, a broken record, predictions that are not the recorded ones or
+    are another run's, and an average of other answers than its members have today count as
+    `missing`: only what is whole and current is done.
     """
     if run["skip"]:
         return {"outcome": "skipped", "reason": run["skip"], "predictions_sha256": None}
@@ -63,10 +72,63 @@ def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
     if record.get("fingerprint") != run["fingerprint"]:
         return missing
     if record["outcome"] == "done":
-        predictions = folder / "predictions.parquet"
-        if not predictions.exists() or sha256_file(predictions) != record["predictions_sha256"]:
+        if fault_of_file(folder / "predictions.parquet", record):
             return missing
+        for member in record.get("members", []):
+            if read_record(root, profile, member["run_id"]).get(ANSWERS) != member[ANSWERS]:
+                return missing
     return {key: record[key] for key in missing}
+
+
+def read_record(root: Path, profile: str, run_id: str) -> dict[str, Any]:
+    """A run's `run.json`; empty if there is none that can be read."""
+    try:
+        return read_json(run_folder(root, profile, run_id) / "run.json")
+    except UserError:
+        return {}
+
+
+def kind_of_work(root: Path, profile: str, run: Run) -> str:
+    """What a run that is not done costs: `predict` where its network is here, else `train`."""
+    training = run["settings"].get("training")
+    if training is None or not training["epochs"]:
+        return "predict"  # an average of stored answers, or a network that is not trained
+    here = checkpoint_path(root, profile, run["training_fingerprint"]).is_file()
+    return "predict" if here else "train"
+
+
+def work_of(root: Path, profile: str, runs: list[Run]) -> Counter[str]:
+    """How many of some runs that are not done only `predict`, how many want a network to `train`,
+    how many `trainings` these come to, and how many recorded answers they `replace`."""
+    work: Counter[str] = Counter()
+    trainings = set()
+    for run in runs:
+        kind = kind_of_work(root, profile, run)
+        work[kind] += 1
+        if kind == "train":
+            trainings.add(run["training_fingerprint"])
+            # The network of these answers is not here: another one must not go on with them.
+            record = read_record(root, profile, run["run_id"])
+            current = record.get("answering") == run["answering"]
+            work["replace"] += current and record.get("outcome") == "done"
+    work["trainings"] = len(trainings)
+    return work
+
+
+def told(work: Counter[str]) -> str:
+    """What is to be done, as the end of a line; nothing if there is nothing to do."""
+    text = f", {work['predict']} to predict" if work["predict"] else ""
+    if work["train"]:
+        text += f", {work['train']} to train ({work['trainings']} trainings)"
+    return text
+
+
+def told_of(root: Path, profile: str, runs: list[Run]) -> str:
+    """How many runs are planned, how many of them are done, and what the others cost."""
+    done = [r for r in runs if read_outcome(root, profile, r)["outcome"] in ("done", "skipped")]
+    left = [run for run in runs if run not in done]
+    text = f"{len(runs)} runs planned, {len(done)} done or skipped"
+    return text + told(work_of(root, profile, left))
 
 
 def predictions_table(
@@ -87,27 +149,22 @@ def predictions_table(
 
 
 def write_run(folder: Path, record: dict[str, Any], predictions: pd.DataFrame | None) -> None:
-    """Put a run's folder in place in one rename; an older run of the same name gives way to it."""
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.work")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        if predictions is not None:
-            path = work / "predictions.parquet"
-            predictions.to_parquet(path, index=False, compression="zstd")
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            record = record | {"predictions_sha256": sha256_file(path)}
-        write_json(work / "run.json", {"schema_version": SCHEMA_VERSION} | record)
-        if folder.exists():
-            folder.rename(old)
-        work.rename(folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    """Put a run's files in place of older ones of the same name.
+
+    Both are on disk before the first gets its name. A kill between the two leaves a record of
+    predictions that are not there, which counts as `missing` and is made again.
+    """
+    folder, record = Path(folder), {"schema_version": SCHEMA_VERSION} | record
+    path = folder / "predictions.parquet"
+    if predictions is None:
+        write_json(folder / "run.json", record)
+        path.unlink(missing_ok=True)
+        return
+    table = pa.Table.from_pandas(predictions, preserve_index=False)
+    table = table.replace_schema_metadata(table.schema.metadata | in_metadata(record))
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+        write_json(folder / "run.json", record | {"predictions_sha256": sha256_file(temporary)})
 
 
 def write_index(root: Path, profile: str, experiment: str) -> list[dict[str, Any]]:
@@ -128,6 +185,13 @@ def write_index(root: Path, profile: str, experiment: str) -> list[dict[str, Any
     ]
     write_json(profile_folder(root, profile) / "experiments" / f"{experiment}.json", plan)
     return plan["runs"]
+
+
+def renew_indices(root: Path, profile: str, run: Run) -> None:
+    """Write the index of each trained experiment that holds a run, after it was carried out."""
+    for path in sorted((profile_folder(root, profile) / "experiments").glob("*.json")):
+        if any(row["run_id"] == run["run_id"] for row in read_json(path)["runs"]):
+            write_index(root, profile, path.stem)
 
 
 def training_digest(run: Run) -> str:

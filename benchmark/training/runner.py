@@ -20,18 +20,26 @@ from benchmark.data.arrays import (
     PreparedImages,
     open_set_of,
 )
-from benchmark.errors import UserError
+from benchmark.errors import ChangedInput, UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
+from benchmark.evaluation.predictions import networks_apart
 from benchmark.files import read_json
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
-from benchmark.plan import plan_path
+from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
 from benchmark.runs import Run
 from benchmark.training.answers import answers, average_of_members
 from benchmark.training.bench import Bench, axis_seed, initial_weights
-from benchmark.training.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
+from benchmark.training.checkpoints import (
+    checkpoint_path,
+    is_network_of,
+    load_network,
+    network_sha256,
+    read_checkpoint,
+    write_checkpoint,
+)
 from benchmark.training.device import choose_device, configure, environment
 from benchmark.training.fit import Fit, NotFinite, fit
 from benchmark.training.loss import join
@@ -39,10 +47,13 @@ from benchmark.training.losses import LOSSES
 from benchmark.training.recipes import RECIPES
 from benchmark.training.records import (
     FAILED,
+    kind_of_work,
     predictions_table,
     read_outcome,
+    renew_indices,
     run_folder,
     run_lock,
+    told_of,
     write_index,
     write_run,
 )
@@ -66,10 +77,14 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
     bench: Bench | None = None
     waiting = [r for r in plan["runs"] if not finished(root, profile, r)]
     done = len(plan["runs"]) - len(waiting)
-    say(f"{profile}/{experiment}: {len(plan['runs'])} runs planned, {done} done or skipped")
+    say(f"{profile}/{experiment}: {told_of(root, profile, plan['runs'])}")
     while waiting:
-        held_elsewhere = []
+        held_elsewhere: list[Run] = []
         for run in waiting:
+            held = {one["run_id"] for one in held_elsewhere}
+            if any(member["run_id"] in held for member in run["settings"].get("members", [])):
+                held_elsewhere.append(run)  # an ensemble waits for its members
+                continue
             try:
                 with run_lock(root, profile, run):
                     if not finished(root, profile, run):
@@ -85,6 +100,9 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
             time.sleep(2)
         waiting = held_elsewhere
     index = write_index(root, profile, experiment)
+    run_ids = [run["run_id"] for run in plan["runs"]]
+    for line in networks_apart(profile_folder(root, profile), run_ids):
+        say(f"note: {line}")
     failed = [r for r in index if r["outcome"] in (*FAILED, "missing")]
     if failed:
         first = failed[0]
@@ -95,7 +113,7 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
 
 
 def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> None:
-    """Carry out single runs that no experiment need hold, and say what became of each.
+    """Carry out single runs, say what became of each, and tell the experiments that hold them.
 
     Raises:
         UserError: a run failed or makes no sense, or another process works on it.
@@ -110,8 +128,16 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
                     images = PreparedImages(root, profile, classes) if bench is None else None
                     bench = bench or Bench(root, profile, classes, device, images)
                     say(f"{run['run_id']}: {carry_out(bench, run)}")
+                elif kind_of_work(root, profile, run) == "train":
+                    say(
+                        f"{run['run_id']}: done before; its network is not on this machine "
+                        "(checkpoints are not in git): a new target and `wbc-shift predict` want "
+                        f"it. To train one here, whose answers then replace the recorded ones, "
+                        f"delete {run_folder(root, profile, run['run_id'])} and run this again"
+                    )
         except Timeout:
             raise UserError(f"{run['run_id']}: another process works on it: wait for it") from None
+        renew_indices(root, profile, run)
         outcome = read_outcome(root, profile, run)
         if outcome["outcome"] != "done":
             raise UserError(f"{run['run_id']}: {outcome['outcome']}: {outcome['reason']}")
@@ -158,6 +184,8 @@ def carry_out(bench: Bench, run: Run) -> str:
         record |= {"outcome": "nan", "reason": str(error)}
     except (torch.OutOfMemoryError, MemoryError) as error:
         record |= {"outcome": "oom", "reason": f"out of memory, lower batch_size ({error})"}
+    except ChangedInput:
+        raise  # no outcome of the run: its record, which may be whole, stays
     except UserError as error:
         record |= {"outcome": "error", "reason": str(error)}
     except Exception as error:  # noqa: BLE001  one broken method must not end the others
@@ -175,44 +203,61 @@ def carry_out(bench: Bench, run: Run) -> str:
 def average_members(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
     """An ensemble's facts, predictions and a line for the log; nothing is computed twice."""
     started = time.perf_counter()
-    predictions = average_of_members(bench, run)
+    averaged, predictions = average_of_members(bench, run)
     seconds = {"evaluate_s": round(time.perf_counter() - started, 3)}
-    return {"time": seconds}, predictions, f"from {len(run['settings']['members'])} stored runs"
+    return {"members": averaged, "time": seconds}, predictions, f"from {len(averaged)} stored runs"
 
 
 def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
-    """A network's facts, its predictions of every held-out image, and a line for the log."""
+    """A network's facts, its predictions of every held-out image, and a line for the log.
+
+    What an earlier record of the run answered stands if this very network answered it: else every
+    test set is answered anew, and the record is of the network that is here.
+    """
     started = time.perf_counter()
     images = bench.images_of(run)
     model, result, trained_s = trained_model(bench, run, images)
     trained = time.perf_counter()
+    here = environment(bench.device)
+    network = network_sha256(result.state)
     weights = initial_weights(run)
-    earlier = earlier_record(bench, run)
+    recorded = earlier_record(bench, run)
+    earlier = recorded if recorded and is_network_of(recorded, result) else {}
     standing = standing_predictions(bench, run, earlier) if earlier else {}
     asked = [name for name in test_sets(run) if name not in standing]
     parts = [images.test_set(*name) for name in asked]
-    logits = answers(bench, run, model, images, parts)
+    logits = answers(bench, run, model, network, images, parts)
     if not all(np.isfinite(values).all() for values in logits):
         raise NotFinite("logits of a test set are not finite")
     for name, part, values in zip(asked, parts, logits, strict=True):
         standing[name] = predictions_table(part.table, part.labels, values, bench.classes)
     predictions = pd.concat([standing[name] for name in test_sets(run)], ignore_index=True)
-    selection = {"best_epoch": result.best_epoch, "id_val_macro_f1": result.id_val_macro_f1}
+    # Where the network was trained: in this process, where its checkpoint says, where its record
+    # was made.
+    place = here if trained_s else result.environment or earlier.get("environment", here)
+    answered = earlier.get("answered_in", [earlier["environment"]] if earlier else [])
+    answered = [*answered, here] if here not in answered else answered
     facts = {
-        "selection": selection if result.history else None,
+        "network_sha256": network,
+        "environment": place,
+        **({} if answered == [place] else {"answered_in": answered}),
+        "selection": result.selection,
         "history": result.history,
         **({"stain_failures": images.stain_failures} if images.stain else {}),
         **({} if weights.from_scratch else {"weights": loaded(weights, run)}),
         "train_images_per_s": result.images_per_s,
         "time": {
             # A record made anew keeps what its training took; one that shares a training has none.
-            "train_s": round(trained_s, 3) or (earlier or {}).get("time", {}).get("train_s", 0.0),
+            "train_s": round(trained_s, 3) or earlier.get("time", {}).get("train_s", 0.0),
             "load_s": round(trained - started - trained_s, 3),
             "evaluate_s": round(time.perf_counter() - trained, 3),
         },
     }
     line = f"id_val macro-F1 {result.id_val_macro_f1:.3f} at epoch {result.best_epoch}"
-    return facts, predictions, line if result.history else "nothing to train"
+    line = line if result.history else "nothing to train"
+    if recorded and not earlier:
+        line += ", every test set answered anew (the network of the earlier record is not here)"
+    return facts, predictions, line
 
 
 def loaded(weights: Weights, run: Run) -> dict[str, Any]:
@@ -296,9 +341,10 @@ def trained_model(
     )
     recipe = RECIPES[method["recipe"]](**settings.get("recipe", {}))
     path = checkpoint_path(bench.root, bench.profile, run["training_fingerprint"])
-    result, seconds = read_checkpoint(path), 0.0
-    if not settings["training"]["epochs"]:
-        result = Fit(model.state_dict(), best_epoch=-1, id_val_macro_f1=-1.0)
+    if settings["training"]["epochs"]:
+        result, seconds = read_checkpoint(path), 0.0
+    else:
+        result, seconds = Fit(model.state_dict(), best_epoch=-1, id_val_macro_f1=-1.0), 0.0
     if result is None:
         started = time.perf_counter()
         result = fit(
@@ -314,6 +360,6 @@ def trained_model(
             recipe=recipe,
         )
         seconds = time.perf_counter() - started
-        write_checkpoint(path, result)
-    model.load_state_dict(result.state)
+        write_checkpoint(path, result, environment(bench.device))
+    load_network(model, result, path)
     return model.to(bench.device, memory_format=torch.channels_last), result, seconds
