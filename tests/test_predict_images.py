@@ -167,11 +167,12 @@ def test_flags_keep_what_the_calibration_part_guarantees(trained: Path) -> None:
 
 def calibrated_on(run: str, logits: list[list[float]], labels: list[int]) -> None:
     """Exchange the stored answers of a run to its calibration part."""
-    file = Path("results/tiny/runs") / run / "predictions.parquet"
-    table = pd.read_parquet(file)
+    folder = Path("results/tiny/runs") / run
+    table = pd.read_parquet(folder / "predictions.parquet")
     rows = table.iloc[[0] * len(labels)].assign(part="calibration", label=labels)
     rows[[f"logit_{name}" for name in CLASSES]] = logits
-    pd.concat([table[table["part"] != "calibration"], rows]).to_parquet(file)
+    table = pd.concat([table[table["part"] != "calibration"], rows])
+    write_run(folder, read_json(folder / "run.json"), table)
 
 
 def test_a13_without_an_error_the_temperature_is_one_and_is_said_to_be(
@@ -235,6 +236,7 @@ def test_a7_too_few_calibration_images_are_said_with_their_number(trained: Path)
     network = Network.of_run(Path(), "tiny", RUN, CLASSES)
     assert "toy-a, 58 where 59 are the fewest" in str(network.gauge(0.95))
     calibrated_on(RUN, [[9.0, 0, 0, 0, 0]] * 59, [1] * 59)
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES)
     assert "too many of the surest answers to the 59" in str(network.gauge(0.95))
 
 
