@@ -15,7 +15,7 @@ from conftest import PARAMS, REPOSITORY, edit
 from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.files import read_json, sha256_file
 from benchmark.pipeline import write_pipelines
 
 BIN = Path(sys.executable).parent
@@ -274,10 +274,14 @@ def test_every_building_block_trains_on_phantoms(phantoms: Path, tmp_path: Path)
     blocks = f"normalisations: {whole.normalisations}\nlosses: {whole.losses}\n"
     experiments = EXPERIMENTS.format(norms=norms, losses=list(LOSSES))
     text = head + blocks + BLOCKS + tail + experiments
+    model = build_model("resnet10t", "bn", {}, 5, 48, seed=1)
+    weights = copy / "weights.safetensors"
+    save_file(model.state_dict(), weights)
+    text = text.replace(
+        "weights.safetensors", f"weights.safetensors, sha256: {sha256_file(weights)}"
+    )
     # The smallest transformer that timm has.
     (copy / "params.yaml").write_text(text.replace("vit_test", "test_vit"))
-    model = build_model("resnet10t", "bn", {}, 5, 48, seed=1)
-    save_file(model.state_dict(), copy / "weights.safetensors")
     call(copy, "wbc-shift", "plan", "-p", "tiny")
     call(copy, "wbc-shift", "train", "-p", "tiny")
     outcomes = {}
