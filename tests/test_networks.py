@@ -17,7 +17,7 @@ from conftest import REPOSITORY, edit, working_copy
 from safetensors.torch import load_file, save_file
 
 from benchmark.config import load_params
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1
+from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.files import read_json, sha256_file, write_json
 from benchmark.inference.inferences import log_mean_probability
 from benchmark.plan import plan_profile
@@ -559,7 +559,7 @@ def test_c1_stored_answers_are_those_of_the_network_that_the_record_tells_of(
         for chosen in itertools.product(*(np.flatnonzero(highest[row]) for row in tied)):
             answers = values.argmax(1)
             answers[tied] = chosen
-            scores.append(macro_f1(confusion_matrix(labels, answers, len(CLASSES))))
+            scores.append(macro_f1_present(confusion_matrix(labels, answers, len(CLASSES))))
         if min(abs(score - record["selection"]["id_val_macro_f1"]) for score in scores) > 1e-9:
             apart.append((run_id, record["selection"], scores))
         checked += 1
