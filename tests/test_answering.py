@@ -177,7 +177,7 @@ def test_a_scenario_has_sources_and_targets(scenario, expanded) -> None:
         ("*->*", "name the source or the target"),
         ("a+d->c", "no domain 'd'"),
         ("a+c->c", "'c' is both trained and tested on"),
-        ("a+a->c", "names a source twice"),
+        ("a+a->c", "names 'a' twice"),
         ("a+b+c->*", "leaves no target"),
         ("a+b->corruptions", "of one source"),
     ],

@@ -22,7 +22,7 @@ from benchmark.evaluation.calibration import probabilities
 from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.predictions import Answers
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
-from benchmark.files import read_json
+from benchmark.files import read_json, write_json
 from benchmark.inference.label_images import Network, label_images
 from benchmark.training.records import write_run
 
@@ -295,3 +295,14 @@ def test_a_folder_without_images_is_one_line(trained: Path, wbc_shift) -> None:
     assert "new is no folder" in wbc_shift(*PREDICT).err
     Path("new").mkdir()
     assert "no image in it" in wbc_shift(*PREDICT).err
+
+
+def test_a_checkpoint_answers_without_the_file_of_its_initial_weights(trained: Path) -> None:
+    path = Path("results/tiny/runs") / RUN / "run.json"
+    before, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
+    record = read_json(path)
+    record["method"]["weights"] = "gone"
+    record["settings"]["weights"] = {"file": "weights/gone.safetensors"}
+    write_json(path, record)
+    after, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
+    assert after["label"].tolist() == before["label"].tolist()

@@ -337,6 +337,7 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
         0,
         weights=initial_weights(record),
         head=method.get("head", "linear"),
+        state_follows=True,
     )
     # A loss may bring the head that the state is of.
     join(LOSSES[method["loss"]](torch.ones(classes), **settings["loss"]), model, seed=0)
