@@ -231,6 +231,28 @@ def test_a8_what_an_interval_holds_is_not_said_to_lie_below_it(results):
         assert filled(results, named) == f"first line\n{said}\\,\\%"
 
 
+def test_a8_no_sentence_of_the_prose_says_what_a_table_may_refute():
+    """Directions and verdicts are filled in; what is typed holds whatever the numbers are."""
+    text = re.sub(r"\s+", " ", BODY)
+    for refuted in (
+        "\\% lies below the",
+        "no choice studied here makes up for. ",
+        "A stronger augmentation is not a better one: with",
+        "is shown to help",
+        "are not shown to help",
+        "none of them changes what the features see",
+        "as far as the best method that never sees",
+        "has the highest mean of targets of all",
+    ):
+        assert refuted not in text
+    for told in (
+        "stain}{pbc-366}",
+        "adabn}{pbc-366}",
+        "squeezenet-imagenet-stain | mean of targets",
+    ):
+        assert told in text
+
+
 def test_a_reference_of_the_prose_leads_to_a_table_or_figure_of_core():
     results = REPOSITORY / "results/core"
     labels = set(re.findall(r"\\label\{([^}]*)\}", BODY))

@@ -26,6 +26,7 @@ from benchmark.report.formats import (
     latex_cell,
     markdown_cell,
     number,
+    plain,
     to_markdown,
 )
 from benchmark.report.notes import evidence_notes
@@ -355,3 +356,9 @@ def test_numbers_are_printed_with_one_decimal_and_a_true_minus():
 def test_latex_characters_are_escaped():
     assert escape_latex("a_b 5 % raabin->*") == "a\\_b 5 \\% raabin$\\to$$*$"
     assert escape_latex("of `robust` alone") == "of `robust' alone"
+
+
+def test_a8_a_number_read_from_a_csv_and_printed_is_that_of_the_table():
+    """94.352 was written as 94.35 and printed in the text as 94.3, in the table as 94.4."""
+    assert plain(94.352) == "94.3520"
+    assert number(float(plain(94.352))) == number(94.352) == "94.4"

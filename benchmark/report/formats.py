@@ -94,8 +94,12 @@ def to_csv(table: Table) -> str:
 
 
 def plain(value: float) -> str:
-    """Two decimals for a machine, empty where there is no value."""
-    return "" if math.isnan(value) else number(value, 2).replace("−", "-")
+    """All four decimals that `evaluate` keeps, empty where there is no value.
+
+    With fewer, a number that is read here and rounded again, as the paper's are, would differ from
+    the printed table.
+    """
+    return "" if math.isnan(value) else number(value, 4).replace("−", "-")
 
 
 def markdown_rows(header: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
