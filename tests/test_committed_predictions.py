@@ -17,7 +17,7 @@ from benchmark.evaluation.experiments import done_runs, load_experiments
 from benchmark.evaluation.predictions import read_predictions
 from benchmark.evaluation.selective import open_set_rows, rejection_rows
 from benchmark.report.sheets.measures import constant_ld
-from benchmark.report.tables import load_scores
+from benchmark.report.tables import read_evaluated
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "results" / "core"
@@ -120,7 +120,10 @@ def test_a13_a_temperature_is_fitted_where_the_calibration_part_has_an_error(sco
 def test_a3_the_constant_is_set_against_scores_of_test_sets_alone() -> None:
     """What a run was selected and calibrated on is no test set: 3,119 were counted."""
     experiments = load_experiments(CORE)
-    loaded = load_scores(CORE, experiments)
-    evidence = SimpleNamespace(experiments=experiments, scores=loaded)
+    table = read_evaluated(CORE / "metrics.parquet", experiments)
+    key = ("run_id", "domain", "part", "class_name", "metric")
+    names = zip(*(table[name] for name in key), strict=True)
+    values = dict(zip(names, zip(table["value"], table["n"], strict=True), strict=True))
+    evidence = SimpleNamespace(experiments=experiments, scores=SimpleNamespace(values=values))
     ((_, text),) = constant_ld(evidence)
     assert text.endswith("298 of 2463 (without corruptions 222 of 1863)")
