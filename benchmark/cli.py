@@ -294,10 +294,12 @@ def prepare(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
     Reads the fetched images. Writes datasets/cache/<profile>/ and results/<profile>/data.json.
     """
+    from benchmark.audit.source_range import write_ranges
     from benchmark.data.prepare import prepare as prepare_profile
 
     params, cards = settings()
     prepare_profile(ROOT, profile, params.profile(profile), cards)
+    write_ranges(ROOT, params, profile)
 
 
 @domain_command("add")
@@ -606,6 +608,9 @@ def predict(
 ) -> None:
     """Label images with a finished run: label, confidence, and whether to accept the answer.
 
+    Images unlike those that the run was trained on (other colours, other sizes, whole fields) are
+    never accepted; the column `reason` says why.
+
     Thresholds hold for the laboratory that the run was trained in, and for no other.
 
     Reads the folder and the run's checkpoint and predictions. Writes the CSV and, beside it, an
@@ -622,6 +627,12 @@ def predict(
     sheet = write_labels(table, gauge, folder, run, out)
     for flag, number in table["flag"].value_counts().items():
         say(f"{number} {flag}")
+    unlike = table["reason"].str.contains("unlike", regex=False).sum()
+    if unlike:
+        say(
+            f"note: {unlike} of {len(table)} images are unlike {gauge.source}'s own and are not "
+            "accepted, however sure the answer: see the column reason"
+        )
     say(f"{gauge}")
     say(gauge.scaling)
     say(f"wrote {out} and {sheet}; they name and show the images: keep them out of git")

@@ -124,12 +124,15 @@ def profile_stages(
                 "benchmark/data/prepare.py",
                 "benchmark/data/crop.py",
                 "benchmark/data/cell_finder.py",
+                *(f"benchmark/audit/{part}.py" for part in ("domain_facts", "source_range")),
+                *splits,
                 "benchmark/data/image_files.py",
                 *facts(names, cards),
             ],
             "outs": [
                 {f"datasets/cache/{name}": {"cache": False, "persist": True}},
                 small(f"{results}/data.json"),
+                small(f"{results}/ranges.json"),
             ],
         },
         "audit": {

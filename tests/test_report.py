@@ -311,6 +311,17 @@ def test_tracks_never_share_a_table_block(tmp_path):
     assert "resnet18-bn-ce" not in transductive
 
 
+def test_c10_a_table_of_adapted_methods_warns_of_smears_of_one_class(tmp_path):
+    runs = write_results(tmp_path)
+    for run in runs[2:]:
+        run["track"] = "transductive"
+    write_experiment(tmp_path, runs)
+    evaluate(tmp_path)
+    inductive, transductive = markdown(tmp_path).split("transductive)**")
+    assert "AdaBN collapses on a smear of one class" in transductive
+    assert "AdaBN" not in inductive
+
+
 def test_strict_names_the_first_gaps(results):
     with pytest.raises(UserError, match=r"3 planned runs .*resnet18-gn-ce/.*seed1 \(missing\)"):
         report(results, strict=True)

@@ -5,7 +5,8 @@ calibration part, held out from training and from the choice of the epoch, and a
 evaluation's tables (`benchmark/evaluation/selective.py`): the threshold is of the largest
 probability as the network states it, to which nothing was fitted, and the temperature scales the
 probabilities that are written beside it. So the flag carries the guarantee of
-`guaranteed_threshold` for images like the source's, and for no other laboratory's.
+`guaranteed_threshold` for images like the source's, and for no other laboratory's: beyond the range
+of the source's own images (`benchmark/audit/source_range.py`) nothing is accepted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from benchmark.audit.own_images import bits_of_looks, look_at_own, remark
 from benchmark.audit.pictures import address, small_picture
+from benchmark.audit.source_range import appearance, beyond, read_ranges
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.crop import scaled
 from benchmark.data.image_files import FORMATS, find_images
@@ -149,11 +151,13 @@ def label_images(
     Returns:
         image, label, confidence (the largest probability as stated, which the flag follows from),
         flag (accept, reject, or unreadable), flag_holds_for, reason (why a file is not read, or
-        what of it was), and a probability per class, scaled by the temperature, the least sure
-        first; what the flags rest on.
+        what of it was; why an image is not like the source's, and so not accepted however sure the
+        answer), and a probability per class, scaled by the temperature, the least sure first; what
+        the flags rest on.
 
     Raises:
-        UserError: no image; no such run; its checkpoint is not here, or it cannot answer alone.
+        UserError: no image; no such run; its checkpoint is not here, or it cannot answer alone; how
+            the source's images look is not known.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -168,6 +172,7 @@ def label_images(
     paths = [*found.images, *found.passed_over]
     network = Network.of_run(root, profile, run_id, classes, tta)
     gauge = network.gauge(accuracy)
+    own = read_ranges(root, profile, network.source, network.record["method"].get("framing"))
     settings = network.record["settings"]
     framed = scaled(crop, settings.get("crop", 1.0))
     files = [folder / path for path in found.images]
@@ -177,17 +182,23 @@ def label_images(
     sound = np.array([row for row, fault in enumerate(faults) if fault is None], np.int64)
     reasons = [fault or remark(looks[row], bits) for row, fault in enumerate(faults)]
     logits = np.full((len(paths), len(classes)), np.nan)
+    facts = np.full((len(paths), 8), np.nan)
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         chosen = [files[row] for row in rows]
         pixels = decode_all(chosen, framed, settings["image_size"], folder.name, bits)
         logits[rows] = network.logits(pixels)
+        facts[rows] = appearance(pixels)
     labels, flags = np.full((2, len(paths)), "", dtype=object)
     labels[sound] = np.array(classes, dtype=object)[predicted_classes(logits[sound])]
     confidence = maximum_probability(logits)
     scaled_probabilities = probabilities(logits, gauge.temperature)
     flags[:] = "unreadable"
     flags[sound] = np.where(confidence[sound] >= gauge.threshold, "accept", "reject")
+    for row, why in zip(sound, beyond(own, facts[sound]), strict=True):
+        if why:
+            flags[row] = "reject"
+            reasons[row] = "; ".join(filter(None, (why, reasons[row])))
     table = pd.DataFrame(
         {
             "image": paths,

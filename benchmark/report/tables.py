@@ -37,6 +37,7 @@ from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.evaluation.tallies import HEADLINE, STATISTICS
 from benchmark.report.notes import (
     INTERVAL_NOTE,
+    adaptation_notes,
     evidence_notes,
     found_of_planned,
     gap_notes,
@@ -375,6 +376,7 @@ def build_block(
     if counts.any():
         rows.append(Row(MAJORITY, 0, 0, constant_cells(scores, scenario, metric, columns)))
     notes = support_notes(scenario, counts, classes)
+    notes += adaptation_notes(track)
     notes += left_out_notes(scenario, counts, counted)
     found = {column.key: scores.columns.get((*where, metric, column.key)) for column in columns}
     notes += evidence_notes({name: row for name, row in found.items() if row}, scenario)
