@@ -53,6 +53,74 @@ def csv_cell(value: object) -> object:
     return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
+def csv_path(path: str) -> str:
+    """A path for such a table: `./=a.png` is the same file as `=a.png`, and no formula."""
+    path = visible(path)
+    return f"./{path}" if FORMULA.match(path) else path
+
+
+def markdown(text: str, emphasis: bool = False) -> str:
+    """A text for a line or cell of Markdown: no HTML, link, or end of a cell comes of it.
+
+    Args:
+        emphasis: stars and underscores mean what they do in Markdown.
+    """
+    text = one_line(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
+    return text if emphasis else text.replace("*", "\\*").replace("_", "\\_")
+
+
+LATEX = {
+    "\\": "\\textbackslash{}",
+    "{": "\\{",
+    "}": "\\}",
+    "%": "\\%",
+    "&": "\\&",
+    "#": "\\#",
+    "_": "\\_",
+    "$": "\\$",
+    "^": "\\^{}",
+    "~": "\\~{}",
+    "±": "$\\pm$",
+    "−": "$-$",
+    "°": "$^\\circ$",
+    "–": "--",
+    "†": "$^\\dagger$",
+    "<": "$<$",
+    ">": "$>$",
+    "*": "$*$",
+}
+LATEX_LETTERS = re.compile(
+    "[ -~\u00a0-\u017e‘’“”—…‚„‹›‡•™≥≤≠≈∝∈∑→αβγεηλμνπρστΔΣ]"  # beyond Latin: see paper/preamble.tex
+)
+LATEX_LACKS = "\u00ad\u0126\u0127\u0138\u013f\u0140\u0149\u0166\u0167\u017f"
+"""Letters of this range that the fonts of the paper do not have."""
+
+
+def latex(text: str) -> str:
+    """A text for LaTeX; an arrow `->` becomes a real one, and backticks a pair of quotes.
+
+    A letter that the paper's fonts lack stands as its number (U+4E2D): LaTeX would stop at it.
+    """
+    text = re.sub(r"`([^`]*)`", r"`\1'", one_line(text))
+    text = "$\\to$".join("".join(map(latex_letter, part)) for part in text.split("->"))
+    # Behind the end of a line of a table, a bracket would be taken for its option.
+    return f"{{[}}{text[1:]}" if text.startswith("[") else text
+
+
+def latex_letter(letter: str) -> str:
+    """What LaTeX prints as this letter."""
+    if letter in LATEX:
+        return LATEX[letter]
+    known = LATEX_LETTERS.fullmatch(letter) and letter not in LATEX_LACKS
+    return letter if known else f"U+{ord(letter):04X}"
+
+
+def link(address: str) -> bool:
+    """Whether a page may make a link of an address: `javascript:` would run in it."""
+    return address.lower().startswith(("http://", "https://"))
+
+
 def file_name(path: str) -> str:
     """A path that any file system, table and page can hold: `%E9` for a byte that is no UTF-8,
     `%0A` for a line feed.

@@ -22,7 +22,6 @@ from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Scenario, load_experiments
 from benchmark.report.formats import (
     cell_text,
-    escape_latex,
     latex_cell,
     markdown_cell,
     number,
@@ -32,6 +31,7 @@ from benchmark.report.formats import (
 from benchmark.report.notes import evidence_notes
 from benchmark.report.report import report
 from benchmark.report.tables import Cell, build_table, load_scores
+from benchmark.texts import latex
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
@@ -365,8 +365,8 @@ def test_numbers_are_printed_with_one_decimal_and_a_true_minus():
 
 
 def test_latex_characters_are_escaped():
-    assert escape_latex("a_b 5 % raabin->*") == "a\\_b 5 \\% raabin$\\to$$*$"
-    assert escape_latex("of `robust` alone") == "of `robust' alone"
+    assert latex("a_b 5 % raabin->*") == "a\\_b 5 \\% raabin$\\to$$*$"
+    assert latex("of `robust` alone") == "of `robust' alone"
 
 
 def test_a8_a_number_read_from_a_csv_and_printed_is_that_of_the_table():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 
 from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.tables import Block, Cell, Column, Row, Table
+from benchmark.texts import csv_cell, latex, markdown
 
 NOTHING = "–"
 
@@ -54,9 +54,10 @@ def column_support(column: Column) -> str:
 
 
 def csv_text(rows: list[list[object]]) -> str:
-    """Rows, the first being the header, as CSV with Unix line ends."""
+    """Rows, the first being the header, as CSV with Unix line ends; no cell is a formula."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([csv_cell(value) for value in row] for row in rows)
     return buffer.getvalue()
 
 
@@ -103,7 +104,11 @@ def plain(value: float) -> str:
 
 
 def markdown_rows(header: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
-    """A Markdown table with aligned source; all but the first `text_columns` align right."""
+    """A Markdown table with aligned source; all but the first `text_columns` align right.
+
+    Args:
+        header, rows: cells as Markdown (`texts.markdown`).
+    """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
@@ -122,18 +127,22 @@ def markdown_rows(header: list[str], rows: list[list[str]], text_columns: int = 
 
 def to_markdown(table: Table) -> str:
     """One Markdown table per block under its heading, notes below it."""
-    parts = [table.caption]
+    parts = [markdown(table.caption, emphasis=True)]
     for block in table.blocks:
-        header = ["method", "runs"] + [
-            f"{column_title(column)}, {column_support(column)}".removesuffix(", ")
-            for column in block.columns
-        ]
+        titles = [f"{column_title(column)}, {column_support(column)}" for column in block.columns]
+        header = ["method", "runs"]
+        header += [markdown(title.removesuffix(", "), emphasis=True) for title in titles]
         rows = [
-            [row.method, row.runs or NOTHING, *map(markdown_cell, row.cells)] for row in block.rows
+            [
+                markdown(row.method, emphasis=True),
+                row.runs or NOTHING,
+                *map(markdown_cell, row.cells),
+            ]
+            for row in block.rows
         ]
-        parts += [f"**{escape_markdown(block.title)}**", markdown_rows(header, rows)]
-        parts += [f"{escape_markdown(note)}." for note in block.notes]
-    parts += [f"{escape_markdown(note)}." for note in table.notes]
+        parts += [f"**{markdown(block.title)}**", markdown_rows(header, rows)]
+        parts += [f"{markdown(note)}." for note in block.notes]
+    parts += [f"{markdown(note)}." for note in table.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -142,10 +151,6 @@ def markdown_cell(cell: Cell) -> str:
     text = cell_text(cell)
     mean, space, interval = text.partition(" ")
     return f"**{mean}**{space}{interval}" if cell.best else text
-
-
-def escape_markdown(text: str) -> str:
-    return text.replace("*", "\\*").replace("_", "\\_")
 
 
 def to_latex(table: Table) -> str:
@@ -159,7 +164,7 @@ def to_latex(table: Table) -> str:
         "% \\sisetup{detect-weight=true} for bold numbers.",
         "\\begin{table*}",
         "\\centering",
-        "\\caption{" + escape_latex(table.caption) + "}",
+        "\\caption{" + latex(table.caption) + "}",
         "\\label{tab:" + table.name.replace("_", "-") + "}",
         "\\vspace{4pt}\\scriptsize\\setlength{\\tabcolsep}{3pt}",
         "\\sbox0{%",
@@ -177,7 +182,7 @@ def to_latex(table: Table) -> str:
     notes = dict.fromkeys(note for block in table.blocks for note in block.notes)
     notes |= dict.fromkeys(table.notes)
     if notes:
-        text = " ".join(f"{escape_latex(note)}." for note in notes)
+        text = " ".join(f"{latex(note)}." for note in notes)
         lines.append(f"\n\\vspace{{3pt}}\\parbox{{\\linewidth}}{{\\scriptsize {text}}}")
     return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
@@ -197,16 +202,16 @@ def latex_block(block: Block, most: int) -> list[str]:
 
     first, second, support = [], [], []
     for column in block.columns:
-        name = escape_latex(column_title(column))
+        name = latex(column_title(column))
         word, _, rest = name.partition(" (" if column.key == "in_domain" else " ")
         first.append(over_pair(word))
         second.append(over_pair(rest.replace(")", "")))
-        support.append(over_pair(escape_latex(column_support(column)).replace("n =", "$n=$")))
+        support.append(over_pair(latex(column_support(column)).replace("n =", "$n=$")))
     rows = []
     for row in block.rows:
         rows += ["\\addlinespace[2pt]"] if row.method == MAJORITY else []
-        rows.append(line(escape_latex(row.method), row.runs, list(map(latex_cell, row.cells))))
-    title = f"\\textbf{{{escape_latex(block.title)}}}"
+        rows.append(line(latex(row.method), row.runs, list(map(latex_cell, row.cells))))
+    title = f"\\textbf{{{latex(block.title)}}}"
     return [
         f"\\multicolumn{{{2 * most + 2}}}{{@{{}}l}}{{{title}}} \\\\",
         "\\addlinespace[2pt]",
@@ -223,7 +228,7 @@ def latex_cell(cell: Cell) -> str:
     if math.isnan(cell.mean):
         return "\\multicolumn{2}{c}{--}"
     mean = ("\\bfseries " if cell.best else "") + number(cell.mean).replace("−", "-")
-    return f"{mean} & {escape_latex(mark(cell) + interval_text(cell)).strip()}".strip()
+    return f"{mean} & {latex(mark(cell) + interval_text(cell)).strip()}".strip()
 
 
 def siunitx_format(table: Table) -> str:
@@ -233,35 +238,6 @@ def siunitx_format(table: Table) -> str:
     integers = max((len(text.lstrip("−")) - 2 for text in means), default=2)
     sign = "-" if any(text.startswith("−") for text in means) else ""
     return f"{sign}{integers}.1"
-
-
-LATEX_CHARACTERS = {
-    "\\": "\\textbackslash{}",
-    "{": "\\{",
-    "}": "\\}",
-    "%": "\\%",
-    "&": "\\&",
-    "#": "\\#",
-    "_": "\\_",
-    "$": "\\$",
-    "^": "\\^{}",
-    "~": "\\~{}",
-    "±": "$\\pm$",
-    "−": "$-$",
-    "°": "$^\\circ$",
-    "–": "--",
-    "†": "$^\\dagger$",
-    "<": "$<$",
-    ">": "$>$",
-    "*": "$*$",
-}
-
-
-def escape_latex(text: str) -> str:
-    """Text for LaTeX; an arrow `->` becomes a real one, and backticks a pair of quotes."""
-    text = re.sub(r"`([^`]*)`", r"`\1'", text)
-    parts = ("".join(LATEX_CHARACTERS.get(c, c) for c in part) for part in text.split("->"))
-    return "$\\to$".join(parts)
 
 
 def headline(block: Block, row: Row) -> dict[str, Cell]:

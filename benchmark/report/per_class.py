@@ -12,7 +12,6 @@ from benchmark.report.formats import (
     NOTHING,
     cell_text,
     csv_text,
-    escape_markdown,
     markdown_rows,
     plain,
 )
@@ -27,6 +26,7 @@ from benchmark.report.tables import (
     done_ids,
     values,
 )
+from benchmark.texts import markdown
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,14 @@ def to_csv(blocks: list[ClassBlock]) -> str:
 
 def to_markdown(experiment: Experiment, blocks: list[ClassBlock]) -> str:
     """One Markdown table per test set."""
-    parts = [caption(experiment)]
+    parts = [markdown(caption(experiment), emphasis=True)]
     for block in blocks:
-        header = ["method", "runs", *(f"{name}, {n}" for name, n in block.headings)]
-        rows = [[row.method, row.runs or NOTHING, *map(cell_text, row.cells)] for row in block.rows]
-        parts += [f"**{escape_markdown(block.title)}**", markdown_rows(header, rows)]
-    parts += [f"{escape_markdown(note)}." for note in notes(experiment, blocks)]
+        titles = [markdown(f"{name}, {n}", emphasis=True) for name, n in block.headings]
+        header = ["method", "runs", *titles]
+        rows = [
+            [markdown(row.method, emphasis=True), row.runs or NOTHING, *map(cell_text, row.cells)]
+            for row in block.rows
+        ]
+        parts += [f"**{markdown(block.title)}**", markdown_rows(header, rows)]
+    parts += [f"{markdown(note)}." for note in notes(experiment, blocks)]
     return "\n\n".join(parts) + "\n"

@@ -6,6 +6,7 @@ their own for every column or matrix cost more than all that is in them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
 from benchmark.evaluation.experiments import Run, Scenario
 from benchmark.evaluation.tallies import HEADLINE
 from benchmark.files import atomic
 from benchmark.report.tables import Scores, by_method, done_ids, values
+from benchmark.texts import visible
 
 STYLE = Path(__file__).parents[1] / "journal.mplstyle"
 MILLIMETRE = 1 / 25.4
@@ -150,7 +153,12 @@ def save(figure: Figure, stem: Path) -> None:
 
     Neither date nor version goes into a file, so that equal input gives equal bytes.
     """
-    with matplotlib.style.context(STYLE):
+    for text in figure.findobj(Text):
+        if (shown := visible(text.get_text())) != text.get_text():
+            text.set_text(shown)
+    with matplotlib.style.context(STYLE), warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, which says enough.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         nothing = {"CreationDate": None, "Producer": None, "Creator": None}
         with atomic(stem.with_name(f"{stem.name}.pdf")) as path:
             figure.savefig(path, format="pdf", metadata=nothing)

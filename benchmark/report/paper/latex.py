@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.report.facts import DataCard
-from benchmark.report.formats import escape_latex
 from benchmark.report.tables import LEGEND, Table
+from benchmark.texts import latex
 
 BLOCKS = (
     "normalisations",
@@ -44,7 +44,7 @@ def tex(text: str) -> str:
 
     Letters and signs beyond those of LaTeX are declared in `preamble.tex`.
     """
-    escaped = escape_latex(text)
+    escaped = latex(text)
     escaped = re.sub(r"(\\_|(?<=\w)[+/](?=[a-z]))", r"\1\\allowbreak{}", escaped)
     escaped = re.sub(r"([0-9a-f]{16})(?=[0-9a-f]{16})", r"\1\\allowbreak{}", escaped)  # digests
     return escaped.replace(" \\%", "\\,\\%")
@@ -221,5 +221,5 @@ def inline(value: Any) -> str:
 
 def description(values: dict[str, str]) -> str:
     """A list of names and values that may break over lines and pages."""
-    items = "\n".join(f"\\item[{tex(name)}] {tex(value)}" for name, value in values.items())
+    items = "\n".join(f"\\item[{{{tex(name)}}}] {tex(value)}" for name, value in values.items())
     return f"\\begin{{settings}}\n{items}\n\\end{{settings}}"

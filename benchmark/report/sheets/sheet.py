@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.files import write_text
-from benchmark.report.formats import NOTHING, escape_latex, escape_markdown, markdown_rows, number
+from benchmark.report.formats import NOTHING, csv_text, markdown_rows, number
+from benchmark.texts import latex, markdown
 
 LONG = 34
 """Characters beyond which the texts of a column wrap in print."""
@@ -44,20 +43,21 @@ def write_sheet(folder: Path, sheet: Sheet) -> None:
 
 def to_csv(sheet: Sheet) -> str:
     """Header and rows; a dash becomes an empty field, a true minus the machine's."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(sheet.header)
-    for row in sheet.rows:
-        writer.writerow(["" if text == NOTHING else text.replace("−", "-") for text in row])
-    return buffer.getvalue()
+    rows = [
+        ["" if text == NOTHING else text.replace("−", "-") for text in row] for row in sheet.rows
+    ]
+    return csv_text([list(sheet.header), *rows])
 
 
 def to_markdown(sheet: Sheet) -> str:
     """Caption, table and notes."""
-    header = [escape_markdown(text) for text in sheet.header]
-    rows = [[escape_markdown(text).replace("|", "\\|") for text in row] for row in sheet.rows]
-    parts = [sheet.caption, markdown_rows(header, rows, sheet.text_columns)]
-    parts += [f"{escape_markdown(note)}." for note in sheet.notes]
+    header = [markdown(text) for text in sheet.header]
+    rows = [[markdown(text) for text in row] for row in sheet.rows]
+    parts = [
+        markdown(sheet.caption, emphasis=True),
+        markdown_rows(header, rows, sheet.text_columns),
+    ]
+    parts += [f"{markdown(note)}." for note in sheet.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,7 +78,7 @@ def shares(widths: list[int]) -> list[float]:
 
 def to_latex(sheet: Sheet) -> str:
     """A `table*` for booktabs; columns of long texts wrap, others keep their width."""
-    rows = [[escape_latex(text) for text in row] for row in sheet.rows]
+    rows = [[latex(text) for text in row] for row in sheet.rows]
     widths = [
         max(map(len, column), default=0) for column in zip(sheet.header, *sheet.rows, strict=True)
     ]
@@ -94,13 +94,13 @@ def to_latex(sheet: Sheet) -> str:
         "% Written by `wbc-shift report`. Needs \\usepackage{array,booktabs,graphicx}",
         "\\begin{table*}",
         "\\centering",
-        "\\caption{" + escape_latex(sheet.caption) + "}",
+        "\\caption{" + latex(sheet.caption) + "}",
         "\\label{tab:" + re.sub(r"[^a-z0-9]+", "-", sheet.name.lower()) + "}",
         "\\vspace{4pt}\\scriptsize\\setlength{\\tabcolsep}{3pt}",
         "\\sbox0{%",
         "\\begin{tabular}{@{}" + "".join(kinds) + "@{}}",
         "\\toprule",
-        " & ".join(map(escape_latex, sheet.header)) + " \\\\",
+        " & ".join(map(latex, sheet.header)) + " \\\\",
         "\\midrule",
         *(" & ".join(row) + " \\\\" for row in rows),
         "\\bottomrule",
@@ -108,6 +108,6 @@ def to_latex(sheet: Sheet) -> str:
         "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi",
     ]
     if sheet.notes:
-        text = " ".join(f"{escape_latex(note)}." for note in sheet.notes)
+        text = " ".join(f"{latex(note)}." for note in sheet.notes)
         lines.append(f"\n\\vspace{{3pt}}\\parbox{{\\linewidth}}{{\\scriptsize {text}}}")
     return "\n".join([*lines, "\\end{table*}"]) + "\n"
