@@ -122,11 +122,11 @@ def link(address: str) -> bool:
 
 
 def file_name(path: str) -> str:
-    """A path that any file system, table and page can hold: `%E9` for a byte that is no UTF-8,
-    `%0A` for a line feed.
+    """A path that tables, pages and other systems can hold: `%E9` for a byte that is no UTF-8,
+    `%0A` for a line feed, `%5C` for a backslash, which stands between folders elsewhere.
     """
     kept = HIDDEN.sub(lambda found: percent(found[0]), path)
-    return re.sub("[\n\t]", lambda found: percent(found[0]), kept)
+    return re.sub(r"[\n\t\\]", lambda found: percent(found[0]), kept)
 
 
 def percent(character: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -40,6 +41,11 @@ Below = Annotated[str, AfterValidator(below)]
 """A path below some folder: no `..`, not absolute."""
 
 
+IN_BIBTEX = {*"aAbcdHiIjklLoOrtuv", "aa", "AA", "ae", "AE", "oe", "OE", "ss", "url", "emph"}
+IN_BIBTEX |= {"textit", "textbf", "textsuperscript", "textsubscript", "href", "doi"}
+"""Commands of LaTeX in a BibTeX entry: accents, letters and emphasis; nothing that reads a file."""
+
+
 class Licence(Strict):
     """What may be done with the images. `redistribution` has three values: unknown is one."""
 
@@ -54,6 +60,15 @@ class Citation(Strict):
 
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_:./+-]*$", max_length=200)]
     bibtex: str
+
+    @model_validator(mode="after")
+    def _an_entry_of_this_key(self) -> Citation:
+        if not re.match(rf"@\w+\{{\s*{re.escape(self.key)}\s*,", self.bibtex.strip()):
+            raise ValueError(f"bibtex: an entry that begins with @type{{{self.key}, is needed")
+        commands = set(re.findall(r"\\([A-Za-z@]+)", self.bibtex)) - IN_BIBTEX
+        if commands:
+            raise ValueError(f"bibtex: \\{min(commands)} is no letter or emphasis: leave it out")
+        return self
 
 
 class Archive(Strict):

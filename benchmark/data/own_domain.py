@@ -48,6 +48,7 @@ from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_js
 from benchmark.pipeline import write_pipelines
 from benchmark.progress import say, track
 from benchmark.schema import parse
+from benchmark.texts import csv_cell, csv_path, file_name
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 LABELS, FOUND = "labels.csv", "audit.csv"
@@ -358,10 +359,13 @@ def place(
     work = raw / f".{name}.adding"
     try:
         for path in track(images["path"], f"copying images of {name}"):
-            with atomic(work / path) as temporary:
+            with atomic(work / file_name(path)) as temporary:
                 shutil.copyfile(folder / path, temporary)
         columns = ["path", "label", "group", "excluded"]
-        write_text(work / LABELS, images[columns].to_csv(index=False, lineterminator="\n"))
+        # Read again by the harness, so nothing is added to a cell; names are as copied.
+        labels = images[columns].map(file_name)
+        write_text(work / LABELS, labels.to_csv(index=False, lineterminator="\n"))
+        found = found.map(csv_cell).assign(path=found["path"].map(csv_path))
         write_text(work / FOUND, found.to_csv(index=False, lineterminator="\n"))
         task = {"name": name, "card": buffer.getvalue(), "profile": profile}
         write_json(raw / f".{name}.unfinished", task)

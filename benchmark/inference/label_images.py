@@ -45,7 +45,7 @@ from benchmark.models.loading import preprocessing
 from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.templates import templates_beside
-from benchmark.texts import visible
+from benchmark.texts import csv_cell, csv_path, visible
 from benchmark.training.bench import initial_weights
 from benchmark.training.checkpoints import (
     checkpoint_path,
@@ -359,7 +359,8 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
 def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:
     """Write the CSV, and a sheet of the images beside it, which is one file; return the sheet."""
     # In all digits: rounded, a confidence could not be told from the threshold, or from 1.
-    write_text(out, table.to_csv(index=False, lineterminator="\n"))
+    shown = table.assign(image=table["image"].map(csv_path), reason=table["reason"].map(csv_cell))
+    write_text(out, shown.to_csv(index=False, lineterminator="\n"))
     environment = templates_beside(__file__)
     answered = table[table["flag"] != "unreadable"]
     shown = answered[:MOST_PICTURES]
