@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import read_json, writable_folder
+from benchmark.files import writable_folder
 from benchmark.parallel import wanted_threads
 from benchmark.plan import plan_path
 from benchmark.progress import say, track
 from benchmark.runs import Run
+from benchmark.shapes import read_plan
 
 RETRIES = 3
 """How often a task is started again whose worker or machine was lost."""
@@ -103,7 +104,7 @@ def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list
 
     trainings: dict[str, dict[str, Run]] = {}
     for experiment in experiments:
-        for run in read_json(plan_path(root, profile, experiment))["runs"]:
+        for run in read_plan(plan_path(root, profile, experiment))["runs"]:
             if not finished(root, profile, run):
                 trainings.setdefault(run["training_fingerprint"], {})[run["run_id"]] = run
     return [list(runs.values()) for runs in trainings.values()]
@@ -162,7 +163,7 @@ def connect(
     task = ray.remote(carry_out_together).options(
         num_cpus=threads, num_gpus=gpus_per_run, max_retries=RETRIES
     )
-    classes = read_json(plan_path(root, profile, experiment))["classes"]
+    classes = read_plan(plan_path(root, profile, experiment))["classes"]
     return lambda runs: task.remote(root, profile, classes, runs, environment)
 
 

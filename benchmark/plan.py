@@ -10,8 +10,9 @@ from benchmark.data.arrays import facts_path
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
-from benchmark.files import read_json, write_json
+from benchmark.files import write_json
 from benchmark.runs import Run, expand
+from benchmark.shapes import read_plan, read_prepared
 
 
 def profile_folder(root: Path, profile: str) -> Path:
@@ -101,7 +102,7 @@ def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")
     data = read_data(root, name, params.profile(name))
-    if read_json(path)["runs"] != expand(root, params, name, experiment, data):
+    if read_plan(path)["runs"] != expand(root, params, name, experiment, data):
         raise UserError(f"{path} is older than the settings, data or splits: {mend}")
 
 
@@ -111,7 +112,7 @@ def read_data(root: Path, name: str, profile: Profile) -> dict[str, Any]:
     mend = f"run `wbc-shift prepare --profile {name}`"
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")
-    data = read_json(path)
+    data = read_prepared(path)
     made = (data["image_size"], data["label_space"], data["subset"])
     framings = {
         framing: Framing.model_validate({k: v for k, v in facts.items() if k != "domains"})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import random
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import edit
+from conftest import edit, working_copy
 
 from benchmark.cli import main  # noqa: F401  (imported once, outside the timed part of a test)
 from benchmark.data.arrays import data_digest
+from benchmark.errors import UserError
 from benchmark.files import read_json, sha256_file, write_json
 
 
@@ -149,3 +153,114 @@ def test_a_broken_record_is_trained_again_not_believed(
     path.write_text(path.read_text()[:100])
     assert "1 done" in wbc_shift("train", "-p", "tiny").out
     assert path.read_text().rstrip().endswith("}")
+
+
+RECORDS = {
+    "results/tiny/data.json": ("plan", "wbc-shift prepare -p tiny"),
+    "results/tiny/plans/first.json": ("train", "wbc-shift plan -p tiny"),
+    "results/tiny/experiments/first.json": ("evaluate", "wbc-shift train -p tiny"),
+    "results/tiny/audit.json": ("report", "wbc-shift audit -p tiny"),
+}
+
+
+@pytest.fixture(scope="module")
+def reported_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project, done to its report."""
+    from benchmark import cli
+
+    folder = tmp_path_factory.mktemp("reported") / "project"
+    shutil.copytree(prepared_template, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WBC_MIRROR", str(prepared_template.parent / "mirror"))
+        cli.audit("tiny", None)
+        cli.train("tiny", None)
+        cli.evaluate("tiny")
+    return folder
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", '{"runs": 1}', "", "{", "[1e999]"])
+@pytest.mark.parametrize("path", RECORDS)
+def test_d13_a_record_of_another_shape_is_one_line_that_says_how_to_make_it_anew(
+    reported_template: Path, tmp_path: Path, wbc_shift, monkeypatch, path: str, content: str
+) -> None:
+    working_copy(reported_template, tmp_path, monkeypatch)
+    Path(path).write_text(content)
+    command, again = RECORDS[path]
+    one_line(wbc_shift(command, "-p", "tiny"), path, again)
+
+
+def test_d13_a_record_that_lacks_a_key_is_one_line(
+    reported_template: Path, tmp_path: Path, wbc_shift, monkeypatch
+) -> None:
+    """Generated: 200 seeded damages to what commands leave for each other."""
+    working_copy(reported_template, tmp_path, monkeypatch)
+    generator = random.Random(3)
+    whole = {path: Path(path).read_text() for path in RECORDS}
+    for _ in range(200):
+        path = generator.choice(list(RECORDS))
+        record = json.loads(whole[path])
+        damage(record, generator)
+        Path(path).write_text(json.dumps(record))
+        try:
+            read(path)
+        except UserError as error:
+            line = str(error)
+            assert Path(path).name in line
+            assert "wbc-shift" in line
+        Path(path).write_text(whole[path])
+
+
+def read(path: str) -> None:
+    """Read a record as the commands do."""
+    from benchmark.evaluation.experiments import load_experiments
+    from benchmark.report.facts import audit_summary
+    from benchmark.shapes import read_plan, read_prepared
+
+    readers = {"data": read_prepared, "first": read_plan, "audit": read_prepared}
+    if "experiments" in path:
+        load_experiments(Path("results/tiny"))
+    elif "audit" in path:
+        audit_summary(Path("results/tiny"))
+    else:
+        readers[Path(path).stem](Path(path))
+
+
+def damage(record: object, generator: random.Random) -> None:
+    """Take away a key or value somewhere, or put something else in its place."""
+    places = [record]
+    for place in places:
+        inside = place.values() if isinstance(place, dict) else place
+        places += [value for value in inside if isinstance(value, dict | list) and value]
+    place = generator.choice(places)
+    key = generator.choice(list(place) if isinstance(place, dict) else range(len(place)))
+    if generator.random() < 0.5:
+        del place[key]
+    else:
+        place[key] = generator.choice([None, [], {}, "", "../../x", -1, [1], {"a": 1}, 1e300, True])
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "metrics.parquet", "manifest.parquet"])
+@pytest.mark.parametrize("kept", [0, 4, 1000])
+def test_d13_a_truncated_table_is_one_line(
+    reported_template: Path, tmp_path: Path, wbc_shift, monkeypatch, name: str, kept: int
+) -> None:
+    working_copy(reported_template, tmp_path, monkeypatch)
+    places = {
+        "predictions.parquet": (Path("results/tiny/runs"), "evaluate", "wbc-shift train"),
+        "metrics.parquet": (Path("results/tiny"), "report", "wbc-shift evaluate -p tiny"),
+        "manifest.parquet": (Path("datasets/cache/tiny"), "train", "wbc-shift prepare"),
+    }
+    folder, command, again = places[name]
+    path = next(iter(sorted(folder.rglob(name))))
+    path.write_bytes(path.read_bytes()[:kept])
+    if command == "train":
+        shutil.rmtree("results/tiny/runs")
+    one_line(wbc_shift(command, "-p", "tiny"), again)
+
+
+def test_d13_an_empty_split_is_one_line(prepared: Path, wbc_shift) -> None:
+    path = Path("datasets/splits/toy-a.csv")
+    for content in ("", path.read_text().splitlines()[0] + "\n", "\0\0"):
+        path.write_text(content)
+        one_line(wbc_shift("plan", "-p", "tiny"), "toy-a.csv", "wbc-shift split")

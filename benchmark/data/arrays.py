@@ -17,7 +17,9 @@ from benchmark.data.label_spaces import OPEN_SET
 from benchmark.data.split import anew, read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import ChangedInput, UserError
-from benchmark.files import digest, read_json, sha256_file
+from benchmark.files import digest, sha256_file
+from benchmark.shapes import read_prepared
+from benchmark.texts import shortened
 
 OPEN_SET_PART = "open_set"
 """The part of cells that are of no class of the label space."""
@@ -68,6 +70,17 @@ def sha256_once(path: Path, size: int, changed_ns: int) -> str:
     return sha256_file(path)
 
 
+def read_rows(path: Path, profile: str) -> pd.DataFrame:
+    """The table that names every row; a broken one is a `UserError`."""
+    columns = ["domain", "row", "image", "group", "class_name"]
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        reason = shortened(str(error))
+        again = f"run `wbc-shift prepare -p {profile}`"
+        raise UserError(f"{path} cannot be read ({reason}): {again}") from None
+
+
 @dataclass(frozen=True)
 class Images:
     """Images of one part of one domain, decoded.
@@ -112,8 +125,8 @@ class PreparedImages:
         self.cache = cache_folder(root, profile)
         if not table_path(self.cache).exists():
             raise UserError(f"{self.cache} is empty: run `wbc-shift prepare --profile {profile}`")
-        self.table = pd.read_parquet(table_path(self.cache))
-        self._facts = read_json(facts_path(root, profile))
+        self.table = read_rows(table_path(self.cache), profile)
+        self._facts = read_prepared(facts_path(root, profile))
         self._domains: dict[str, Images] = {}
         self._splits: dict[str, pd.Series] = {}
 

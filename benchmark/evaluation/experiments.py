@@ -9,19 +9,15 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from benchmark.config import corruption_of, scenario_folder, sources_of
 from benchmark.errors import UserError
-from benchmark.files import digest, read_json
+from benchmark.files import Record, digest, read_json
+from benchmark.names import Name, ProfileName
+from benchmark.shapes import RunId
 
 Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
-
-
-class Record(BaseModel):
-    """A part of a record; it may hold more keys than are read here."""
-
-    model_config = ConfigDict(frozen=True)
 
 
 class Method(Record):
@@ -113,7 +109,7 @@ class Scenario(Record):
 class Run(Record):
     """One planned run: scenario × method × seed, and what became of it."""
 
-    run_id: str
+    run_id: RunId
     outcome: Outcome
     reason: str | None = None
     predictions_sha256: str | None = None
@@ -131,11 +127,11 @@ class Experiment(Record):
     """One question: the runs planned to answer it, in the order of the plan."""
 
     schema_version: Literal[1]
-    experiment: str
+    experiment: Name
     place: int = 0
     """its place among the experiments of the profile"""
     title: str
-    profile: str
+    profile: ProfileName
     label_space: str
     classes: tuple[str, ...] = Field(min_length=1)
     runs: tuple[Run, ...]
@@ -174,17 +170,16 @@ def load_experiments(results: Path) -> list[Experiment]:
         UserError: there is none, or one that does not follow the schema.
     """
     experiments = []
+    again = f"`wbc-shift train -p {Path(results).name}` writes it anew"
     for path in sorted((Path(results) / "experiments").glob("*.json")):
         try:
-            experiments.append(Experiment.model_validate(read_json(path)))
+            experiments.append(Experiment.model_validate(read_json(path, again)))
         except ValidationError as error:
             fault = error.errors()[0]
-            place = ".".join(map(str, fault["loc"]))
-            raise UserError(
-                f"{path}: {place}: {fault['msg']}: `wbc-shift train` writes it anew"
-            ) from None
+            place = ".".join(map(str, fault["loc"])) or "the whole"
+            raise UserError(f"{path}: {place}: {fault['msg']}: {again}") from None
     if not experiments:
-        raise UserError(f"{Path(results) / 'experiments'} holds no record: run `wbc-shift train`")
+        raise UserError(f"{Path(results) / 'experiments'} holds no record: {again}")
     return sorted(experiments, key=lambda experiment: experiment.place)
 
 

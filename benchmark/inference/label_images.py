@@ -37,13 +37,14 @@ from benchmark.evaluation.rejection import (
     images_needed,
     maximum_probability,
 )
-from benchmark.files import read_json, write_text
+from benchmark.files import write_text
 from benchmark.inference.inferences import VIEWS, Averaged
 from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing
 from benchmark.plan import profile_folder
 from benchmark.progress import track
+from benchmark.shapes import read_done
 from benchmark.templates import templates_beside
 from benchmark.texts import csv_cell, csv_path, visible
 from benchmark.training.bench import initial_weights
@@ -302,7 +303,7 @@ def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
     if run_id not in known:
         near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
         raise UserError(f"{profile}: no run '{run_id}'{near}")
-    record = read_json(folder / "run.json")
+    record = read_done(folder / "run.json")
     if record["outcome"] != "done":
         raise UserError(f"{run_id} is not done ({record['outcome']}): choose another run")
     return record

@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmark.data.cards import Card, load_cards
 from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.files import read_json
+from benchmark.files import Record, read_record
 from benchmark.report.trainings import computed_seconds, recorded_seconds
+from benchmark.shapes import read_audit, read_prepared
 
 OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
 
@@ -70,7 +71,7 @@ def data_cards(results: Path) -> list[DataCard]:
     if not data.is_file() or not any(datasets.glob("*.yaml")):
         return []
     used: dict[str, list[str]] = {}
-    for domain, facts in read_json(data)["domains"].items():
+    for domain, facts in read_prepared(data)["domains"].items():
         used.setdefault(facts["dataset"], []).append(domain)
     cards = load_cards(datasets)
     return [DataCard(cards[name], tuple(d)) for name, d in used.items() if name in cards]
@@ -81,7 +82,7 @@ def audit_summary(results: Path) -> AuditSummary | None:
     path = Path(results) / "audit.json"
     if not path.is_file():
         return None
-    audit = read_json(path)
+    audit = read_audit(path)
     kinds = [Counter(f["check"] for f in audit[k]) for k in ("failures", "warnings", "known")]
     return AuditSummary(
         audit["verdict"],
@@ -95,7 +96,8 @@ def audit_summary(results: Path) -> AuditSummary | None:
 def run_records(results: Path, experiments: list[Experiment]) -> list[dict[str, Any]]:
     """`run.json` of every done run that has one, by run id."""
     paths = [Path(results) / "runs" / run_id / "run.json" for run_id in done_runs(experiments)]
-    return [read_json(path) for path in paths if path.is_file()]
+    again = f"run `wbc-shift train -p {Path(results).name}`"
+    return [read_record(path, Record, again) for path in paths if path.is_file()]
 
 
 def environment(records: list[dict[str, Any]]) -> Environment:

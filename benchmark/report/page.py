@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.evaluation.scores import MAJORITY
-from benchmark.files import read_json, write_text
+from benchmark.files import write_text
 from benchmark.report import facts, per_class
 from benchmark.report.confident_errors import confident_errors
 from benchmark.report.formats import cell_text, column_support, column_title, number
@@ -18,6 +18,7 @@ from benchmark.report.leaderboard import as_json, findings, leaderboard
 from benchmark.report.per_class import ClassBlock
 from benchmark.report.sheets.sheet import Sheet
 from benchmark.report.tables import METRICS, Table
+from benchmark.shapes import read_prepared
 from benchmark.templates import templates_beside
 
 PICTURE_BYTES = 2_400_000
@@ -85,7 +86,7 @@ def write_page(results: Path, sections: list[Section], overview: Overview | None
         outcomes={e.experiment: facts.outcomes(e) for e in experiments},
         gaps=gaps(experiments),
         mistakes=confident_errors(results, experiments),
-        data=read_json(data) if data.is_file() else None,
+        data=read_prepared(data) if data.is_file() else None,
         cards=cards,
         bibliography=facts.bibliography([used.card.citation.bibtex for used in cards]),
         audit=facts.audit_summary(results),

@@ -45,6 +45,7 @@ from benchmark.report.notes import (
     left_out_notes,
     support_notes,
 )
+from benchmark.texts import shortened
 
 METRICS = {name: statistic.title for name, statistic in STATISTICS.items()} | {
     name: f"macro-F1 of four classes ({REDUCED}, without basophils)" for name in REDUCED_STATISTICS
@@ -217,16 +218,17 @@ def read_evaluated(path: Path, experiments: list[Experiment]) -> Parquet:
     """Read a file that `evaluate` wrote, if it did so from the recorded predictions."""
     if not path.is_file():
         raise UserError(f"{path} is missing: run `wbc-shift evaluate -p {path.parent.name}`")
-    table = pq.read_table(path, partitioning=None)
+    again = f"run `wbc-shift evaluate -p {path.parent.name}` again"
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{path} cannot be read ({shortened(str(error))}): {again}") from None
     stated = table.schema.metadata or {}
     known = stated.get(b"predictions", b"").decode()
     # A file from before this was stated has none; one without any metadata is refused below.
     if b"content" in stated and stated[b"content"].decode() != content_digest(table):
-        raise UserError(
-            f"{path} is not as `wbc-shift evaluate` wrote it: run `wbc-shift evaluate` again"
-        )
+        raise UserError(f"{path} is not as `wbc-shift evaluate` wrote it: {again}")
     if known != predictions_digest(experiments):
-        again = f"run `wbc-shift evaluate -p {path.parent.name}` again"
         raise UserError(f"{path} belongs to other predictions: {again}")
     return table.to_pydict()
 

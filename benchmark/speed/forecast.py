@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.files import read_json
+from benchmark.errors import UserError
 from benchmark.runs import Run
+from benchmark.shapes import read_done
 from benchmark.speed.table import training_rows
 
 Network = tuple[str, int, str]
@@ -99,12 +100,15 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
     speeds = recorded_speeds(root, device)
     timed: dict[Network, list[dict]] = defaultdict(list)
     for path in (Path(root) / "results").glob("*/runs/*/*/seed*/run.json"):
-        run = read_json(path)
+        try:
+            run = read_done(path)
+        except UserError:
+            continue  # `train` counts it as missing
         # A training's speed is that of the device it ran on, which is the record's environment.
         if (
             run["outcome"] == "done"
             and run.get("train_images_per_s")
-            and run["environment"]["device"] == device
+            and run.get("environment", {}).get("device") == device
         ):
             network = run["method"]["backbone"], run["settings"]["image_size"], precision_of(run)
             timed[network].append(run)

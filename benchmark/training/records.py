@@ -28,6 +28,7 @@ from benchmark.files import (
 )
 from benchmark.plan import plan_path, profile_folder
 from benchmark.runs import Run
+from benchmark.shapes import read_done, read_plan
 from benchmark.training.checkpoints import checkpoint_path
 
 SCHEMA_VERSION = 1
@@ -69,7 +70,9 @@ def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
         record = read_json(folder / "run.json")
     except UserError:
         return missing
-    if record.get("fingerprint") != run["fingerprint"]:
+    if not isinstance(record, dict) or record.get("fingerprint") != run["fingerprint"]:
+        return missing
+    if record.get("outcome") not in ("done", *FAILED):
         return missing
     if record["outcome"] == "done":
         if fault_of_file(folder / "predictions.parquet", record):
@@ -77,13 +80,13 @@ def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
         for member in record.get("members", []):
             if read_record(root, profile, member["run_id"]).get(ANSWERS) != member[ANSWERS]:
                 return missing
-    return {key: record[key] for key in missing}
+    return {key: record.get(key) for key in missing}
 
 
 def read_record(root: Path, profile: str, run_id: str) -> dict[str, Any]:
     """A run's `run.json`; empty if there is none that can be read."""
     try:
-        return read_json(run_folder(root, profile, run_id) / "run.json")
+        return read_done(run_folder(root, profile, run_id) / "run.json")
     except UserError:
         return {}
 
@@ -173,7 +176,7 @@ def write_index(root: Path, profile: str, experiment: str) -> list[dict[str, Any
     The index is what later stages depend on. It holds digests and no times, so that training again
     to the same bits changes nothing downstream.
     """
-    plan = read_json(plan_path(root, profile, experiment))
+    plan = read_plan(plan_path(root, profile, experiment))
     keys = ("run_id", "fingerprint")
     more = ("track", "scenario", "seed")
     plan["runs"] = [

@@ -23,13 +23,13 @@ from benchmark.data.arrays import (
 from benchmark.errors import ChangedInput, UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.evaluation.predictions import networks_apart
-from benchmark.files import read_json
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
 from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
 from benchmark.runs import Run
+from benchmark.shapes import read_done, read_plan
 from benchmark.training.answers import answers, average_of_members
 from benchmark.training.bench import Bench, axis_seed, initial_weights
 from benchmark.training.checkpoints import (
@@ -71,7 +71,7 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
     Raises:
         UserError: after all runs were tried, one line with those that failed.
     """
-    plan = read_json(plan_path(root, profile, experiment))
+    plan = read_plan(plan_path(root, profile, experiment))
     device = choose_device()
     configure(device)
     bench: Bench | None = None
@@ -284,7 +284,7 @@ def tested_as(domain: str, part: str) -> str | None:
 def earlier_record(bench: Bench, run: Run) -> dict[str, Any] | None:
     """The whole record of the same training, readout and inference, whatever it was tested on."""
     try:
-        record = read_json(run_folder(bench.root, bench.profile, run["run_id"]) / "run.json")
+        record = read_done(run_folder(bench.root, bench.profile, run["run_id"]) / "run.json")
     except UserError:
         return None
     earlier = run | {"fingerprint": record.get("fingerprint")}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
-from benchmark.files import read_json
+from benchmark.files import Record, read_record
 from benchmark.progress import say
 from benchmark.report.figures.style import FAINT, MARKS, MILLIMETRE, STYLE, mark_of, panels, title
 
@@ -44,13 +44,34 @@ class Embedding:
     """[N, 2]"""
 
 
+class Places(Record):
+    """Of every image drawn: its test set, its class and where it stands."""
+
+    test_set: list[int]
+    x: list[float]
+    y: list[float]
+
+
+class Embedded(Record):
+    """`embeddings/<run>.json`."""
+
+    run_id: str
+    predictions_sha256: str
+    perplexity: float
+    neighbours: int
+    same_domain: float
+    same_class_elsewhere: float
+    test_sets: list[tuple[str, str]]
+    images: Places
+
+
 def load_embeddings(results: Path, experiments: list[Experiment]) -> list[Embedding]:
     """Read `embeddings/*.json` in plan order; says which are of other predictions."""
     done = done_runs(experiments)
     planned = dict.fromkeys(run.run_id for experiment in experiments for run in experiment.runs)
     found = {}
     for path in sorted((Path(results) / "embeddings").glob("*.json")):
-        record = read_json(path)
+        record = read_record(path, Embedded, "run `wbc-shift embed` again, or delete it")
         run, classes = done.get(record["run_id"], (None, ()))
         if run is None or run.predictions_sha256 != record["predictions_sha256"]:
             say(f"note: {path} is stale and not drawn: run `wbc-shift embed` again, or delete it")

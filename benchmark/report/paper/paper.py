@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.evaluation.tallies import HEADLINE
-from benchmark.files import atomic, read_json, read_yaml, write_text
+from benchmark.files import atomic, read_yaml, write_text
 from benchmark.report import facts
 from benchmark.report.formats import to_latex
 from benchmark.report.leaderboard import findings, leaderboard
@@ -46,6 +46,7 @@ from benchmark.report.tables import (
     build_table,
     load_scores,
 )
+from benchmark.shapes import read_prepared
 
 
 def write_paper(root: Path, profile: str) -> Path:
@@ -65,7 +66,7 @@ def write_paper(root: Path, profile: str) -> Path:
     scores = load_scores(results, experiments)
     tables = [(e, build_table(e, scores, HEADLINE)) for e in experiments]
     found = findings(leaderboard(tables))
-    data = read_json(results / "data.json")
+    data = read_prepared(results / "data.json")
     cards = facts.data_cards(results)
     environment = facts.environment(facts.run_records(results, experiments))
     settings = read_yaml(root / "params.yaml")
