@@ -48,7 +48,8 @@ def results(tmp_path_factory):
     write_experiment(folder, runs)
     counts = dict(zip(CLASSES, [1, 2, 3, 4, 5], strict=True))
     domain = {"dataset": "raabin", "images": 15, "classes": counts, "crop": 0.6, "digest": "0"}
-    data = {"image_size": 48, "label_space": "wbc5", "domains": {"raabin": domain}}
+    data = {"image_size": 48, "label_space": "wbc5", "subset": "all"}
+    data["domains"] = {"raabin": domain}
     (folder / "data.json").write_text(json.dumps(data))
     evaluate(folder)
     report(folder)

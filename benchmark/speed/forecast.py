@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmark.errors import UserError
+from benchmark.files import Record, read_record
 from benchmark.runs import Run
-from benchmark.shapes import read_done
 from benchmark.speed.table import training_rows
 
 Network = tuple[str, int, str]
@@ -95,13 +96,22 @@ def precision_of(run: Run) -> str:
     return run["settings"]["training"]["precision"]
 
 
+class Timed(Record):
+    """A record of a run, as far as a forecast reads it."""
+
+    outcome: str
+    environment: dict[str, Any]
+    method: dict[str, str]
+    settings: dict[str, Any]
+
+
 def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
     """Speeds on a device: the median of finished runs, else of `results/speed/`."""
     speeds = recorded_speeds(root, device)
     timed: dict[Network, list[dict]] = defaultdict(list)
     for path in (Path(root) / "results").glob("*/runs/*/*/seed*/run.json"):
         try:
-            run = read_done(path)
+            run = read_record(path, Timed, "")
         except UserError:
             continue  # `train` counts it as missing
         # A training's speed is that of the device it ran on, which is the record's environment.
