@@ -135,6 +135,18 @@ def settings() -> tuple[Params, dict[str, Card]]:
     return load_params(ROOT / PARAMS), load_cards(ROOT / "datasets")
 
 
+def warn_of_stages(params: Params, profile: str) -> None:
+    """Say which experiments `dvc repro` would pass over without a word."""
+    from benchmark.pipeline import without_stage
+
+    if missing := without_stage(ROOT, params, profile):
+        names = ", ".join(missing)
+        say(
+            f"warning: {names}: no stage in the dvc.yaml of {profile}, so `dvc repro` passes over "
+            "it: run `wbc-shift pipeline`"
+        )
+
+
 def surroundings() -> tuple[Path | None, bool]:
     """The mirror that WBC_MIRROR names, and whether WBC_OFFLINE forbids the network."""
     mirror = os.environ.get("WBC_MIRROR")
@@ -363,7 +375,8 @@ def domain_remove(
 ) -> None:
     """Remove a domain of one's own: the copied images, the card, its place in every profile.
 
-    Writes params.yaml and the profiles' dvc.yaml; published sets are never removed.
+    Reads the cards. Writes params.yaml and the profiles' dvc.yaml, and deletes what `domain add`
+    made; published sets are never removed.
     """
     from benchmark.data.own_domain import remove_domain
 
@@ -415,6 +428,7 @@ def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     params, _ = settings()
     for name, runs in plan_profile(ROOT, params, profile).items():
         say(f"{profile}/{name}: {told_of(ROOT, profile, runs)}")
+    warn_of_stages(params, profile)
 
 
 @command()
@@ -448,6 +462,7 @@ def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     if to_do:
         for line in forecast_profile(ROOT, params, cards, profile, to_do):
             say(line)
+    warn_of_stages(params, profile)
     for problem in problems:
         say(f"missing: {problem}")
     if problems:
@@ -501,7 +516,7 @@ def train(
     """
     from benchmark.data.cards import load_label_spaces
     from benchmark.errors import suggest
-    from benchmark.plan import check_plan, plan_one
+    from benchmark.plan import check_plan, plan_one, where_single_runs_stand
     from benchmark.training.runner import train_experiment, train_one
 
     params, _ = settings()
@@ -512,6 +527,8 @@ def train(
         classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
         runs = plan_one(ROOT, params, profile, method, scenario, seed)
         train_one(ROOT, profile, classes, runs)
+        for line in where_single_runs_stand(ROOT, profile, runs):
+            say(line)
         return
     if experiment is not None and experiment not in known:
         raise UserError(

@@ -19,7 +19,7 @@ from benchmark.config import Params, Profile
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
 from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
-from benchmark.files import write_text
+from benchmark.files import read_yaml, write_text
 from benchmark.progress import say
 
 FETCHING = ("archives", "complete", "downloads", "fetch", "image_files", "layouts", "manifest")
@@ -42,7 +42,7 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
     """
     blocks = [block for block in BLOCKS if block in params.model_fields_set]
     for position, (name, profile) in enumerate(params.profiles.items()):
-        path = root / ("dvc.yaml" if position == 0 else f"pipelines/{name}/dvc.yaml")
+        path = pipeline_path(root, params, name)
         stages = {"split": split_stage(params, cards)} if position == 0 else {}
         stages |= profile_stages(name, profile, cards, blocks)
         # Made by hand (`wbc-shift embed`, `speed`): no stage can depend on what may not be there,
@@ -66,6 +66,23 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
         else:
             write_text(path, text)
             say(f"wrote {path}")
+
+
+def pipeline_path(root: Path, params: Params, profile: str) -> Path:
+    """The pipeline file of a profile: at the root for the first, which is the default."""
+    first = next(iter(params.profiles))
+    return Path(root) / ("dvc.yaml" if profile == first else f"pipelines/{profile}/dvc.yaml")
+
+
+def without_stage(root: Path, params: Params, profile: str) -> list[str]:
+    """The experiments of a profile that its pipeline file, if there is one, does not train."""
+    path = pipeline_path(root, params, profile)
+    if not path.exists():
+        return []
+    content = read_yaml(path)
+    stages = content.get("stages") if isinstance(content, dict) else None
+    stages = stages if isinstance(stages, dict) else {}
+    return [name for name in params.profile(profile).experiments if f"train-{name}" not in stages]
 
 
 def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
@@ -190,6 +207,7 @@ def profile_stages(
             *(f"{results}/{facts}.json" for facts in ("data", "audit")),
             *(f"datasets/{name}.yaml" for name in names),
             "benchmark/report",
+            "benchmark/texts.py",
         ],
         "outs": [small(f"{results}/{part}") for part in ("tables", "figures", "report.html")],
     }

@@ -95,6 +95,27 @@ def plan_one(
     return [run for run in runs if run["seed"] == seed]
 
 
+def where_single_runs_stand(root: Path, profile: str, runs: list[Run]) -> list[str]:
+    """Lines that say where runs trained by name are found, and how they come into a table."""
+    last = runs[-1]
+    planned = [
+        path.stem
+        for path in sorted((profile_folder(root, profile) / "plans").glob("*.json"))
+        if last["run_id"] in {run["run_id"] for run in read_plan(path)["runs"]}
+    ]
+    folder = profile_folder(root, profile) / "runs" / last["run_id"]
+    if planned:
+        return [
+            f"the predictions are in {folder}; tables and `compare` have them after "
+            f"`wbc-shift train -p {profile} -e {planned[0]}` and `wbc-shift evaluate -p {profile}`"
+        ]
+    return [
+        f"the predictions are in {folder}, and in no table and no `compare`, which know runs of "
+        f"experiments: name {last['method']['name']} under methods, and the scenario "
+        f"{last['scenario']['name']}, of an experiment of profile {profile} in params.yaml"
+    ]
+
+
 def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
     """Refuse a plan that is missing or is not what settings, data and splits give today."""
     path = plan_path(root, name, experiment)

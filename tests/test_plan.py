@@ -251,3 +251,36 @@ def test_d14_a_batch_smaller_than_its_domains_is_told_by_the_plan() -> None:
     with pytest.raises(UserError, match="batch_size 2 is less than one image of each of 3 domains"):
         check_sampler(training, "a+b+c")
     check_sampler(training | {"sampler": "instance"}, "a+b+c")
+
+
+def test_e9_an_experiment_without_a_stage_is_told_of(prepared: Path, wbc_shift) -> None:
+    assert wbc_shift("pipeline").status == 0
+    assert "warning" not in wbc_shift("plan", "-p", "tiny").out
+    text = Path("params.yaml").read_text()
+    block = text[text.index("      first:") :]
+    Path("params.yaml").write_text(text + block.replace("      first:", "      second:"))
+    for command in ("plan", "validate"):
+        outcome = wbc_shift(command, "-p", "tiny")
+        assert "warning: second: no stage in the dvc.yaml of tiny" in outcome.out
+        assert "run `wbc-shift pipeline`" in outcome.out
+    wbc_shift("pipeline")
+    assert "warning" not in wbc_shift("plan", "-p", "tiny").out
+
+
+def test_e9_a_run_trained_by_name_says_where_it_stands(prepared: Path, wbc_shift) -> None:
+    edit(Path("params.yaml"), "      epochs: 2", "      epochs: 1")
+    edit(
+        Path("params.yaml"),
+        "profiles:\n",
+        "methods: {mine: {backbone: resnet10t, normalisation: gn}}\nprofiles:\n",
+    )
+    wbc_shift("plan", "-p", "tiny")
+    one = ("--scenario", "toy-a->*", "-p", "tiny")
+    outcome = wbc_shift("train", "--method", "mine", *one)
+    assert outcome.status == 0, outcome.err
+    assert "results/tiny/runs/mine/toy-a_to_others/seed0" in outcome.out
+    assert "in no table and no `compare`" in outcome.out
+    assert "name mine under methods" in outcome.out
+    outcome = wbc_shift("train", "--method", "resnet10t-bn-ce", *one)
+    assert outcome.status == 0, outcome.err
+    assert "after `wbc-shift train -p tiny -e first`" in outcome.out

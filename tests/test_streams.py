@@ -143,7 +143,8 @@ def test_d4_an_error_shows_codes_as_text(project: Path, wbc_shift) -> None:
     "command",
     [
         ("fetch",), ("doctor",), ("split",), ("audit",), ("prepare",), ("domain", "cards"),
-        ("domain", "add", "x", "--name", "y"), ("plan",), ("validate",), ("models",), ("train",),
+        ("domain", "add", "x", "--name", "y"), ("domain", "remove", "x"), ("plan",),
+        ("validate",), ("models",), ("train",),
         ("speed",), ("launch",), ("predict", "x", "--run", "a/b/seed0"), ("embed", "a/b/seed0"),
         ("gallery",), ("evaluate",), ("report",), ("compare", "a", "b"),
         ("score", "x.csv", "--scenario", "a->*"), ("paper",), ("pipeline",),
