@@ -52,7 +52,8 @@ def of_counted_targets(
     """
     scenarios = {run_id: run.scenario.name for run_id, (run, _) in done_runs(experiments).items()}
     pairs = zip(table["run_id"].map(scenarios), table["domain"], table["part"], strict=True)
-    return table[[part != "shifted" or domain in counted[name] for name, domain, part in pairs]]
+    kept = [part != "shifted" or domain in counted[name] for name, domain, part in pairs]
+    return table[np.array(kept, bool)]
 
 
 def rejection_sheet(
