@@ -462,7 +462,7 @@ def test_b16_a_path_of_another_machine_is_told_as_such(project: Path, wbc_shift)
     Path("labels.csv").write_text("path,label\nC:\\slides\\img\\a.png,neutrophil\n")
     outcome = wbc_shift(*ADD, "--labels", "labels.csv")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)
-    assert "leads out of its folder: write the path below lab" in outcome.err
+    assert "leads out of its folder: write the path below lab, as in img/a.png" in outcome.err
     path = (Path("lab") / "img" / "a.png").absolute()
     Path("labels.csv").write_text(f"path,label\n{path},neutrophil\n")
     assert wbc_shift(*ADD, "--labels", "labels.csv").status == 0

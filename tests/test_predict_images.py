@@ -388,3 +388,16 @@ def test_a_checkpoint_answers_without_the_file_of_its_initial_weights(trained: P
     write_json(path, record)
     after, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
     assert after["label"].tolist() == before["label"].tolist()
+
+
+def test_c9_the_csv_that_predict_writes_is_scored(trained: Path, wbc_shift) -> None:
+    """With images besides those of the test sets, and one that cannot be read."""
+    Path("datasets/raw/toy/b/broken.png").write_bytes(b"no image")
+    toy = ("predict", "datasets/raw/toy", "--run", RUN, "-p", "tiny", "--crop", "0.9")
+    assert wbc_shift(*toy).status == 0
+    outcome = wbc_shift("score", "predictions.csv", "-p", "tiny", "--scenario", "toy-a->*")
+    assert outcome.status == 0, outcome.err
+    assert "toy-b, n = 100: macro-F1" in outcome.out
+    assert "note: 1 row left out, without an answer: line " in outcome.out
+    assert "rows name no test image of this scenario and were left out: a/" in outcome.out
+    assert "ECE" in outcome.out

@@ -202,9 +202,13 @@ def located(folder: Path, names: pd.Series, what: str) -> list[str]:
         if Path(path).is_absolute() and Path(path).is_relative_to(folder.absolute()):
             name = path = Path(path).relative_to(folder.absolute()).as_posix()
         if leads_elsewhere(path):
+            parts = path.split("/")
+            tails = ("/".join(parts[start:]) for start in range(1, len(parts)))
+            meant = next((tail for tail in tails if os.path.isfile(folder / tail)), None)
+            example = f", as in {meant}" if meant else ""
             raise UserError(
                 f"{folder}: {name.strip()} ({what}): leads out of its folder: write the path "
-                f"below {folder}"
+                f"below {folder}{example}"
             )
         if "\\" not in name and os.path.isfile(folder / name):
             found.append(PurePosixPath(name).as_posix())

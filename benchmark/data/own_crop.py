@@ -82,15 +82,18 @@ def crop_advice(
         sources: domain → class → median nucleus diameter, as a fraction of the crop's side.
     """
     own = nuclei(folder, images, crop, name)
+    if not own:
+        return []
+    share = 100 * np.median([*own.values()])
+    stated = f"nuclei of {name} take {share:.0f} % of the square's side (--crop {crop:g})"
+    ratios = {source: ratio(own, theirs) for source, theirs in sources.items()}
+    ratios = {source: first for source, first in ratios.items() if first is not None}
+    if not ratios:
+        return [f"{stated}; no images of a source are here to compare them with"]
     lines = []
-    for source, theirs in sources.items():
-        first = ratio(own, theirs)
-        if first is None:
-            continue
-        text = (
-            f"nuclei of {name} take {100 * np.median([*own.values()]):.0f} % of the square's side "
-            f"(--crop {crop:g}), those of the same classes in {source} {1 / first:.2f} times that"
-        )
+    for source, first in ratios.items():
+        theirs = sources[source]
+        text = f"{stated}, those of the same classes in {source} {1 / first:.2f} times that"
         if 1 / ALIKE <= first <= ALIKE:
             lines.append(f"{text}: much the same")
             continue
