@@ -15,8 +15,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmark.audit.checks import check_sides
 from benchmark.audit.findings import csv_line
-from benchmark.audit.images import look_at
+from benchmark.audit.images import Look, look_at
 from benchmark.audit.manifest import equal_files
+from benchmark.audit.pairs import UNREVIEWED, check_pairs
 from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.data.split import read_split
@@ -417,3 +418,31 @@ def test_a_copy_in_a_domain_that_no_scenario_shares_is_only_a_warning(prepared, 
     outcome = wbc_shift("audit", "-p", "tiny")
     assert outcome.status == 0
     assert len(record()["warnings"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("similarity", "classes", "failures", "warnings"),
+    [
+        (0.8, ("monocyte", "neutrophil"), [], ["conflicting labels"]),
+        (0.98, ("monocyte", "neutrophil"), ["conflicting labels", "across domains"], []),
+        (0.8, ("monocyte", "monocyte"), ["across domains"], []),
+    ],
+)
+def test_c8_cells_of_two_laboratories_with_two_labels_are_one_only_if_copied(
+    similarity: float, classes: tuple[str, str], failures: list[str], warnings: list[str]
+) -> None:
+    """The domains meet in a scenario, in which a cell of both would be a leak."""
+
+    class Meeting:
+        joining = staticmethod(lambda domain, other: ["a->*"])
+
+    rows = [
+        {"dataset": d, "domain": d, "path": f"{d}.png", "group": d, "class_name": c, "part": ""}
+        for d, c in zip("ab", classes, strict=True)
+    ]
+    pair = {"first": 0, "second": 1, "similarity": similarity, "view": 0, "verdict": UNREVIEWED}
+    judged = check_pairs(
+        Meeting(), pd.DataFrame(rows), [Look("1"), Look("2")], pd.DataFrame([pair])
+    )
+    assert [finding.check for finding in judged.failures] == failures
+    assert [finding.check for finding in judged.warnings] == warnings

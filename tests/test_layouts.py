@@ -402,6 +402,18 @@ def test_an_index_that_is_no_json_object_is_refused(tmp_path, text):
     assert "Train.json" in line
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_b16_an_index_in_any_unicode_is_read_and_two_labels_of_one_file_are_refused(
+    tmp_path, encoding
+):
+    draw(tmp_path, "Train/ä.bmp")
+    given = layout(reader="json_index", files={"Train.json": "Train"})
+    (tmp_path / "Train.json").write_bytes('{"ä.bmp": 1}'.encode(encoding))
+    assert read_layout(tmp_path, given)["label"].tolist() == ["1"]
+    (tmp_path / "Train.json").write_bytes('{"ä.bmp": 1, "ä.bmp": 2}'.encode(encoding))
+    assert "'ä.bmp' stands there 2 times" in refusal(tmp_path, given)
+
+
 def test_a_link_that_leaves_the_folder_is_refused(tmp_path):
     draw(tmp_path, "secret/1.png", "set/mono/2.png")
     (tmp_path / "set/mono/1.png").symlink_to(tmp_path / "secret/1.png")

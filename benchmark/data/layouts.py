@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -242,10 +243,11 @@ def read_json_index(folder: Path, layout: JsonIndex) -> pd.DataFrame:
     rows = []
     for file, where in layout.files.items():
         try:
-            index = json.loads((folder / file).read_text(encoding="utf-8"))
+            # Of bytes, JSON tells its Unicode encoding itself, with a mark or without.
+            index = json.loads((folder / file).read_bytes(), object_pairs_hook=once)
         except FileNotFoundError:
             raise UserError(f"{folder / file} is missing: it is part of the set") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise UserError(f"{folder / file} is not valid JSON: {error}") from None
         if not isinstance(index, dict):
             raise UserError(f"{folder / file}: expected an object, file name → label")
@@ -257,6 +259,14 @@ def read_json_index(folder: Path, layout: JsonIndex) -> pd.DataFrame:
             for path, label in zip(paths, index.values(), strict=True)
         ]
     return pd.DataFrame(rows, columns=["path", "label", "part"])
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ; of two values of one name, JSON takes the last."""
+    for name, number in Counter(name for name, _ in pairs).items():
+        if number > 1:
+            raise ValueError(f"'{name}' stands there {number} times: remove all but one")
+    return dict(pairs)
 
 
 def read_npz(folder: Path, layout: Npz) -> pd.DataFrame:
