@@ -517,6 +517,18 @@ def test_b17_a_folder_below_a_cell_type_that_may_be_another_is_asked_about(
     assert f"--map '{name}=unusable'" in outcome.err
 
 
+def test_b17_where_no_folder_is_a_cell_type_the_likely_one_is_proposed(
+    project: Path, wbc_shift
+) -> None:
+    for patient in ("P01", "P02"):
+        put(f"baso/{patient}/0.png", cell("basophil", len(patient)))
+        put(f"mono/{patient}/0.png", cell("monocyte", 20 + int(patient[1:])))
+    outcome = wbc_shift(*ADD)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "perhaps --map 'baso=basophil' --map 'mono=monocyte'" in outcome.err
+    assert "'P01=" not in outcome.err
+
+
 def field_set() -> None:
     """Whole fields with three cells each, as Pascal VOC has them."""
     for number in range(2):

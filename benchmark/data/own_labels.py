@@ -138,7 +138,7 @@ def by_folders(
     refuse_fields(folder, paths, lambda name: cell_type_of(name, known) is not None)
     rows, below = [], {}
     for path in paths:
-        *above, _ = path.split("/")
+        above = parts(path)
         place = next((i for i in reversed(range(len(above))) if is_label(above[i])), None)
         if place is None:
             label, group = (above[-1] if above else ""), path
@@ -152,6 +152,18 @@ def by_folders(
         raise UserError(
             f"{folder}: its {len(loose)} images lie in no folder of a cell type: {shown(loose)}: "
             "make a folder for each, or give --labels"
+        )
+    nameless = [
+        path for path in paths if path.count("/") > 1 and not any(map(is_label, parts(path)))
+    ]
+    if nameless:
+        folders = dict.fromkeys(name for path in nameless for name in parts(path))
+        likely = {name: found for name in folders if (found := likely_type(name, known))}
+        proposed = [f"--map '{name}={found}'" for name, found in likely.items()]
+        raise UserError(
+            f"{folder}: {len(nameless)} images lie in folders none of which is called as a cell "
+            f"type, first {nameless[0]}: say which folders are the labels, "
+            + (f"perhaps {' '.join(proposed)}" if likely else "as in --map 'FOLDER=CELL_TYPE'")
         )
     unclear = [
         name
@@ -177,6 +189,11 @@ def by_folders(
     else:
         table = table.drop(columns="group")
     return OwnImages(table.sort_values("path", ignore_index=True), left_out, notes)
+
+
+def parts(path: str) -> list[str]:
+    """The folders of a path, from the outermost."""
+    return path.split("/")[:-1]
 
 
 def words_of(name: str) -> str:
