@@ -152,6 +152,7 @@ def test_c2_a_field_without_a_cell_is_left_out_counted_and_named(prepared, wbc_s
     assert len(np.load("datasets/cache/tiny/toy-a.npy")) == len(rows) == len(fields) - 2
     assert f"no cell stands out in 2 of {len(fields)} fields" in " ".join(outcome.out.split())
     assert all(path in outcome.out for path in missed)
+    assert "cells found least surely: " in " ".join(outcome.out.split())
     after = json.loads(Path("results/tiny/data.json").read_text())["domains"]
     assert set(after["toy-a"]["fields"]["left_out"]) == set(missed)
     assert after["toy-a"]["images"] == len(rows)

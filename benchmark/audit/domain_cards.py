@@ -271,7 +271,9 @@ def draw_cuts(figure, cuts: list[tuple[str, Image.Image]]) -> None:
     """Published images with the square that was cut, and what was cut, side by side."""
     if not cuts:
         return
-    figure.suptitle("What was cut of the published image", x=0.01, ha="left", weight="bold")
+    least = ", the least sure cells" if "contrast" in cuts[0][0] else ""
+    title = f"What was cut of the published image{least}"
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
     for axes, (caption, picture) in zip(
         figure.subplots(1, CUTS, squeeze=False)[0], cuts, strict=False
     ):

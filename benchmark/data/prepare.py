@@ -213,6 +213,9 @@ def search(
             f"note: prepare {name}: no cell stands out in {len(missed)} of {len(table)} fields, "
             f"which are left out: {named}"
         )
+    least = table[table["found"]].sort_values("contrast")[:3]
+    named = ", ".join(f"{row.image} ({row.contrast:.1f})" for row in least.itertuples())
+    say(f"prepare {name}: cells found least surely: {named}; `wbc-shift domain cards` shows them")
     return table
 
 
