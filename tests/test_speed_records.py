@@ -174,3 +174,9 @@ def test_finished_runs_are_believed_before_the_record_of_speed(tmp_path: Path) -
         35.0, 3.0, "2 finished runs of resnet18 at 64 px"
     )
     assert speeds["vit", 64, "fp32"].images_per_s == 5.0
+
+
+def test_e8_a_network_never_timed_here_is_forecast_from_another_device(tmp_path: Path) -> None:
+    write_rows(tmp_path, [row("train", 5.0, backbone="vit")], "fp32", "channels_last")
+    speed = known_speeds(tmp_path, "a new machine")["vit", 64, "fp32"]
+    assert speed == Speed(5.0, 0.0, f"results/speed of vit at 64 px on {HERE['device']}")

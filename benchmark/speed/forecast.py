@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,38 +106,39 @@ class Timed(Record):
 
 
 def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
-    """Speeds on a device: the median of finished runs, else of `results/speed/`."""
-    speeds = recorded_speeds(root, device)
-    timed: dict[Network, list[dict]] = defaultdict(list)
+    """Speeds on a device: the median of finished runs, else of `results/speed/`.
+
+    A network that was never timed on this device has the speed of another one, and says so: a
+    rough forecast is worth more than none.
+    """
+    found: dict[str, dict[Network, Speed]] = defaultdict(dict)
+    table = training_rows(root)
+    timings = table.groupby(["device", "backbone", "image_size", "precision"])["images_per_s"]
+    for (timed_on, *network), speed in timings.median().items():
+        source = f"results/speed of {network[0]} at {network[1]} px"
+        found[timed_on][tuple(network)] = Speed(float(speed), 0.0, source)
+    timed: dict[tuple[str, Network], list[dict]] = defaultdict(list)
     for path in (Path(root) / "results").glob("*/runs/*/*/seed*/run.json"):
         try:
             run = read_record(path, Timed, "")
         except UserError:
             continue  # `train` counts it as missing
         # A training's speed is that of the device it ran on, which is the record's environment.
-        if (
-            run["outcome"] == "done"
-            and run.get("train_images_per_s")
-            and run.get("environment", {}).get("device") == device
-        ):
+        timed_on = run.get("environment", {}).get("device")
+        if run["outcome"] == "done" and run.get("train_images_per_s") and timed_on:
             network = run["method"]["backbone"], run["settings"]["image_size"], precision_of(run)
-            timed[network].append(run)
-    for network, runs in timed.items():
+            timed[timed_on, network].append(run)
+    for (timed_on, network), runs in timed.items():
         overheads = [run["time"]["load_s"] + run["time"]["evaluate_s"] for run in runs]
-        speeds[network] = Speed(
+        found[timed_on][network] = Speed(
             float(np.median([run["train_images_per_s"] for run in runs])),
             float(np.median(overheads)),
             f"{len(runs)} finished runs of {network[0]} at {network[1]} px",
         )
-    return speeds
-
-
-def recorded_speeds(root: Path, device: str) -> dict[Network, Speed]:
-    """Speeds of training on a device that `wbc-shift speed` has recorded."""
-    table = training_rows(root)
-    table = table[table["device"] == device]
-    medians = table.groupby(["backbone", "image_size", "precision"])["images_per_s"].median()
-    return {
-        network: Speed(float(speed), 0.0, f"results/speed of {network[0]} at {network[1]} px")
-        for network, speed in medians.items()
-    }
+    speeds: dict[Network, Speed] = {}
+    for other, known in sorted(found.items()):
+        for network, speed in known.items():
+            # Of several other devices the slowest: a forecast is an upper bound.
+            if network not in speeds or speed.images_per_s < speeds[network].images_per_s:
+                speeds[network] = replace(speed, source=f"{speed.source} on {other}")
+    return speeds | found[device]
