@@ -1,4 +1,4 @@
-"""Work shared: trainings are counted once per fingerprint, and ensembles ask for their members'."""
+"""Work shared: trainings are counted once, and ensembles ask for their members'."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import pytest
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report.facts import environment
 from benchmark.report.sheets.work import HEADER, work_sheet
-from benchmark.report.trainings import computed_seconds
+from benchmark.report.trainings import computed_seconds, trained_apart, training_of
+
+
+def run_id(name: str) -> str:
+    return f"{name}/raabin_to_others/seed0"
 
 
 def network(training: str, train_s: float, epochs: int, evaluate_s: float = 360) -> dict[str, Any]:
@@ -22,7 +26,7 @@ def network(training: str, train_s: float, epochs: int, evaluate_s: float = 360)
 
 
 def ensemble(*members: str) -> dict[str, Any]:
-    settings = {"members": [{"run_id": member, "fingerprint": "0"} for member in members]}
+    settings = {"members": [{"run_id": run_id(member), "fingerprint": "0"} for member in members]}
     return {"training_fingerprint": "e", "settings": settings, "time": {"evaluate_s": 0}}
 
 
@@ -34,12 +38,13 @@ RECORDS = {
     "colours": network("c", 0, 0) | {"history": []},
     "untimed": network("d", 0, 5),
 }
+RECORDS = {run_id(name): record for name, record in RECORDS.items()}
 
 
 def experiment(title: str, *names: str) -> Experiment:
     scenario = {"name": "raabin->*", "source": "raabin", "targets": ["bccd"]}
     common = {"outcome": "done", "track": "inductive", "scenario": scenario, "seed": 0}
-    runs = [common | {"run_id": name, "method": {"name": name}} for name in names]
+    runs = [common | {"run_id": run_id(name), "method": {"name": name}} for name in names]
     facts = {"experiment": title, "title": title, "profile": "toy", "label_space": "wbc5"}
     return Experiment(schema_version=1, classes=("neutrophil",), runs=runs, **facts)
 
@@ -84,6 +89,18 @@ def test_trainings_without_a_recorded_time_are_counted_aloud_and_save_nothing() 
     assert "1 of 3 trainings have no recorded time" in sheet.notes[-1]
 
 
+def test_c1_the_same_settings_trained_elsewhere_are_another_training_and_are_told() -> None:
+    records = RECORDS | {run_id("elsewhere"): network("a", 1800, 3)}
+    records = {
+        path: record | {"method": {"name": path.partition("/")[0]}}
+        for path, record in records.items()
+    }
+    assert trained_apart(records) == [[["elsewhere"], ["plain", "probe"]]]
+    sheet = work_sheet([experiment("one", "plain", "probe", "elsewhere")], records)
+    own = dict(zip(HEADER, sheet.rows[0], strict=True))
+    assert (own["trainings, shared"], own["hours, shared"]) == ("2", "1.5")
+
+
 def test_a8_a_training_without_a_recorded_time_has_that_of_its_epochs_and_speed() -> None:
     """22 of 172 trainings were left out of the hours."""
     source = {"scenario": {"source": "raabin"}}
@@ -91,12 +108,15 @@ def test_a8_a_training_without_a_recorded_time_has_that_of_its_epochs_and_speed(
         # 3,600 s of 4 epochs at 50 images a second: 45,000 images an epoch.
         "timed": network("a", 3600, 4) | source | {"train_images_per_s": 50.0},
         "untimed": network("b", 0, 10) | source | {"train_images_per_s": 125.0},
-        "its probe": network("b", 0, 10) | source | {"train_images_per_s": 125.0},
+        "probe": network("b", 0, 10) | source | {"train_images_per_s": 125.0},
         "elsewhere": network("c", 0, 10)
         | {"scenario": {"source": "pbc-main"}, "train_images_per_s": 125.0},
     }
-    assert computed_seconds(records) == {"b": pytest.approx(3600)}
-    sheet = work_sheet([experiment("one", *records)], records)
+    names, records = list(records), {run_id(name): own for name, own in records.items()}
+    assert computed_seconds(records) == {
+        training_of(records[run_id("untimed")]): pytest.approx(3600)
+    }
+    sheet = work_sheet([experiment("one", *names)], records)
     own = dict(zip(HEADER, sheet.rows[0], strict=True))
     assert (own["trainings, shared"], own["hours, shared"]) == ("3", "2.0")
     assert "The time of 1 of 3 trainings was not recorded" in sheet.notes[-2]

@@ -10,6 +10,7 @@ from benchmark.config import corruption_of, sources_of
 from benchmark.evaluation.columns import FEWEST_CLASSES
 from benchmark.evaluation.experiments import Experiment, Scenario, gaps
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT, supported
+from benchmark.report.trainings import Records, trained_apart
 
 INTERVAL_NOTE = (
     "The interval covers other test images of the same kind (bootstrap, by patient or smear where "
@@ -134,6 +135,17 @@ def evidence_notes(rows: dict[str, dict], scenario: Scenario) -> list[str]:
             f"{agreement}, in brackets its range over resamples, which is no confidence interval"
         )
     return notes
+
+
+def apart_notes(experiment: Experiment, records: Records) -> list[str]:
+    """Which rows would share a network by their settings, and do not."""
+    own = {run.run_id: records[run.run_id] for run in experiment.runs if run.run_id in records}
+    return [
+        "Trained apart, though with the same settings and seeds, which on another processor give "
+        f"another network: {'; and '.join(', '.join(methods) for methods in apart)}. A difference "
+        "between these holds that of two trainings"
+        for apart in trained_apart(own)
+    ]
 
 
 def adaptation_notes(track: str) -> list[str]:

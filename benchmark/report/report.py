@@ -55,7 +55,7 @@ def report(results: Path, strict: bool = False) -> None:
     scores = load_scores(results, experiments)
     evidence = load_evidence(results, experiments, scores)
     records = {record["run_id"]: record for record in run_records(results, experiments)}
-    sections = [write_experiment(results / "tables", e, evidence) for e in experiments]
+    sections = [write_experiment(results / "tables", e, evidence, records) for e in experiments]
     material = Material(
         experiments, scores, load_confusions(results, experiments),
         load_curves(results, experiments), records, load_embeddings(results, experiments),
@@ -81,10 +81,12 @@ def refuse_gaps(experiments: list[Experiment], most: int = 3) -> None:
         )
 
 
-def write_experiment(folder: Path, experiment: Experiment, evidence: Evidence) -> Section:
+def write_experiment(
+    folder: Path, experiment: Experiment, evidence: Evidence, records: Records
+) -> Section:
     """Write one experiment's tables; return them for the page, still without pictures."""
     scores = evidence.scores
-    tables = [build_table(experiment, scores, metric) for metric in METRICS]
+    tables = [build_table(experiment, scores, metric, records) for metric in METRICS]
     tables = [table for table in tables if table.blocks]
     for table in tables:
         for suffix, text in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):

@@ -38,6 +38,7 @@ from benchmark.evaluation.tallies import HEADLINE, STATISTICS
 from benchmark.report.notes import (
     INTERVAL_NOTE,
     adaptation_notes,
+    apart_notes,
     evidence_notes,
     found_of_planned,
     gap_notes,
@@ -45,6 +46,7 @@ from benchmark.report.notes import (
     left_out_notes,
     support_notes,
 )
+from benchmark.report.trainings import Records
 from benchmark.texts import shortened
 
 METRICS = {name: statistic.title for name, statistic in STATISTICS.items()} | {
@@ -403,8 +405,14 @@ def classes_of(experiment: Experiment, metric: str) -> tuple[str, ...]:
     return tuple(c for c in experiment.classes if not (reduced and c == DROPPED))
 
 
-def build_table(experiment: Experiment, scores: Scores, metric: str) -> Table:
-    """One metric of one experiment, every planned method in it, found or not."""
+def build_table(
+    experiment: Experiment, scores: Scores, metric: str, records: Records | None = None
+) -> Table:
+    """One metric of one experiment, every planned method in it, found or not.
+
+    Args:
+        records: those of its runs, which say whether rows share their networks.
+    """
     caption = (
         f"{experiment.title}: {METRICS[metric]} in %, mean over seeds [95 % interval]; "
         f"{found_of_planned(experiment)} runs. {LEGEND}"
@@ -415,6 +423,5 @@ def build_table(experiment: Experiment, scores: Scores, metric: str) -> Table:
         # Corruptions are of one test set, whose rare class is as rare in each.
         if not (scenario.target_groups and metric.endswith(f"_{REDUCED}"))
     )
-    return Table(
-        f"{experiment.experiment}_{metric}", metric, caption, blocks, tuple(gap_notes(experiment))
-    )
+    notes = (*gap_notes(experiment), *apart_notes(experiment, records or {}))
+    return Table(f"{experiment.experiment}_{metric}", metric, caption, blocks, notes)

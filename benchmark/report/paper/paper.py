@@ -64,18 +64,20 @@ def write_paper(root: Path, profile: str) -> Path:
         raise UserError(f"{page} is missing: run `wbc-shift report -p {profile}`")
     experiments = load_experiments(results)
     scores = load_scores(results, experiments)
-    tables = [(e, build_table(e, scores, HEADLINE)) for e in experiments]
+    records = {r["run_id"]: r for r in facts.run_records(results, experiments)}
+    tables = [(e, build_table(e, scores, HEADLINE, records)) for e in experiments]
     found = findings(leaderboard(tables))
     data = read_prepared(results / "data.json")
     cards = facts.data_cards(results)
-    environment = facts.environment(facts.run_records(results, experiments))
+    environment = facts.environment(list(records.values()))
     settings = read_yaml(root / "params.yaml")
     audit = facts.audit_summary(results)
     values = numbers(profile, experiments, found, data, environment, settings, audit)
     write_text(folder / "numbers.tex", macros(values))
     write_text(folder / "findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
     write_text(folder / "legend.tex", tex(LEGEND) + "\n")
-    others = [build_table(e, scores, m) for e in experiments for m in METRICS if m != HEADLINE]
+    rest = [metric for metric in METRICS if metric != HEADLINE]
+    others = [build_table(e, scores, metric, records) for e in experiments for metric in rest]
     in_print = {table.name: to_latex(without_legend(table)) for _, table in tables}
     in_print |= {table.name: to_latex(without_drop(without_legend(table))) for table in others}
     written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}

@@ -7,7 +7,13 @@ from collections.abc import Iterable
 from benchmark.evaluation.experiments import Experiment, done_runs
 from benchmark.report.formats import NOTHING, number
 from benchmark.report.sheets.sheet import Sheet
-from benchmark.report.trainings import Records, computed_seconds, recorded_seconds, trainings
+from benchmark.report.trainings import (
+    Records,
+    computed_seconds,
+    recorded_seconds,
+    training_of,
+    trainings,
+)
 
 HEADER = ("experiment", "runs", "trainings, each its own", "trainings, shared")
 HEADER += ("epochs, each its own", "epochs, shared", "hours, each its own", "hours, shared")
@@ -53,12 +59,11 @@ def texts(ids: Iterable[str], records: Records, seconds: dict[str, float]) -> li
     """The columns of runs, but for their name."""
     ids = list(ids)
     epochs = {
-        fingerprint: len(record["history"])
-        for run_id, record in records.items()
+        training_of(record): len(record["history"])
+        for record in records.values()
         if record.get("history")
-        for fingerprint in trainings(run_id, records)
     }
-    asked = [fingerprint for run_id in ids for fingerprint in trainings(run_id, records)]
+    asked = [training for run_id in ids for training in trainings(run_id, records)]
     shared = set(asked)
     own_s, shared_s = (sum(seconds.get(one, 0.0) for one in some) for some in (asked, shared))
     answering = sum(records.get(i, {}).get("time", {}).get("evaluate_s") or 0.0 for i in ids)
