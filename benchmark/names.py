@@ -15,7 +15,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from benchmark.errors import UserError
 from benchmark.texts import shortened
 
 LONGEST = 64
@@ -78,7 +77,7 @@ MethodName = Annotated[str, AfterValidator(check_method)]
 
 
 def check_run_id(run_id: str) -> str:
-    """The id itself, if it is `METHOD/SCENARIO/seedK`; else a `UserError`."""
+    """The id itself, if it is `METHOD/SCENARIO/seedK`; else a `ValueError`."""
     method, _, rest = run_id.partition("/")
     folder, _, seed = rest.partition("/")
     try:
@@ -87,11 +86,14 @@ def check_run_id(run_id: str) -> str:
         if not re.fullmatch("seed[0-9]{1,9}", seed):
             raise ValueError("its last part is no seed")
     except ValueError:
-        raise UserError(
+        raise ValueError(
             f"'{shortened(run_id, 90)}' is no run: give METHOD/SCENARIO/seedK, as the folders in "
             "results/<profile>/runs"
         ) from None
     return run_id
+
+
+RunId = Annotated[str, AfterValidator(check_run_id)]
 
 
 def refuse_twice(names: Iterable[str], what: str) -> None:

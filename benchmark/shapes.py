@@ -7,22 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from benchmark.errors import UserError
 from benchmark.files import Record, read_record
-from benchmark.names import Name, ProfileName, check_run_id
-
-
-def run_id(text: str) -> str:
-    """A run's id, which becomes a folder; else a `ValueError`."""
-    try:
-        return check_run_id(text)
-    except UserError as error:
-        raise ValueError(str(error)) from None
-
-
-RunId = Annotated[str, AfterValidator(run_id)]
+from benchmark.names import Name, ProfileName, RunId
 
 
 class PlannedScenario(Record):

@@ -14,6 +14,7 @@ from benchmark.data.cards import load_cards
 from benchmark.data.prepare import remove_unknown
 from benchmark.errors import UserError
 from benchmark.names import check_method, check_name, check_run_id
+from benchmark.report.tables import METRICS
 
 OUTSIDE = ["../../outside", "/tmp/outside", "..", ".hidden", "a/b", "a\\b", "C:x", "~", "-rf", ""]
 STRANGE = [
@@ -102,7 +103,7 @@ def test_d2_names_in_use_pass() -> None:
     ["../../../etc", "a/b", "a/b/seed", "a/../seed0", "/a/b/seed0", "a/b/seed0/..", "a\n/b/seed0"],
 )
 def test_d2_a_run_id_stays_in_its_folder(run_id: str) -> None:
-    with pytest.raises(UserError, match="give METHOD/SCENARIO/seedK"):
+    with pytest.raises(ValueError, match="give METHOD/SCENARIO/seedK"):
         check_run_id(run_id)
 
 
@@ -171,6 +172,20 @@ def test_d11_two_scenarios_never_share_a_folder(params: Path) -> None:
     text = params.read_text().replace("toy-b]", "b, c, b_c]")
     params.write_text(text.replace('"toy-a->*"', '"toy-a->b,c", "toy-a->b_c"'))
     assert "would share the folder toy-a_to_b_c" in refused(params)
+
+
+def test_two_experiments_never_share_the_file_of_a_table(params: Path) -> None:
+    text = params.read_text()
+    experiment = text[text.index("      first:\n") :]
+    params.write_text(text + experiment.replace("first:", "First_balanced:"))
+    assert "would share the file first_balanced_accuracy" in refused(params)
+
+
+def test_no_other_endings_of_tables_can_be_confused() -> None:
+    endings = {*METRICS, "per_class", "open_set", "corruptions"}
+    endings |= {f"rejection{more}" for more in ("", "_summary", "_transductive")}
+    within = {(a, b) for a in endings for b in endings if a.endswith(f"_{b}")}
+    assert within == {("balanced_accuracy", "accuracy")}
 
 
 def test_d14_a_method_is_not_called_majority(params: Path) -> None:

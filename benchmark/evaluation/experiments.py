@@ -14,8 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from benchmark.config import corruption_of, scenario_folder, sources_of
 from benchmark.errors import UserError
 from benchmark.files import Record, digest, read_json
-from benchmark.names import Name, ProfileName
-from benchmark.shapes import RunId
+from benchmark.names import Name, ProfileName, RunId
 
 Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
 
@@ -163,6 +162,11 @@ class Experiment(Record):
         return blocks
 
 
+def train_command(results: Path) -> str:
+    """What makes the runs and indices of a results folder, which bears its profile's name."""
+    return f"wbc-shift train -p {Path(results).name}"
+
+
 def load_experiments(results: Path) -> list[Experiment]:
     """Read every `experiments/*.json` of a results folder, in the order of the profile.
 
@@ -170,7 +174,7 @@ def load_experiments(results: Path) -> list[Experiment]:
         UserError: there is none, or one that does not follow the schema.
     """
     experiments = []
-    again = f"`wbc-shift train -p {Path(results).name}` writes it anew"
+    again = f"`{train_command(results)}` writes it anew"
     for path in sorted((Path(results) / "experiments").glob("*.json")):
         try:
             experiments.append(Experiment.model_validate(read_json(path, again)))
@@ -196,7 +200,8 @@ def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, 
             if known != run or classes != experiment.classes:
                 raise UserError(
                     f"run {run.run_id}: experiment '{experiment.experiment}' and another one hold "
-                    "different records of it: `wbc-shift train` brings both up to date"
+                    f"different records of it: `wbc-shift train -p {experiment.profile}` brings "
+                    "both up to date"
                 )
     return dict(sorted(runs.items()))
 
