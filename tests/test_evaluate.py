@@ -458,13 +458,13 @@ def test_damaged_predictions_are_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    refused(tmp_path, runs[2]["run_id"], "wbc-shift train")
+    refused(tmp_path, runs[2]["run_id"], f"wbc-shift train -p {tmp_path.name}")
 
 
 def test_missing_predictions_are_refused(tmp_path):
     runs = write_results(tmp_path)
     (tmp_path / "runs" / runs[2]["run_id"] / "predictions.parquet").unlink()
-    refused(tmp_path, runs[2]["run_id"], "is missing", "wbc-shift train")
+    refused(tmp_path, runs[2]["run_id"], "is missing", f"wbc-shift train -p {tmp_path.name}")
 
 
 def replace_run(results, runs, table):
@@ -515,7 +515,7 @@ def test_runs_scored_on_different_images_are_refused(tmp_path):
 
 
 def test_a_folder_without_experiments_is_refused(tmp_path):
-    refused(tmp_path, "experiments", "wbc-shift train")
+    refused(tmp_path, "experiments", f"wbc-shift train -p {tmp_path.name}")
 
 
 def test_a_record_that_breaks_the_schema_is_refused(tmp_path):

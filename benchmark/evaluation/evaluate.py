@@ -38,6 +38,7 @@ from benchmark.evaluation.experiments import (
     done_runs,
     load_experiments,
     predictions_digest,
+    train_command,
 )
 from benchmark.evaluation.predictions import (
     Answers,
@@ -260,11 +261,12 @@ def read_all(results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]) -> dic
     seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
     for run_id, (run, _) in runs.items():
         for test_set, answer in predictions[run_id].known.items():
-            check_paired(run_id, (run.scenario.name, test_set), answer.digest, seen)
+            check_paired(results, run_id, (run.scenario.name, test_set), answer.digest, seen)
     return predictions
 
 
 def check_paired(
+    results: Path,
     run_id: str,
     key: tuple[str, TestSet],
     digest: str,
@@ -276,7 +278,8 @@ def check_paired(
         scenario, (domain, part) = key
         raise UserError(
             f"runs {other} and {run_id} of scenario {scenario} were scored on different images of "
-            f"{domain} ({part}) and cannot be compared: `wbc-shift train` renews the stale one"
+            f"{domain} ({part}) and cannot be compared: "
+            f"`{train_command(results)}` renews the stale one"
         )
 
 

@@ -26,9 +26,10 @@ from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
 from benchmark.evaluation import metrics
 from benchmark.evaluation.calibration import Reliability, probabilities, reliability
-from benchmark.evaluation.experiments import Run
+from benchmark.evaluation.experiments import Run, train_command
 from benchmark.evaluation.rejection import risk_coverage
 from benchmark.files import read_json, sha256_file
+from benchmark.shapes import read_done
 
 TestSet = tuple[str, str]
 """(domain, part)"""
@@ -140,8 +141,8 @@ def read_predictions(
         UserError: the file is missing, is not the one recorded, does not follow the schema, or
             lacks a test set of the run's scenario.
     """
-    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
-    check_recorded(path, run)
+    path = check_recorded(results, run)
+    again = f"then `{train_command(results)}` makes it again"
     logit_columns = [f"logit_{name}" for name in classes]
     layouts = {} if layouts is None else layouts
     key = run.scenario.name, classes
@@ -163,14 +164,12 @@ def read_predictions(
                 answer = Answers(*shown, predicted, reduced, logits[rows], shares)
                 found.known[domain, part] = answer
     except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(
-            f"run {run.run_id}: {path}: {error}: delete it, then `wbc-shift train` makes it again"
-        ) from error
+        raise UserError(f"run {run.run_id}: {path}: {error}: delete it, {again}") from error
     for domain, part in run.scenario.test_sets:
         if (domain, part) not in found.known:
             raise UserError(
                 f"run {run.run_id}: no prediction for domain '{domain}', part '{part}', which its "
-                "scenario tests: delete its folder, then `wbc-shift train` makes it again"
+                f"scenario tests: delete its folder, {again}"
             )
     return found
 
@@ -211,9 +210,11 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
     """
     trainings: dict[str, list[dict[str, Any]]] = {}
     for run_id in dict.fromkeys(run_ids):
-        path = Path(results) / "runs" / run_id / "run.json"
-        record = read_json(path) if path.is_file() else {}
-        if record.get("outcome") == "done" and record.get("history"):
+        try:
+            record = read_done(Path(results) / "runs" / run_id / "run.json")
+        except UserError:
+            continue  # it counts as missing
+        if record["outcome"] == "done" and record.get("history"):
             trainings.setdefault(record["training_fingerprint"], []).append(record)
     lines = []
     for records in trainings.values():
@@ -224,18 +225,20 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
                 lines.append(
                     f"{one['run_id']} and {other['run_id']} share a training and answer from two "
                     "networks, trained apart: delete the folder of the one whose checkpoint is not "
-                    "here, then `wbc-shift train` answers both from the other"
+                    f"here, then `{train_command(results)}` answers both from the other"
                 )
                 break
     return lines
 
 
-def check_recorded(path: Path, run: Run) -> None:
-    """Refuse predictions that are not those which both the experiment's index and the record mean.
+def check_recorded(results: Path, run: Run) -> Path:
+    """The file of a run's predictions, if both the experiment's index and the record mean it.
 
     Raises:
         UserError: the file is missing or another one; index and record name different runs.
     """
+    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
+    train = train_command(results)
     record_path = path.with_name("run.json")
     if not record_path.is_file():
         record = run.model_dump(include={"run_id", "predictions_sha256"})
@@ -245,24 +248,24 @@ def check_recorded(path: Path, run: Run) -> None:
             told = Run.model_validate(record)
         except ValidationError:
             raise UserError(
-                f"run {run.run_id}: {record_path} is no record of a run: `wbc-shift train` makes "
-                "it again"
+                f"run {run.run_id}: {record_path} is no record of a run: `{train}` makes it again"
             ) from None
         indexed = run.model_copy(update={"method": run.method.model_copy(update={"training": ""})})
         of_both = ("run_id", "method", "track", "scenario", "seed")
         if any(getattr(told, key) != getattr(indexed, key) for key in of_both):
             raise UserError(
                 f"run {run.run_id}, {run.method.name} in the experiment's index: {record_path} is "
-                f"of {told.run_id}, {told.method.name}: `wbc-shift train` writes the index anew"
+                f"of {told.run_id}, {told.method.name}: `{train}` writes the index anew"
             )
     if fault := fault_of_file(path, record):
-        raise UserError(f"run {run.run_id}: {path} {fault}: `wbc-shift train` makes it again")
+        raise UserError(f"run {run.run_id}: {path} {fault}: `{train}` makes it again")
     if record["predictions_sha256"] != run.predictions_sha256:
         raise UserError(
-            f"run {run.run_id}: the experiment's index is older than the run: `wbc-shift train "
-            f"--method {run.method.name} --scenario '{run.scenario.name}' --seed {run.seed}` with "
-            "its --profile brings it up to date, and trains nothing"
+            f"run {run.run_id}: the experiment's index is older than the run: `{train} "
+            f"--method {run.method.name} --scenario '{run.scenario.name}' --seed {run.seed}` "
+            "brings it up to date, and trains nothing"
         )
+    return path
 
 
 def layout_of(table: pa.Table, classes: int) -> Layout:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from benchmark.config import corruption_of
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
+from benchmark.evaluation.predictions import check_recorded
 
 MOST_SHOWN = 8
 """errors listed of each test set on the page"""
@@ -67,7 +68,7 @@ def confident_errors(
         most: errors shown of a test set.
 
     Raises:
-        UserError: no such run; a done run has no predictions.
+        UserError: no such run; a done run's predictions are not those that it recorded.
     """
     done = done_runs(experiments)
     planned = dict.fromkeys(run.run_id for experiment in experiments for run in experiment.runs)
@@ -99,9 +100,7 @@ class Votes(NamedTuple):
 
 def votes_of(results: Path, run: Run, classes: tuple[str, ...]) -> dict[tuple[str, str], Votes]:
     """Softmax of a run's logits by (domain, part)."""
-    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
-    if not path.is_file():
-        raise UserError(f"run {run.run_id}: {path} is missing: `wbc-shift train` makes it again")
+    path = check_recorded(results, run)
     names = ["domain", "part", "image", "label", *(f"logit_{name}" for name in classes)]
     table = pq.read_table(path, columns=names, partitioning=None).to_pandas()
     votes = {}

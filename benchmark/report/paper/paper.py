@@ -125,5 +125,6 @@ def figure_captions(page: Path) -> dict[str, list[tuple[str, str]]]:
     text = page.read_text(encoding="utf-8")
     held = re.search(r'id="figure-data">(.*?)</script>', text, re.DOTALL)
     if held is None:
-        raise UserError(f"{page} is of an older version: run `wbc-shift report` again")
+        again = f"run `wbc-shift report -p {page.parent.name}` again"
+        raise UserError(f"{page} is of an older version: {again}")
     return {name: [tuple(pair) for pair in own] for name, own in json.loads(held[1]).items()}
