@@ -83,7 +83,7 @@ def test_wrong_hash_in_the_mirror(project: Path, wbc_shift, monkeypatch, tmp_pat
 
 
 def test_commands_before_their_input_exists(project: Path, wbc_shift) -> None:
-    one_line(wbc_shift("prepare", "-p", "tiny"), "is missing: run `wbc-shift fetch`")
+    one_line(wbc_shift("prepare", "-p", "tiny"), "is missing", "run `wbc-shift fetch -p tiny`")
     one_line(wbc_shift("plan", "-p", "tiny"), "run `wbc-shift prepare --profile tiny`")
     one_line(wbc_shift("train", "-p", "tiny"), "first.json is missing: run `wbc-shift plan")
     one_line(wbc_shift("evaluate"), "results/demo has no results: run `wbc-shift train -p demo`")
@@ -247,7 +247,7 @@ def test_d13_a_truncated_table_is_one_line(
 ) -> None:
     working_copy(reported_template, tmp_path, monkeypatch)
     places = {
-        "predictions.parquet": (Path("results/tiny/runs"), "evaluate", "wbc-shift train"),
+        "predictions.parquet": (Path("results/tiny/runs"), "evaluate", "wbc-shift train -p tiny"),
         "metrics.parquet": (Path("results/tiny"), "report", "wbc-shift evaluate -p tiny"),
         "manifest.parquet": (Path("datasets/cache/tiny"), "train", "wbc-shift prepare"),
     }

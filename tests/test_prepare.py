@@ -163,7 +163,7 @@ def test_a_truncated_jpeg_and_a_page_saved_as_image_are_one_line(tmp_path: Path)
     Image.fromarray(noise).save(buffer, "jpeg")
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-800])
     (tmp_path / "page.jpg").write_text("<html>not found</html>")
-    with pytest.raises(UserError, match=r"cut\.jpg cannot be decoded .*truncated.*wbc-shift fetch"):
+    with pytest.raises(UserError, match=r"cut\.jpg cannot be decoded .*truncated"):
         decode(tmp_path / "cut.jpg", 1.0, 32)
     with pytest.raises(UserError, match=r"page\.jpg is not an image"):
         decode(tmp_path / "page.jpg", 1.0, 32)
@@ -262,9 +262,22 @@ def test_missing_images_are_counted_and_nothing_prepared_is_lost(prepared: Path,
     outcome = wbc_shift("prepare", "-p", "tiny")
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1
-    assert "slide0_0.jpg is missing: run `wbc-shift fetch`" in outcome.err
-    assert "(2 such images in toy-a)" in outcome.err
+    found = "slide0_0.jpg is missing (2 such images in toy-a): run `wbc-shift fetch -p tiny`"
+    assert found in outcome.err
     assert Path("datasets/cache/tiny/toy-b.npy").read_bytes() == kept
+
+
+def test_a_broken_image_is_fetched_again(prepared: Path, wbc_shift) -> None:
+    Path("datasets/cache/tiny/toy-a.npy").unlink()
+    broken = Path("datasets/raw/toy/a/basophil/slide0_0.jpg")
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-200])
+    outcome = wbc_shift("prepare", "-p", "tiny")
+    assert "slide0_0.jpg cannot be decoded" in outcome.err
+    assert "run `wbc-shift fetch -p tiny`" in outcome.err
+    assert wbc_shift("fetch", "-p", "tiny").status == 0
+    assert broken.read_bytes() == whole
+    assert wbc_shift("prepare", "-p", "tiny").status == 0
 
 
 def test_parts_hold_the_rows_of_the_split(prepared: Path) -> None:

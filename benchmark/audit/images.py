@@ -20,7 +20,6 @@ from PIL import Image
 
 from benchmark.data.image_files import Unreadable, image_file, read_image
 from benchmark.data.near_duplicates import SIDE
-from benchmark.errors import UserError
 from benchmark.files import atomic
 from benchmark.progress import track
 
@@ -56,9 +55,6 @@ def look_at(files: list[Path], cache: Path) -> list[Look]:
 
     Args:
         cache: folder of the miniatures.
-
-    Raises:
-        UserError: a file is missing.
     """
     store = cache / f"miniatures-{VERSION}.parquet"
     known = read_store(store)
@@ -68,7 +64,7 @@ def look_at(files: list[Path], cache: Path) -> list[Look]:
             with image_file(file) as opened:
                 content = opened.read()
         except FileNotFoundError:
-            raise UserError(f"{file} is missing: run `wbc-shift fetch`") from None
+            return Look("", fault="is missing")
         except Unreadable as why:
             return Look("", fault=str(why))
         sha256 = hashlib.sha256(content).hexdigest()

@@ -41,6 +41,7 @@ from benchmark.data.label_spaces import OPEN_SET, labels_of_cells, read_label_sp
 from benchmark.data.manifest import write_manifest
 from benchmark.data.own_crop import crop_advice, nuclei, published_nuclei
 from benchmark.data.own_labels import cell_types, read_images
+from benchmark.data.prepare import UnusableImage
 from benchmark.data.settings_text import with_domain, without_domain
 from benchmark.data.split import split_path
 from benchmark.errors import UserError, suggest
@@ -251,7 +252,7 @@ def examine(
         if source not in theirs and len(here):
             source_crop = card_of(cards, source).domains[source].crop_for(profile.label_space)
             # A broken image of theirs is for `prepare` to tell.
-            with suppress(UserError):
+            with suppress(UnusableImage):
                 theirs[source] = nuclei(datasets / "raw", here, source_crop, source)
     of_class = used[used["class_name"].isin(list(classes))]
     notes += crop_advice(folder, of_class, crop, name, theirs)

@@ -51,6 +51,10 @@ SMALLEST_SIDE = 16
 """Pixels below which an image is refused: no cell can be seen in it."""
 
 
+class UnusableImage(UserError):
+    """An image is missing, damaged, or too small to show a cell."""
+
+
 def decode(path: Path, crop: Crop, size: int) -> np.ndarray:
     """Read one image as uint8 [size, size, 3]: the square that `crop` keeps, resized.
 
@@ -58,7 +62,7 @@ def decode(path: Path, crop: Crop, size: int) -> np.ndarray:
     twice the target's resolution; the rest is an antialiased Lanczos resize.
 
     Raises:
-        UserError: missing, truncated, not an image, or too small to show a cell.
+        UnusableImage: missing, truncated, not an image, or too small to show a cell.
     """
     return decode_and_tell(path, crop, size)[0]
 
@@ -84,7 +88,7 @@ def decode_and_tell(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[n
 
 
 def opened(path: Path, needed: Callable[[tuple[int, int]], int], bits: int) -> Picture:
-    """An image file that shows a cell; what is wrong with it is a `UserError` that names it.
+    """An image file that shows a cell; else an `UnusableImage` that says what is wrong with it.
 
     Args:
         needed: from (width, height) to the side in pixels that is needed; `max`, all there are.
@@ -100,9 +104,9 @@ def opened(path: Path, needed: Callable[[tuple[int, int]], int], bits: int) -> P
         with image_file(path) as file:
             return read_image(file, least, bits)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `wbc-shift fetch`") from None
+        raise UnusableImage(f"{path} is missing") from None
     except Unreadable as why:
-        raise UserError(f"{path} {why}: delete it and run `wbc-shift fetch`") from None
+        raise UnusableImage(f"{path} {why}") from None
 
 
 def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:
@@ -111,6 +115,14 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     Raises:
         UserError: the first missing or damaged image, with how many more there are.
     """
+    try:
+        decode_domains(root, profile_name, profile, cards)
+    except UnusableImage as fault:
+        raise UserError(f"{fault}: run `wbc-shift fetch -p {profile_name}`") from None
+
+
+def decode_domains(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:
+    """The work of `prepare`."""
     datasets = root / "datasets"
     cache = cache_folder(root, profile_name)
     tables: list[pd.DataFrame] = []
@@ -187,7 +199,8 @@ def search(
         domain, image, x and y in pixels of the field, contrast, and found, in the images' order.
 
     Raises:
-        UserError: a missing or damaged image; no cell in any field.
+        UnusableImage: a missing or damaged image.
+        UserError: no cell in any field.
     """
     raw = datasets / "raw" / card.folder
     bits = bits_of_set([raw / path for path in whole["path"]])
@@ -324,7 +337,7 @@ def decode_all(
             these images needs.
 
     Raises:
-        UserError: the first image that cannot be used, with how many more there are.
+        UnusableImage: the first, with how many more there are.
     """
     bits = bits_of_set(paths) if bits is None else bits
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
@@ -343,20 +356,20 @@ def each(one: Callable, things: Sequence, progress: str, domain: str) -> list:
     """The results of a function of images, in threads (Pillow frees the interpreter lock).
 
     Raises:
-        UserError: the first by name of those that it raised, with how many more there are.
+        UnusableImage: the first by name of those that it raised, with how many more there are.
     """
 
     def tried(thing: Any) -> Any:
         try:
             return one(thing)
-        except UserError as fault:
+        except UnusableImage as fault:
             return fault
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(track(pool.map(tried, things), progress, len(things)))
-    if faults := [str(result) for result in results if isinstance(result, UserError)]:
+    if faults := [str(result) for result in results if isinstance(result, UnusableImage)]:
         more = f" ({len(faults)} such images in {domain})" if len(faults) > 1 else ""
-        raise UserError(f"{domain}: {min(faults)}{more}")
+        raise UnusableImage(f"{domain}: {min(faults)}{more}")
     return results
 
 
