@@ -17,13 +17,14 @@ import numpy as np
 
 from benchmark.audit.domain_facts import nucleus_of
 from benchmark.config import Params, sources_of
-from benchmark.data.arrays import Images, PreparedImages
+from benchmark.data.arrays import Images, PreparedImages, facts_path
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json, write_json
 from benchmark.plan import profile_folder
 from benchmark.progress import say
+from benchmark.shapes import read_prepared
 
 VERSION = 1
 """Raise it when the same images get another range."""
@@ -120,7 +121,7 @@ def fit_range(source: str, train: np.ndarray, held_out: np.ndarray) -> SourceRan
     """
     from sklearn.covariance import LedoitWolf
 
-    train = train[~np.isnan(train).any(axis=1)]
+    train, held_out = (facts[~np.isnan(facts).any(axis=1)] for facts in (train, held_out))
     if len(train) < LEAST_IMAGES or not len(held_out):
         raise UserError(
             f"{source}: {len(train)} training and {len(held_out)} held-out images with a nucleus "
@@ -137,8 +138,7 @@ def fit_range(source: str, train: np.ndarray, held_out: np.ndarray) -> SourceRan
         [[float(f"{value:.6g}") for value in row] for row in covariance],
         0.0,
     )
-    distances = found.distances(held_out)
-    limit = float(np.quantile(distances[np.isfinite(distances)], LEVEL, method="higher"))
+    limit = float(np.quantile(found.distances(held_out), LEVEL, method="higher"))
     return SourceRange(**{**vars(found), "limit": float(f"{limit:.6g}")})
 
 
@@ -155,30 +155,24 @@ def write_ranges(root: Path, params: Params, name: str) -> None:
     profile, path = params.profile(name), ranges_path(root, name)
     classes = load_label_spaces(root / "datasets")[profile.label_space]
     known = read_json(path)["ranges"] if path.exists() else []
-    data = read_json(profile_folder(root, name) / "data.json")
+    data = read_prepared(facts_path(root, name))
     ranges = []
     for framing in (None, *profile.framings):
         prepared = PreparedImages(root, name, classes, framing)
         for source in profile.sources():
+            of = {"framing": framing, "source": source, "data": digest_of(data, source, framing)}
             try:
                 train, held_out = parts_of(prepared, source)
+                places = [train.table["image"].tolist(), held_out.table["image"].tolist()]
+                of["parts"] = digest([VERSION, LEVEL, *places])
+                entry = next((old for old in known if of.items() <= old.items()), None)
+                if entry is None:
+                    facts = appearance(train.pixels), appearance(held_out.pixels)
+                    entry = of | vars(fit_range(source, *facts))
             except UserError as why:
                 say(f"note: no range of {source}'s images, so that none is accepted: {why}")
                 continue
-            places = [train.table["image"].tolist(), held_out.table["image"].tolist()]
-            of = {"framing": framing, "source": source, "data": digest_of(data, source, framing)}
-            of["parts"] = digest([VERSION, LEVEL, *places])[:16]
-            old = next((entry for entry in known if of.items() <= entry.items()), None)
-            if old is None:
-                try:
-                    fitted = fit_range(
-                        source, appearance(train.pixels), appearance(held_out.pixels)
-                    )
-                except UserError as why:
-                    say(f"note: no range of {source}'s images, so that none is accepted: {why}")
-                    continue
-                old = of | vars(fitted)
-            ranges.append(old)
+            ranges.append(entry)
     write_json(path, {"schema_version": 1, "appearance": list(PARTS), "ranges": ranges})
 
 
@@ -213,7 +207,7 @@ def read_ranges(root: Path, profile: str, source: str, framing: str | None) -> l
     """
     path = ranges_path(root, profile)
     advice = f"with {source}'s images here, run `wbc-shift prepare -p {profile}`"
-    data = read_json(profile_folder(root, profile) / "data.json")
+    data = read_prepared(facts_path(root, profile))
     entries = read_json(path)["ranges"] if path.exists() else []
     found = []
     for domain in sources_of(source):
