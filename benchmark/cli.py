@@ -515,7 +515,6 @@ def train(
     checkpoints/, which git ignores, and experiments/, an index of each experiment.
     """
     from benchmark.data.cards import load_label_spaces
-    from benchmark.errors import suggest
     from benchmark.plan import check_plan, plan_one, where_single_runs_stand
     from benchmark.training.runner import train_experiment, train_one
 
@@ -556,7 +555,6 @@ def speed(
 
     Reads params.yaml, and images where they are fetched. Writes results/speed/.
     """
-    from benchmark.errors import suggest
     from benchmark.speed.measure import LAYOUTS, PRECISIONS
     from benchmark.speed.records import measure_speed
     from benchmark.speed.table import write_throughput

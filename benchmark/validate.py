@@ -91,7 +91,7 @@ def tell_work(root: Path, name: str, to_do: list[Run], run_ids: list[str]) -> li
     lines = []
     if work["train"]:
         lines.append(
-            f"{work['train']} runs want a network that is not here (checkpoints are not in git): "
+            f"{work['train']} runs need a network that is not here (checkpoints are not in git): "
             f"they come to {work['trainings']} trainings"
         )
     if work["replace"]:

@@ -22,7 +22,7 @@ from benchmark.data.arrays import (
 )
 from benchmark.errors import ChangedInput, UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
-from benchmark.evaluation.predictions import networks_apart
+from benchmark.evaluation.predictions import TestSet, networks_apart
 from benchmark.models.build import build_model
 from benchmark.models.loading import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
@@ -58,8 +58,6 @@ from benchmark.training.records import (
     write_run,
 )
 
-TestSet = tuple[str, str]
-"""(domain, part)"""
 HELD_OUT = ("id_val", "calibration", "id_test")
 
 
@@ -125,13 +123,14 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         try:
             with run_lock(root, profile, run):
                 if not finished(root, profile, run):
-                    images = PreparedImages(root, profile, classes) if bench is None else None
-                    bench = bench or Bench(root, profile, classes, device, images)
+                    if bench is None:
+                        images = PreparedImages(root, profile, classes)
+                        bench = Bench(root, profile, classes, device, images)
                     say(f"{run['run_id']}: {carry_out(bench, run)}")
                 elif kind_of_work(root, profile, run) == "train":
                     say(
                         f"{run['run_id']}: done before; its network is not on this machine "
-                        "(checkpoints are not in git): a new target and `wbc-shift predict` want "
+                        "(checkpoints are not in git): a new target and `wbc-shift predict` need "
                         f"it. To train one here, whose answers then replace the recorded ones, "
                         f"delete {run_folder(root, profile, run['run_id'])} and run this again"
                     )
