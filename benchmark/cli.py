@@ -65,6 +65,10 @@ ProfileOption = Annotated[
         help="A profile of params.yaml, as shipped: demo, core or full.",
     ),
 ]
+LabelledFolder = Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
+]
 MapOption = Annotated[
     list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
 ]
@@ -316,11 +320,9 @@ def prepare(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
 @domain_command("add")
 def domain_add(
-    folder: Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")],
+    folder: LabelledFolder,
     name: Annotated[str, typer.Option(help="What the domain is to be called.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
-    ] = None,
+    labels: LabelsOption = None,
     crop: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
     ] = 1.0,
@@ -345,10 +347,8 @@ def domain_add(
 @domain_command("update")
 def domain_update(
     name: Annotated[str, typer.Argument(help="A domain that `domain add` made.")],
-    folder: Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
-    ] = None,
+    folder: LabelledFolder,
+    labels: LabelsOption = None,
     crop: Annotated[
         float | None, typer.Option(min=0.05, max=1.0, help="As in `domain add`; default: as it is.")
     ] = None,
@@ -615,7 +615,7 @@ def predict(
         float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
     ] = 1.0,
     tta: Annotated[
-        bool, typer.Option(help="Average over 8 flips and turns; wants the prepared source.")
+        bool, typer.Option(help="Average over 8 flips and turns; requires the prepared source.")
     ] = False,
     accuracy: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Wanted of accepted answers, on the source.")
@@ -658,7 +658,7 @@ def embed(
     runs: Annotated[list[str], typer.Argument(help="Finished runs: METHOD/SCENARIO/seedK.")],
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
-    """Put the features of runs into a plane by t-SNE.
+    """Project the features of runs to two dimensions by t-SNE.
 
     Reads their checkpoints and the prepared images. Writes results/<profile>/embeddings/, from
     which the report draws.

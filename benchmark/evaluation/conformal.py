@@ -30,18 +30,6 @@ def improbability(probabilities: np.ndarray) -> np.ndarray:
     return 1 - np.asarray(probabilities, np.float64)
 
 
-def deficit(probabilities: np.ndarray) -> np.ndarray:
-    """(images, classes) non-conformity max_{j≠y} p_j - p_y: the margin by which y loses."""
-    p = np.asarray(probabilities, np.float64)
-    second, first = np.partition(p, -2, axis=1)[:, -2:].T
-    is_first = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
-    return np.where(is_first, second[:, None], first[:, None]) - p
-
-
-NONCONFORMITIES = {"improbability": improbability, "deficit": deficit}
-"""Name → function of probabilities (images, classes)."""
-
-
 def calibrate(
     nonconformity: np.ndarray, labels: np.ndarray, minimum: int = MINIMUM_CALIBRATION
 ) -> Conformal:
@@ -88,11 +76,6 @@ def leave_one_out_p_values(
         itself = member & (own >= nonconformity[:, c])
         p[:, c] = (1 + at_least - itself) / (len(scores) - member + 1)
     return p
-
-
-def prediction_sets(p: np.ndarray, epsilon: float) -> np.ndarray:
-    """(images, classes) Γ^ε = {y: p(y) > ε}; an image is accepted if its set holds one class."""
-    return p > epsilon
 
 
 def epsilon_at(p: np.ndarray, labels: np.ndarray, accuracy: float) -> float:

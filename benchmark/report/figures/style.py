@@ -30,8 +30,6 @@ MILLIMETRE = 1 / 25.4
 """inches"""
 PAGE_WIDTH = 180.0
 """mm, both columns of a page"""
-COLUMN_WIDTH = 85.0
-"""mm, one column"""
 
 # Okabe-Ito: told apart by readers with any common colour blindness; the shapes differ as well.
 IN_DOMAIN = "#0072B2"
