@@ -54,7 +54,7 @@ def launch(
     """
     from benchmark.training.records import locks_folder
 
-    wanted_threads()
+    wanted_threads()  # refused before anything is started
     ray = import_ray(here=address is None)
     root = Path(root).resolve()
     writable_folder(locks_folder(root, profile))

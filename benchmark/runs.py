@@ -130,7 +130,7 @@ def methods_of(params: Params, experiment: Experiment, where: str) -> dict[str, 
         for member in method.members:
             if member not in networks:
                 raise UserError(
-                    f"{PARAMS}: {where}: {name} wants '{member}', which is no network of this "
+                    f"{PARAMS}: {where}: {name} needs '{member}', which is no network of this "
                     f"experiment{suggest(member, networks)}"
                 )
     return methods

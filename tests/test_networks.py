@@ -425,7 +425,7 @@ def test_c3_validate_and_plan_say_what_is_predicted_and_what_is_trained(
     outcome = wbc_shift("plan", "-p", "tiny")
     assert "0 done or skipped, 2 to predict, 3 to train (1 trainings)" in outcome.out
     outcome = wbc_shift("validate", "-p", "tiny")
-    assert "3 runs want a network that is not here" in outcome.out
+    assert "3 runs need a network that is not here" in outcome.out
     assert "3 of them have recorded answers of networks that are not here" in outcome.out
     row = next(line for line in outcome.out.splitlines() if "shared" in line)
     assert [cell for cell in row.split() if cell.isdigit()] == ["5", "0", "0", "0", "2", "3"]

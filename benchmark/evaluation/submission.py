@@ -370,7 +370,7 @@ def place_lines(
     targets = [test_set for test_set in known if test_set[1] != "id_test"]
     sets = [test_set for test_set in targets if test_set[0] in counted] or targets or known
     if not sets:
-        yield "  no class has the ten images that a mean and a place among the methods want"
+        yield "  no class has the ten images that a mean and a place among the methods need"
         return
     tracks: dict[str, dict[str, list[float]]] = {}
     for run, classes in found.values():

@@ -54,7 +54,7 @@ class Features(nn.Module):
         if features is None:
             raise UserError(
                 f"{type(self.model).__name__}: does not tell features from logits: "
-                "a readout wants another backbone"
+                "a readout needs another backbone"
             )
         return features
 

@@ -30,7 +30,6 @@ from benchmark.runs import Run
 from benchmark.training.bench import Bench, axis_seed, initial_weights
 from benchmark.training.checkpoints import checkpoint_path
 from benchmark.training.records import (
-    ANSWERS,
     predictions_table,
     read_outcome,
     read_record,
@@ -148,7 +147,8 @@ def average_of_members(bench: Bench, run: Run) -> tuple[list[dict[str, Any]], pd
         if outcome["outcome"] != "done":
             raise UserError(f"member {member['run_id']} is {outcome['outcome']}: train it first")
         record = read_record(bench.root, bench.profile, member["run_id"])
-        averaged.append({k: record.get(k) for k in ("run_id", ANSWERS, "network_sha256")})
+        of = ("run_id", "predictions_sha256", "network_sha256")
+        averaged.append({key: record.get(key) for key in of})
         folder = run_folder(bench.root, bench.profile, member["run_id"])
         tables.append(pd.read_parquet(folder / "predictions.parquet"))
     columns = [f"logit_{name}" for name in bench.classes]

@@ -32,7 +32,6 @@ from benchmark.shapes import read_done, read_plan
 from benchmark.training.checkpoints import checkpoint_path
 
 SCHEMA_VERSION = 1
-ANSWERS = "predictions_sha256"
 FAILED = ("nan", "oom", "error")
 
 
@@ -78,7 +77,8 @@ def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
         if fault_of_file(folder / "predictions.parquet", record):
             return missing
         for member in record.get("members", []):
-            if read_record(root, profile, member["run_id"]).get(ANSWERS) != member[ANSWERS]:
+            today = read_record(root, profile, member["run_id"]).get("predictions_sha256")
+            if today != member["predictions_sha256"]:
                 return missing
     return {key: record.get(key) for key in missing}
 
@@ -101,7 +101,7 @@ def kind_of_work(root: Path, profile: str, run: Run) -> str:
 
 
 def work_of(root: Path, profile: str, runs: list[Run]) -> Counter[str]:
-    """How many of some runs that are not done only `predict`, how many want a network to `train`,
+    """How many of some runs that are not done only `predict`, how many need a network to `train`,
     how many `trainings` these come to, and how many recorded answers they `replace`."""
     work: Counter[str] = Counter()
     trainings = set()
@@ -128,9 +128,9 @@ def told(work: Counter[str]) -> str:
 
 def told_of(root: Path, profile: str, runs: list[Run]) -> str:
     """How many runs are planned, how many of them are done, and what the others cost."""
-    done = [r for r in runs if read_outcome(root, profile, r)["outcome"] in ("done", "skipped")]
-    left = [run for run in runs if run not in done]
-    text = f"{len(runs)} runs planned, {len(done)} done or skipped"
+    over = ("done", "skipped")
+    left = [run for run in runs if read_outcome(root, profile, run)["outcome"] not in over]
+    text = f"{len(runs)} runs planned, {len(runs) - len(left)} done or skipped"
     return text + told(work_of(root, profile, left))
 
 

@@ -211,7 +211,8 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
     """A network's facts, its predictions of every held-out image, and a line for the log.
 
     What an earlier record of the run answered stands if this very network answered it: else every
-    test set is answered anew, and the record is of the network that is here.
+    test set is answered anew, and the record is of the network that is here. A readout is fitted
+    anew, to other weights on another processor, so that nothing stands of what an earlier fit said.
     """
     started = time.perf_counter()
     images = bench.images_of(run)
@@ -222,7 +223,10 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
     weights = initial_weights(run)
     recorded = earlier_record(bench, run)
     earlier = recorded if recorded and is_network_of(recorded, result) else {}
-    standing = standing_predictions(bench, run, earlier) if earlier else {}
+    fitted = run["method"].get("readout", "head") != "head"
+    standing = standing_predictions(bench, run, earlier) if earlier and not fitted else {}
+    answered = earlier.get("answered_in", [earlier["environment"]]) if standing else []
+    answered = [*answered, here] if here not in answered else answered
     asked = [name for name in test_sets(run) if name not in standing]
     parts = [images.test_set(*name) for name in asked]
     logits = answers(bench, run, model, network, images, parts)
@@ -234,8 +238,6 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
     # Where the network was trained: in this process, where its checkpoint says, where its record
     # was made.
     place = here if trained_s else result.environment or earlier.get("environment", here)
-    answered = earlier.get("answered_in", [earlier["environment"]] if earlier else [])
-    answered = [*answered, here] if here not in answered else answered
     facts = {
         "network_sha256": network,
         "environment": place,
