@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from benchmark.config import corruption_of
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
-from benchmark.evaluation.predictions import check_recorded
+from benchmark.evaluation.predictions import Answers, read_predictions
 
 MOST_SHOWN = 8
 """errors listed of each test set on the page"""
@@ -81,7 +80,8 @@ def confident_errors(
             scenarios.setdefault((run.scenario, classes), []).append(run)
     found = []
     for (scenario, classes), runs in scenarios.items():
-        votes = [votes_of(results, run, classes) for run in runs]
+        layouts = {}
+        votes = [read_predictions(results, run, classes, layouts).known for run in runs]
         for test_set in scenario.test_sets:
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
@@ -89,42 +89,18 @@ def confident_errors(
     return found
 
 
-class Votes(NamedTuple):
-    """A run's probabilities on one test set, images in the order of their names."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-    """(images, classes)"""
-
-
-def votes_of(results: Path, run: Run, classes: tuple[str, ...]) -> dict[tuple[str, str], Votes]:
-    """Softmax of a run's logits by (domain, part)."""
-    path = check_recorded(results, run)
-    names = ["domain", "part", "image", "label", *(f"logit_{name}" for name in classes)]
-    table = pq.read_table(path, columns=names, partitioning=None).to_pandas()
-    votes = {}
-    for key, rows in table.sort_values("image", kind="stable").groupby(["domain", "part"]):
-        logits = rows[names[4:]].to_numpy(np.float64)
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = raised / raised.sum(axis=1, keepdims=True)
-        votes[key] = Votes(rows["image"].to_numpy(str), rows["label"].to_numpy(int), probabilities)
-    return votes
-
-
 def mistakes(
     test_set: tuple[str, str],
     source: str,
     classes: tuple[str, ...],
-    votes: list[Votes],
+    votes: list[Answers],
     most: int,
 ) -> Mistakes:
     """The errors of the mean probability, the most confident first."""
     first = votes[0]
     mean = np.mean([vote.probabilities for vote in votes], axis=0)
     predicted = mean.argmax(axis=1)
-    answers = np.array([vote.probabilities.argmax(axis=1) for vote in votes])
-    runs_wrong = (answers != first.labels).sum(axis=0)
+    runs_wrong = sum(~vote.correct for vote in votes)
     # As printed, so that the order is the same wherever it is computed.
     confidence = np.round(100 * mean.max(axis=1), 1)
     wrong = np.flatnonzero(predicted != first.labels)
