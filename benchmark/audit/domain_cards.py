@@ -13,7 +13,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageDraw
 
 from benchmark.audit.domain_facts import (
@@ -83,8 +83,10 @@ def write_domain_cards(
         pixels = fractions * images.table["image"].map(sides).to_numpy(float)
         facts[domain] = domain_facts(labels, classes, colours[domain], fractions, pixels, scale)
         cuts = cut_squares(prepared, root / "datasets" / "raw" / card.folder, crop, domain, images)
+        heading = "What was cut of the published image"
+        heading += ", the least sure cells" if isinstance(crop, AroundCell) else ""
         title = card.domains[domain].title
-        figure = card_figure(title, images.pixels, labels, facts[domain], cuts)
+        figure = card_figure(title, images.pixels, labels, facts[domain], cuts, heading)
         with atomic(folder / "cards" / f"{domain}.png") as path:
             figure.savefig(path, format="png", metadata={"Software": None})
         say(f"wrote {folder / 'cards' / domain}.png")
@@ -242,8 +244,10 @@ def card_figure(
     labels: np.ndarray,
     facts: dict,
     cuts: list[tuple[str, Image.Image]],
+    heading: str,
 ) -> Figure:
-    """Montage by class; what was cut; class counts, colours and sizes; 180 mm wide."""
+    """Montage by class; what was cut, under its heading; class counts, colours and sizes; 180 mm
+    wide."""
     present = [name for name, number in facts["classes"].items() if number]
     montage = np.concatenate([strip(pixels[labels == name]) for name in present])
     shown = PAGE_WIDTH * 0.82 * len(present) / MONTAGE_COLUMNS + 4
@@ -252,7 +256,7 @@ def card_figure(
     with matplotlib.style.context(STYLE):
         figure = page(shown + cut + 48)
         top, middle, bottom = figure.subfigures(3, 1, height_ratios=[shown, cut, 48])
-        draw_cuts(middle, cuts)
+        draw_cuts(middle, cuts, heading)
         axes = top.subplots()
         axes.imshow(montage, interpolation="lanczos")
         side = pixels.shape[1]
@@ -267,13 +271,11 @@ def card_figure(
     return figure
 
 
-def draw_cuts(figure, cuts: list[tuple[str, Image.Image]]) -> None:
+def draw_cuts(figure: SubFigure, cuts: list[tuple[str, Image.Image]], heading: str) -> None:
     """Published images with the square that was cut, and what was cut, side by side."""
     if not cuts:
         return
-    least = ", the least sure cells" if "contrast" in cuts[0][0] else ""
-    title = f"What was cut of the published image{least}"
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.suptitle(heading, x=0.01, ha="left", weight="bold")
     for axes, (caption, picture) in zip(
         figure.subplots(1, CUTS, squeeze=False)[0], cuts, strict=False
     ):
