@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from benchmark.files import Record, read_record
 from benchmark.names import Name, ProfileName, RunId
@@ -67,6 +67,29 @@ class Prepared(Record):
     framings: dict[str, dict[str, Any]] = {}  # noqa: RUF012  pydantic copies defaults
 
 
+Looks = Annotated[list[float], Field(min_length=8, max_length=8)]
+"""One number for each that an image is described by."""
+
+
+class KeptRange(Record):
+    """Where the own images of a source lie, in a framing."""
+
+    source: str
+    framing: str | None
+    data: str
+    images: int
+    held_out: int
+    mean: Looks
+    covariance: Annotated[list[Looks], Field(min_length=8, max_length=8)]
+    limit: PositiveFloat
+
+
+class Ranges(Record):
+    """`ranges.json`."""
+
+    ranges: list[KeptRange]
+
+
 class DoneScenario(Record):
     """What a run on disk was trained on."""
 
@@ -116,6 +139,12 @@ def read_plan(path: Path) -> dict[str, Any]:
 def read_prepared(path: Path) -> dict[str, Any]:
     """What `prepare` made: `results/<profile>/data.json`."""
     return read_record(path, Prepared, f"run `wbc-shift prepare -p {Path(path).parent.name}`")
+
+
+def read_kept_ranges(path: Path) -> list[dict[str, Any]]:
+    """The ranges of the sources' own images: `results/<profile>/ranges.json`."""
+    again = f"run `wbc-shift prepare -p {Path(path).parent.name}`"
+    return read_record(path, Ranges, again)["ranges"]
 
 
 def read_audit(path: Path) -> dict[str, Any]:

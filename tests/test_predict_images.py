@@ -228,6 +228,11 @@ def test_c5_without_a_range_of_the_prepared_images_nothing_is_flagged(
     digest = json.loads(known)["ranges"][0]["data"]
     path.write_text(known.replace(digest, "0" * 16))
     assert "the range of toy-a is of other images" in wbc_shift(*PREDICT).err
+    for broken in ("[]", "{", '{"ranges": [{}]}', known.replace('"limit": ', '"limit": -')):
+        path.write_text(broken)
+        outcome = wbc_shift(*PREDICT)
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert "run `wbc-shift prepare -p tiny`" in outcome.err
 
 
 def test_c5_prepare_keeps_a_range_that_is_up_to_date(trained: Path, wbc_shift) -> None:
@@ -241,6 +246,9 @@ def test_c5_prepare_keeps_a_range_that_is_up_to_date(trained: Path, wbc_shift) -
     path.write_text(json.dumps(content))
     assert wbc_shift("prepare", "-p", "tiny").status == 0
     assert json.loads(path.read_text())["ranges"][0]["limit"] != 7.5
+    path.write_text("{}")
+    assert wbc_shift("prepare", "-p", "tiny").status == 0
+    assert json.loads(path.read_text())["ranges"]
     Path("datasets/splits/toy-a.csv").unlink()
     outcome = wbc_shift("prepare", "-p", "tiny")
     assert outcome.status == 0, outcome.err

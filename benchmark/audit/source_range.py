@@ -21,10 +21,10 @@ from benchmark.data.arrays import Images, PreparedImages, facts_path
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
 from benchmark.errors import UserError
-from benchmark.files import digest, read_json, write_json
+from benchmark.files import digest, write_json
 from benchmark.plan import profile_folder
 from benchmark.progress import say
-from benchmark.shapes import read_prepared
+from benchmark.shapes import read_kept_ranges, read_prepared
 
 VERSION = 1
 """Raise it when the same images get another range."""
@@ -154,7 +154,10 @@ def write_ranges(root: Path, params: Params, name: str) -> None:
     """
     profile, path = params.profile(name), ranges_path(root, name)
     classes = load_label_spaces(root / "datasets")[profile.label_space]
-    known = read_json(path)["ranges"] if path.exists() else []
+    try:
+        known = read_kept_ranges(path)
+    except UserError:
+        known = []  # none yet, or broken: they are made anew
     data = read_prepared(facts_path(root, name))
     ranges = []
     for framing in (None, *profile.framings):
@@ -208,7 +211,7 @@ def read_ranges(root: Path, profile: str, source: str, framing: str | None) -> l
     path = ranges_path(root, profile)
     advice = f"with {source}'s images here, run `wbc-shift prepare -p {profile}`"
     data = read_prepared(facts_path(root, profile))
-    entries = read_json(path)["ranges"] if path.exists() else []
+    entries = read_kept_ranges(path) if path.exists() else []
     found = []
     for domain in sources_of(source):
         entry = next((e for e in entries if (e["source"], e["framing"]) == (domain, framing)), None)
