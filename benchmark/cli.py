@@ -700,9 +700,7 @@ def evaluate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     """
     from benchmark.evaluation.evaluate import evaluate as evaluate_results
 
-    folder = results_of(profile)
-    evaluate_results(folder)
-    say(f"wrote {folder / 'metrics.parquet'}")
+    evaluate_results(results_of(profile))
 
 
 @command()

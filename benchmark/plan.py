@@ -119,7 +119,7 @@ def where_single_runs_stand(root: Path, profile: str, runs: list[Run]) -> list[s
 def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
     """Refuse a plan that is missing or is not what settings, data and splits give today."""
     path = plan_path(root, name, experiment)
-    mend = f"run `wbc-shift plan --profile {name}`"
+    mend = f"run `wbc-shift plan -p {name}`"
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")
     data = read_data(root, name, params.profile(name))
@@ -130,7 +130,7 @@ def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
 def read_data(root: Path, name: str, profile: Profile) -> dict[str, Any]:
     """What `prepare` made for a profile; stale or missing data is a `UserError`."""
     path = facts_path(root, name)
-    mend = f"run `wbc-shift prepare --profile {name}`"
+    mend = f"run `wbc-shift prepare -p {name}`"
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")
     data = read_prepared(path)

@@ -76,7 +76,7 @@ def validate_profile(
             first = raw_folder(root / "datasets", card) / absent[0]
             problems.append(
                 f"{domain}: {len(absent)} of {len(images)} images, first {first}: "
-                f"run `wbc-shift fetch --profile {name}`"
+                f"run `wbc-shift fetch -p {name}`"
             )
     return experiments, list(dict.fromkeys(problems)), list(to_do.values())
 

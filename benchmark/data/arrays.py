@@ -124,7 +124,7 @@ class PreparedImages:
         """Domain → share of its images whose stain could not be fitted and is as it was."""
         self.cache = cache_folder(root, profile)
         if not table_path(self.cache).exists():
-            raise UserError(f"{self.cache} is empty: run `wbc-shift prepare --profile {profile}`")
+            raise UserError(f"{self.cache} is empty: run `wbc-shift prepare -p {profile}`")
         self.table = read_rows(table_path(self.cache), profile)
         self._facts = read_prepared(facts_path(root, profile))
         self._domains: dict[str, Images] = {}
