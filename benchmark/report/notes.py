@@ -154,8 +154,8 @@ def adaptation_notes(track: str) -> list[str]:
         return []
     return [
         "Adapted to the images of a whole test set, in which classes are mixed. AdaBN collapses "
-        "on a smear of one class, whose statistics are the cell type's and not the laboratory's "
-        "(tried on a smear of neutrophils: recall 87.8 → 27.0): adapt to unsorted images only"
+        "on a smear of one class, whose statistics are the cell type's and not the laboratory's: "
+        "adapt to unsorted images only"
     ]
 
 
