@@ -31,11 +31,11 @@ def exchanges_sheet(evidence: Evidence) -> Sheet | None:
         "exchanges",
         "What exchanging one part of a method, all others equal, does to macro-F1 on the mean of "
         "targets. Pairs: a scenario and two methods, on the seeds of both; two trainings are one "
-        "pair, however many readouts answer from them, and readouts and inferences are compared on "
-        "one training. Higher, lower: shown, over other test images and seeds, at 5 % after Holm's "
-        f"correction for all {len(table)} pairs of this list. Differences in points, of the pairs "
-        "with the least and the greatest. Transductive: the choice saw unlabelled images of the "
-        "target, and the other did not.",
+        "pair, however many readouts answer from them, and readouts and inferences are compared at "
+        "equal trainings. Higher, lower: shown, over other test images and seeds, at 5 % after "
+        f"Holm's correction for all {len(table)} pairs of this list. Differences in points, of the "
+        "pairs with the least and the greatest. Transductive: the choice saw unlabelled images of "
+        "the target, and the other did not.",
         HEADER,
         tuple(rows),
         text_columns=3,
