@@ -326,7 +326,7 @@ def test_in_print_other_scores_lose_the_shift_drop_and_nothing_else(generated):
 
 def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):
     text = (generated / "methods.tex").read_text()
-    assert "\\item[focal] gamma 2" in text
+    assert "\\item[{focal}] gamma 2" in text
     assert "found 3 of 5 planned" in text
     assert "training.augmentation.dihedral" in text
 
@@ -371,7 +371,7 @@ def test_settings_are_told_in_words():
     }
     assert inline({}) == "no parameter"
     assert inline({"renorm": False, "gamma": 2.0}) == "renorm no, gamma 2"
-    assert "\\item[a] b" in description({"a": "b"})
+    assert "\\item[{a}] b" in description({"a": "b"})
 
 
 def test_seeds_are_counted_per_method(generated):
