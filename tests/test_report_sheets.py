@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -267,12 +268,9 @@ def test_speeds_come_from_the_records(results):
 
 def test_a_figure_of_speed_shows_networks_that_were_measured_on_the_same_device(results):
     experiments = load_experiments(results)
-    found = speeds(
-        experiments,
-        {record["run_id"]: record for record in run_records(results, experiments)},
-        load_scores(results, experiments),
-        training_speeds(results.parents[1]),
-    )
+    records = {record["run_id"]: record for record in run_records(results, experiments)}
+    scored, measured = load_scores(results, experiments), training_speeds(results.parents[1])
+    found = speeds(experiments, records, scored, measured)
     assert {name: own.images_per_s for name, own in found.methods.items()} == {
         "resnet18-bn-ce": 30.0,
         "resnet18-gn-ce": 25.0,
@@ -282,6 +280,8 @@ def test_a_figure_of_speed_shows_networks_that_were_measured_on_the_same_device(
     own = scores.query("method == 'resnet18-bn-ce' and domain in ('bccd', 'jtsc')")
     assert found.methods["resnet18-bn-ce"].score == pytest.approx(100 * own["value"].mean())
     assert training_speeds(results) == {}
+    nowhere = replace(scored, counted=dict.fromkeys(scored.counted, ()))
+    assert not speeds(experiments, records, nowhere, measured).methods, "no mean of targets"
 
 
 def test_a_method_that_stands_alone_is_not_drawn_as_worse():

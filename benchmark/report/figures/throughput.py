@@ -56,6 +56,7 @@ def speeds(
         if records.get(run_id, {}).get("train_images_per_s")
         and (run.track, trained(run)) == ("inductive", True)
         and plain_targets(run.scenario) == list(run.scenario.targets)
+        and scores.counted[run.scenario.name]
     }
     if not found:
         return Speeds({}, "", 0)
