@@ -29,7 +29,7 @@ from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
-from benchmark.files import read_json, read_yaml
+from benchmark.files import read_json, read_yaml, sha256_file
 from benchmark.inference.predict import predict
 from benchmark.models import build
 from benchmark.models.heads import features_and_logits
@@ -142,8 +142,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     for name, block in settings["weights"].items():
         if "file" in block:  # which the project does not contain
             backbone = next(m.backbone for m in ENTRIES.values() if m.weights == name)
-            block |= {"file": str(root / Path(block["file"]).name), "sha256": None}
+            block["file"] = str(root / Path(block["file"]).name)
             save_file(build.create(backbone, 32).state_dict(), block["file"])
+            block["sha256"] = sha256_file(Path(block["file"]))
     (root / "params.yaml").write_text(json.dumps(settings))
     here = Path.cwd()
     try:

@@ -72,7 +72,7 @@ def card(*addresses: str, **changes) -> Card:
         "name": "tiny",
         "title": "Tiny",
         "homepage": "https://example.org",
-        "citation": {"key": "tiny", "bibtex": "@misc{tiny}"},
+        "citation": {"key": "tiny", "bibtex": "@misc{tiny, title={Tiny}}"},
         "licence": {"name": "CC0", "redistribution": "allowed"},
         "addresses": list(addresses),
         "folder": "tiny/images",

@@ -527,11 +527,16 @@ def stored(run_id: str) -> pd.DataFrame:
 
 
 def test_c1_records_of_one_training_tell_of_one_network(committed: dict[str, dict]) -> None:
-    """Every epoch's loss to the last bit: no two trainings under one fingerprint."""
-    trainings: dict[str, set[str]] = {}
+    """Every epoch's loss to the last bit: no two trainings under one fingerprint and hash.
+
+    Records from before networks were hashed name none, and share one network each; those of TENT,
+    answered anew, name networks that were trained anew.
+    """
+    trainings: dict[tuple[str, str | None], set[str]] = {}
     for record in committed.values():
         told = json.dumps([record.get("history"), record.get("selection")])
-        trainings.setdefault(record["training_fingerprint"], set()).add(told)
+        network = record["training_fingerprint"], record.get("network_sha256")
+        trainings.setdefault(network, set()).add(told)
     assert {
         fingerprint: len(told) for fingerprint, told in trainings.items() if len(told) > 1
     } == {}
