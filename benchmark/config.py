@@ -294,6 +294,7 @@ class Profile(Strict):
         refuse_twice(self.domains, "domains")
         refuse_twice(self.experiments, "experiments")
         folders: dict[str, str] = {}
+        sets: dict[str, str] = {}
         names = {name.lower() for name in self.experiments}
         for name, experiment in self.experiments.items():
             if f"{name}_balanced".lower() in names:
@@ -306,6 +307,13 @@ class Profile(Strict):
                     expand_scenario(scenario, self.domains)
                 except UserError as error:
                     raise ValueError(f"experiments.{name}.scenarios: {error}") from None
+                source, arrow, targets = scenario.partition("->")
+                order = "+".join(sorted(sources_of(source)))
+                if (same := sets.setdefault(f"{order}{arrow}{targets}", scenario)) != scenario:
+                    raise ValueError(
+                        f"experiments.{name}.scenarios: '{scenario}' and '{same}' are one "
+                        "scenario in two orders: write it the same way throughout"
+                    )
                 folder = scenario_folder(scenario)
                 if len(folder) > LONGEST_FOLDER:
                     raise ValueError(

@@ -9,7 +9,7 @@ from test_evaluate import CLASSES, predictions, write_results
 from benchmark.errors import UserError
 from benchmark.evaluation.compare import compare_methods
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.submission import score_submission
+from benchmark.evaluation.submission import score_submission, with_interval
 from benchmark.evaluation.wbcbench import CLASSES as CHALLENGE
 from benchmark.evaluation.wbcbench import score_challenge
 
@@ -292,6 +292,10 @@ def test_e10_what_is_scored_with_what_is_named(results, own, tmp_path, wbc_shift
     table.iloc[3:].to_csv(path, index=False)
     with pytest.raises(UserError, match=r"no answer for 3 of \d+ test images, .*--images FILE"):
         lines_of(path, results)
+
+
+def test_e10_a_score_that_there_is_not_is_a_dash():
+    assert with_interval(np.nan, np.full(9, np.nan)) == "–"
 
 
 def test_e10_a_part_of_a_path_names_an_image_only_if_it_can_be_no_other(results, own):

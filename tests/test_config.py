@@ -61,6 +61,13 @@ def test_a_fault_is_one_line_that_names_file_key_and_mend(
     assert "\n" not in str(fault.value)
 
 
+def test_d5_sources_in_another_order_are_no_other_scenario(params: Path) -> None:
+    edit(params, "domains: [toy-a, toy-b]", "domains: [toy-a, toy-b, toy-c]")
+    edit(params, '["toy-a->*"]', '["toy-b+toy-a->*", "toy-a+toy-b->*"]')
+    with pytest.raises(UserError, match="are one scenario in two orders"):
+        load_params(params)
+
+
 def test_a_scenario_names_its_source_and_targets() -> None:
     domains = ["a", "b", "c"]
     assert expand_scenario("a->*", domains) == ("a", ["b", "c"])

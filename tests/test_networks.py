@@ -17,6 +17,7 @@ from conftest import REPOSITORY, edit, working_copy
 from safetensors.torch import load_file, save_file
 
 from benchmark.config import load_params
+from benchmark.errors import ChangedInput
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.files import read_json, sha256_file, write_json
 from benchmark.inference.inferences import log_mean_probability
@@ -273,6 +274,49 @@ def test_d7_a_checkpoint_that_is_not_as_it_was_written_is_one_line(
         assert ".safetensors is " in outcome.err
         assert "Traceback" not in outcome.err
     assert {p: p.read_bytes() for p in RUNS.rglob("*") if p.is_file()} == before
+
+
+def test_d7_a_network_under_the_name_of_another_training_is_refused(clone: Path) -> None:
+    """One of another seed, whole and as it was written, would answer in its place."""
+    path = next(CHECKPOINTS.glob("*.safetensors"))
+    state, about = load_file(path), metadata(path)
+    assert about["training"] == path.stem
+    other = path.with_name(f"{'0' * 16}.safetensors")
+    path.rename(other)
+    with pytest.raises(ChangedInput, match=f"the network of training {path.stem}"):
+        read_checkpoint(other)
+    del about["training"]  # as checkpoints were written before
+    save_file(state, other, about)
+    assert read_checkpoint(other) is not None
+
+
+def test_d7_predict_refuses_a_record_under_the_name_of_another_run(clone: Path, wbc_shift) -> None:
+    Path("new").mkdir()
+    shutil.copy("datasets/raw/toy/a/monocyte/slide0_0.jpg", "new")
+    shutil.copytree(HEAD, HEAD.with_name("seed7"))
+    run = HEAD.with_name("seed7").relative_to(RUNS).as_posix()
+    outcome = wbc_shift("predict", "new", "--run", run, "-p", "tiny")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert f"run.json is of {HEAD.relative_to(RUNS).as_posix()}" in outcome.err
+
+
+def test_d13_an_experiment_without_a_run_is_one_line(clone: Path, wbc_shift) -> None:
+    path = Path("results/tiny/experiments/shared.json")
+    write_json(path, read_json(path) | {"runs": []})
+    for command in ("evaluate", "report"):
+        outcome = wbc_shift(command, "-p", "tiny")
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert "shared.json: runs" in outcome.err
+
+
+def test_c3_evaluate_says_what_was_planned_since(clone: Path, wbc_shift) -> None:
+    """A domain was added and planned, and `train` was left out."""
+    told = "shared was planned anew since"
+    assert told not in wbc_shift("evaluate", "-p", "tiny").out
+    add_target()
+    for command in ("prepare", "plan"):
+        assert wbc_shift(command, "-p", "tiny").status == 0
+    assert told in wbc_shift("evaluate", "-p", "tiny").out
 
 
 def test_d7_features_are_those_of_the_network_that_answers(clone: Path, wbc_shift) -> None:

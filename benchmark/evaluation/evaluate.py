@@ -37,6 +37,7 @@ from benchmark.evaluation.experiments import (
     content_digest,
     done_runs,
     load_experiments,
+    planned_since,
     predictions_digest,
     train_command,
 )
@@ -105,7 +106,7 @@ def evaluate(results: Path) -> None:
     experiments = load_experiments(results)
     runs = done_runs(experiments)
     predictions = read_all(results, runs)
-    for line in networks_apart(results, runs):
+    for line in [*networks_apart(results, runs), *planned_since(results, experiments)]:
         say(f"note: {line}")
     answers = {run_id: own.known for run_id, own in predictions.items()}
     pooled = {run.scenario.source for i, (run, _) in runs.items() if predictions[i].foreign}

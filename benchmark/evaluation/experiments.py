@@ -15,6 +15,7 @@ from benchmark.config import corruption_of, scenario_folder, sources_of
 from benchmark.errors import UserError
 from benchmark.files import Record, digest, read_json
 from benchmark.names import Name, ProfileName, RunId
+from benchmark.shapes import read_plan
 
 Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
 
@@ -133,7 +134,7 @@ class Experiment(Record):
     profile: ProfileName
     label_space: str
     classes: tuple[str, ...] = Field(min_length=1)
-    runs: tuple[Run, ...]
+    runs: tuple[Run, ...] = Field(min_length=1)
 
     @field_validator("runs")
     @classmethod
@@ -185,6 +186,26 @@ def load_experiments(results: Path) -> list[Experiment]:
     if not experiments:
         raise UserError(f"{Path(results) / 'experiments'} holds no record: {again}")
     return sorted(experiments, key=lambda experiment: experiment.place)
+
+
+def planned_since(results: Path, experiments: list[Experiment]) -> list[str]:
+    """One line per experiment whose plan was made anew, by what its record lacks."""
+    lines = []
+    for experiment in experiments:
+        path = Path(results) / "plans" / f"{experiment.experiment}.json"
+        if not path.is_file():
+            continue
+        recorded = {(run.run_id, run.scenario.targets) for run in experiment.runs}
+        planned = {
+            (run["run_id"], tuple(run["scenario"]["targets"])) for run in read_plan(path)["runs"]
+        }
+        if lacking := planned - recorded:
+            lines.append(
+                f"{experiment.experiment} was planned anew since: {len(lacking)} of its "
+                f"{len(planned)} planned runs, or test sets of them, are not in what is computed "
+                f"here: `wbc-shift train -p {Path(results).name}` carries them out"
+            )
+    return lines
 
 
 def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, ...]]]:

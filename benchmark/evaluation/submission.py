@@ -124,7 +124,9 @@ def write_test_images(path: Path, results: Path, scenario: str) -> int:
 
 
 def with_interval(value: float, draws: np.ndarray) -> str:
-    """`45.3 [43.1, 47.0]`, in per cent."""
+    """`45.3 [43.1, 47.0]`, in per cent; `–` where no class has the images that a score needs."""
+    if not np.isfinite(value):
+        return "–"
     mean, low, high, _ = interval(draws, value, 1)
     return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 

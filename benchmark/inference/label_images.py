@@ -304,6 +304,11 @@ def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
         near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
         raise UserError(f"{profile}: no run '{run_id}'{near}")
     record = read_done(folder / "run.json")
+    if record["run_id"] != run_id:
+        raise UserError(
+            f"{folder / 'run.json'} is of {record['run_id']}: copy the run again from where it was "
+            f"trained, or delete {folder} and run `wbc-shift train -p {profile}`"
+        )
     if record["outcome"] != "done":
         raise UserError(f"{run_id} is not done ({record['outcome']}): choose another run")
     return record

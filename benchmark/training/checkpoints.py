@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmark.errors import ChangedInput
 from benchmark.files import atomic
 from benchmark.plan import profile_folder
+from benchmark.texts import shortened
 from benchmark.training.fit import Fit
 
 
@@ -57,6 +58,7 @@ def write_checkpoint(path: Path, result: Fit, environment: dict[str, Any]) -> No
         "fit": json.dumps(facts),
         "environment": json.dumps(environment),
         "network_sha256": network_sha256(result.state),
+        "training": path.stem,
     }
     with atomic(path) as temporary:
         state = {name: value.contiguous() for name, value in result.state.items()}
@@ -69,7 +71,7 @@ def read_checkpoint(path: Path) -> Fit | None:
 
     Raises:
         ChangedInput: the file is damaged, or is not what was written (another hash than it states,
-            a value that is not finite).
+            the name of another training, a value that is not finite).
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,6 +86,9 @@ def read_checkpoint(path: Path) -> Fit | None:
     # What was written before checkpoints were hashed states no hash.
     if about.get("network_sha256", known := network_sha256(state)) != known:
         raise damaged(path, "its tensors have another SHA-256 than it states")
+    # A network under the name of another seed answers like one, and no tensor tells.
+    if (training := about.get("training", path.stem)) != path.stem:
+        raise damaged(path, f"the network of training {shortened(training)}")
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise damaged(path, f"{name} holds values that are not finite")
@@ -108,8 +113,9 @@ def load_network(model: nn.Module, result: Fit, path: Path) -> None:
     try:
         model.load_state_dict(result.state)
     except RuntimeError as error:
-        # The first line names the class; the second is the first name that is amiss.
-        raise damaged(path, f"of another network: {str(error).splitlines()[1].strip()}") from None
+        # The first line names the class; the second begins with the first name that is amiss.
+        reason = str(error).splitlines()[1].strip()
+        raise damaged(path, f"of another network: {shortened(reason, 100)}") from None
 
 
 def is_network_of(record: dict[str, Any], result: Fit) -> bool:
