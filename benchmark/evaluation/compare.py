@@ -89,20 +89,29 @@ def scenario_lines(
         comparisons[name] = compare(column, {pair: p_images[name]})[pair]
     places = {"in_domain": scenario.test_sets[0]}
     places |= {name: (name, "shifted") for name in scenario.targets if name in names}
-    adjusted = dict(zip(names, holm([comparisons[name].p for name in names]), strict=True))
+    of_both, of_images = (
+        dict(zip(names, holm([getattr(comparisons[name], p) for name in names]), strict=True))
+        for p in ("p", "p_images")
+    )
     seeds = "one seed" if len(rows) == 1 else f"{len(rows)} seeds"
     yield f"{scenario.name}: {first} minus {second}, macro-F1 in points, {seeds} each"
     for name, test_set in places.items():
         n = len(resampled.images[test_set].labels)
         where = f"{test_set[0]} ({'in-domain, ' if name == 'in_domain' else ''}n = {n})"
-        yield f"  {where}: {sentence(comparisons[name], adjusted[name], first)}"
+        yield f"  {where}: {sentence(comparisons[name], of_both[name], of_images[name], first)}"
     for name in filter(lambda name: name not in places, names):
-        text = sentence(comparisons[name], adjusted[name], first, name)
+        text = sentence(comparisons[name], of_both[name], of_images[name], first, name)
         yield f"  {SUMMARIES.get(name, name)}: {text}"
 
 
-def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> str:
-    """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so."""
+def sentence(
+    comparison: Comparison, p: float, p_images: float, first: str, column: str = ""
+) -> str:
+    """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so.
+
+    Args:
+        p, p_images: over other images and seeds, and over other images alone; both corrected.
+    """
     mean, low, high, seeds = comparison.difference
     if np.isnan(mean):
         return "no value: too few images of every class."
@@ -119,9 +128,9 @@ def sentence(comparison: Comparison, p: float, first: str, column: str = "") -> 
             f"{numbers}: not told apart ({p_text(p)}, of these two networks only); "
             f"a difference of {networks} would have been found."
         )
-    if shown(comparison.p_images):
+    if shown(p_images):
         return (
-            f"{numbers}: these networks differ ({p_text(comparison.p_images)}), but other seeds "
+            f"{numbers}: these networks differ ({p_text(p_images)}), but other seeds "
             f"may turn it round ({p_text(p)}); across seeds a difference of {across} would have "
             "been found."
         )

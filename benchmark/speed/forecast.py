@@ -129,7 +129,8 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
             network = run["method"]["backbone"], run["settings"]["image_size"], precision_of(run)
             timed[timed_on, network].append(run)
     for (timed_on, network), runs in timed.items():
-        overheads = [run["time"]["load_s"] + run["time"]["evaluate_s"] for run in runs]
+        spent = [run.get("time") or {} for run in runs]
+        overheads = [time.get("load_s", 0.0) + time.get("evaluate_s", 0.0) for time in spent]
         found[timed_on][network] = Speed(
             float(np.median([run["train_images_per_s"] for run in runs])),
             float(np.median(overheads)),
