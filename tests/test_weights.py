@@ -95,8 +95,10 @@ def test_a_pickle_that_would_execute_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "harm",))
 
     torch.save({"w": Harm()}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w\.pth cannot be read without executing code"):
+    with pytest.raises(UserError, match=r"w\.pth cannot be read without executing code") as told:
         build(Weights(file=str(tmp_path / "w.pth")))
+    # D.14: no advice to execute it after all.
+    assert "weights_only" not in str(told.value)
     assert not (tmp_path / "harm").exists()
 
 

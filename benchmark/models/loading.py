@@ -117,9 +117,12 @@ def read_state(path: Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        # PyTorch's own words advise to execute what the file holds.
+        told = isinstance(error, UnpicklingError) and "weights_only" in str(error)
+        why = "it holds more than tensors" if told else first_line(error)
         raise UserError(
             f"weights: {path} cannot be read without executing code, or is damaged "
-            f"({first_line(error)}): convert its tensors to safetensors"
+            f"({why}): convert its tensors to safetensors"
         ) from None
     for wrapper in ("state_dict", "model", "teacher"):  # torch, CrossFormer, DINOv2
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
