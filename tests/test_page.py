@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from test_evaluate import (
 
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import load_experiments
+from benchmark.report import facts
 from benchmark.report import page as page_module
 from benchmark.report.confident_errors import confident_errors
 from benchmark.report.facts import audit_summary, bibliography, data_cards, environment, listed
@@ -248,6 +250,33 @@ def test_the_audit_is_counted_by_check(tmp_path):
     assert (summary.images, summary.kept_together) == (7, 5)
     assert summary.texts == ("leak!", "same cell!")
     assert audit_summary(tmp_path / "elsewhere") is None
+
+
+def test_c9_names_of_a_laboratorys_own_images_are_not_on_the_page(tmp_path, monkeypatch):
+    """The page of a committed profile may be passed on; file names may tell of patients."""
+    folder = tmp_path / "results" / "toy"
+    runs = write_results(folder)
+    for run in runs:
+        run["scenario"]["own"] = ["bccd"]
+    write_experiment(folder, runs)
+    evaluate(folder)
+    named = {found.domain: found for found in confident_errors(folder, load_experiments(folder))}
+    assert named["bccd"].own
+    assert named["bccd"].shown
+    page = (show(folder) / "report.html").read_text()
+    assert page.count("whose names stand in its gallery") == 1
+    errors = page[page.index('id="errors"') : page.index("</section>", page.index('id="errors"'))]
+    for domain, found in named.items():
+        assert all((f"<td>{domain}</td>" in errors) != found.own for _ in found.shown)
+
+    find = {"check": "same cell", "text": "patient-7.png", "images": [["our-lab", "patient-7.png"]]}
+    record = {"verdict": "passed", "domains": {"our-lab": {"images": 3}}, "known": []}
+    record |= {"pairs_kept_together_by_their_group": 0, "failures": [], "warnings": [find]}
+    (folder / "audit.json").write_text(json.dumps(record))
+    assert audit_summary(folder).texts == ("patient-7.png",)
+    card = SimpleNamespace(name="our-lab", own=True)
+    monkeypatch.setattr(facts, "data_cards", lambda results: [facts.DataCard(card, ("our-lab",))])
+    assert "patient-7" not in audit_summary(folder).texts[0]
 
 
 def test_every_set_of_the_published_results_has_its_card_and_its_citation():

@@ -6,7 +6,7 @@ others are not ours to publish; `write_gallery` shows them to who has them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class Mistakes:
     wrong: int
     """images whose mean probability favours a wrong class"""
     shown: tuple[Mistake, ...]
+    own: bool = False
+    """a laboratory's own images, whose names the page does not print"""
 
     @property
     def title(self) -> str:
@@ -85,7 +87,8 @@ def confident_errors(
         for test_set in scenario.test_sets:
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
-                found.append(mistakes(test_set, scenario.source, classes, rows, most))
+                told = mistakes(test_set, scenario.source, classes, rows, most)
+                found.append(replace(told, own=test_set[0] in scenario.own))
     return found
 
 

@@ -83,13 +83,20 @@ def audit_summary(results: Path) -> AuditSummary | None:
     if not path.is_file():
         return None
     audit = read_audit(path)
+    own = {used.card.name for used in data_cards(results) if used.card.own}
+
+    def text(finding: dict[str, Any]) -> str:
+        if own & {dataset for dataset, _ in finding.get("images", ())}:
+            return f"{finding['check']}: own images, named in audit.json and not on a page"
+        return finding["text"]
+
     kinds = [Counter(f["check"] for f in audit[k]) for k in ("failures", "warnings", "known")]
     return AuditSummary(
         audit["verdict"],
         sum(facts["images"] for facts in audit["domains"].values()),
         tuple((check, *(kind[check] for kind in kinds)) for check in sorted(set().union(*kinds))),
         audit["pairs_kept_together_by_their_group"],
-        tuple(finding["text"] for finding in [*audit["failures"], *audit["warnings"]]),
+        tuple(map(text, [*audit["failures"], *audit["warnings"]])),
     )
 
 
