@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -24,6 +25,7 @@ from benchmark.report.paper.latex import (
     macros,
     narrower,
     tex,
+    without_all_classes,
     without_drop,
     without_legend,
 )
@@ -39,7 +41,16 @@ from benchmark.report.paper.sections import (
 )
 from benchmark.report.sheets.sheet import Sheet
 from benchmark.report.sheets.sheet import to_latex as sheet_to_latex
-from benchmark.report.tables import LEGEND, Block, Cell, Column, Row, build_table, load_scores
+from benchmark.report.tables import (
+    LEGEND,
+    Block,
+    Cell,
+    Column,
+    Row,
+    Table,
+    build_table,
+    load_scores,
+)
 
 PAPER = REPOSITORY / "paper"
 OWN_WORDS = [PAPER / "core" / "results.tex", PAPER / "core" / "discussion.tex"]
@@ -322,6 +333,18 @@ def test_in_print_other_scores_lose_the_shift_drop_and_nothing_else(generated):
     assert table.caption == f"{printed.caption} {LEGEND}"
     assert "drop" not in to_latex(printed)
     assert (generated / "legend.tex").read_text() == tex(LEGEND) + "\n"
+
+
+def test_in_print_the_headline_keeps_one_column_over_all_classes():
+    beside = [
+        Column(f"{key}_present", "t, all classes", beside=key) for key in ("b", "mean_target")
+    ]
+    columns = (Column("b", "b"), beside[0], Column("mean_target", "mean of targets"), beside[1])
+    cells = tuple(map(Cell, (1.0, 2.0, 3.0, 4.0)))
+    whole = replace(block(Row("x", 1, 1, cells)), columns=columns)
+    printed = without_all_classes(Table("t", "macro_f1", "Caption.", (whole,), ())).blocks[0]
+    assert printed.columns == (columns[0], *columns[2:])
+    assert printed.rows[0].cells == (cells[0], *cells[2:])
 
 
 def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.report.facts import DataCard
-from benchmark.report.tables import LEGEND, Table
+from benchmark.report.tables import LEGEND, Column, Table
 from benchmark.texts import latex
 
 BLOCKS = (
@@ -89,9 +89,22 @@ def without_drop(table: Table) -> Table:
     """A table of scores without the shift drop, the difference of two columns that stay; the
     headline's table has it. What is left has room in the size of small print.
     """
+    return with_columns(table, lambda column: column.key != "shift_drop")
+
+
+def without_all_classes(table: Table) -> Table:
+    """The headline's table without the columns over all present classes, but for the mean of
+    targets: those of each target stand in the table of that score, and all of them leave a page no
+    room for letters that can be read.
+    """
+    return with_columns(table, lambda column: column.beside in ("", "mean_target"))
+
+
+def with_columns(table: Table, wanted: Callable[[Column], bool]) -> Table:
+    """A table of scores with some of its columns."""
     blocks = []
     for block in table.blocks:
-        kept = [place for place, column in enumerate(block.columns) if column.key != "shift_drop"]
+        kept = [place for place, column in enumerate(block.columns) if wanted(column)]
         columns = tuple(block.columns[place] for place in kept)
         rows = tuple(replace(row, cells=tuple(row.cells[p] for p in kept)) for row in block.rows)
         blocks.append(replace(block, columns=columns, rows=rows))

@@ -26,6 +26,7 @@ from benchmark.report.paper.latex import (
     macros,
     narrower,
     tex,
+    without_all_classes,
     without_drop,
     without_legend,
 )
@@ -78,7 +79,9 @@ def write_paper(root: Path, profile: str) -> Path:
     write_text(folder / "legend.tex", tex(LEGEND) + "\n")
     rest = [metric for metric in METRICS if metric != HEADLINE]
     others = [build_table(e, scores, metric, records) for e in experiments for metric in rest]
-    in_print = {table.name: to_latex(without_legend(table)) for _, table in tables}
+    in_print = {
+        table.name: to_latex(without_all_classes(without_legend(table))) for _, table in tables
+    }
     in_print |= {table.name: to_latex(without_drop(without_legend(table))) for table in others}
     written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}
     for name, path in written.items():
