@@ -40,15 +40,15 @@ cli.settings = work
 cli.main()
 """
 WAITS_FOR_WORKERS = """
-import time
+import os, time
 from benchmark import cli
 from benchmark.parallel import in_processes
 
-def work():
-    print("at work", flush=True)
-    in_processes([lambda: time.sleep(600)] * 8, "sleeping")
+def job():
+    os.write(1, b"at work\\n")  # whole, beside the other worker; the forks are over then
+    time.sleep(600)
 
-cli.settings = work
+cli.settings = lambda: in_processes([job] * 8, "sleeping")
 cli.main()
 """
 
