@@ -299,13 +299,18 @@ def test_figures_are_written_as_pdf_and_png(results):
         assert b"CreationDate" not in path.read_bytes()
 
 
-def test_tracks_never_share_a_table_block(tmp_path):
-    runs = write_results(tmp_path)
+def blocks_of_two_tracks(folder):
+    """Markdown of bn on the inductive track, and of gn on the transductive one."""
+    runs = write_results(folder)
     for run in runs[2:]:
         run["track"] = "transductive"
-    write_experiment(tmp_path, runs)
-    evaluate(tmp_path)
-    inductive, transductive = markdown(tmp_path).split("transductive)**")
+    write_experiment(folder, runs)
+    evaluate(folder)
+    return markdown(folder).split("transductive)**")
+
+
+def test_tracks_never_share_a_table_block(tmp_path):
+    inductive, transductive = blocks_of_two_tracks(tmp_path)
     assert "resnet18-bn-ce" in inductive
     assert "resnet18-gn-ce" not in inductive
     assert "resnet18-gn-ce" in transductive
@@ -313,12 +318,7 @@ def test_tracks_never_share_a_table_block(tmp_path):
 
 
 def test_c10_a_table_of_adapted_methods_warns_of_smears_of_one_class(tmp_path):
-    runs = write_results(tmp_path)
-    for run in runs[2:]:
-        run["track"] = "transductive"
-    write_experiment(tmp_path, runs)
-    evaluate(tmp_path)
-    inductive, transductive = markdown(tmp_path).split("transductive)**")
+    inductive, transductive = blocks_of_two_tracks(tmp_path)
     assert "AdaBN collapses on a smear of one class" in transductive
     assert "AdaBN" not in inductive
 
