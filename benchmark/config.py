@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from benchmark.data.cards import Subset
-from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.models.weights import Weights
@@ -23,8 +22,8 @@ from benchmark.names import (
     check_method,
     refuse_twice,
 )
+from benchmark.scenarios import expand_scenario, scenario_folder, sources_of
 from benchmark.schema import Line, Strict, parse
-from benchmark.texts import shortened
 
 PARAMS = Path("params.yaml")
 DEFAULT_PROFILE = "demo"
@@ -47,8 +46,6 @@ BLOCKS_OF_PARTS = {
     "inference": "inferences",
 }
 """Part of a method → the key of `params.yaml` that holds its blocks."""
-CORRUPTIONS_OF_SOURCE = "corruptions"
-"""Stands for the targets of a scenario: the source's id_test under every corruption."""
 
 
 class Split(Strict):
@@ -467,53 +464,3 @@ def grid(experiment: Experiment) -> list[Method]:
     """The grid of an experiment: the product of its axes, the backbone slowest."""
     axes = [getattr(experiment, plural(part)) for part in AXES]
     return [Method(**dict(zip(AXES, parts, strict=True))) for parts in product(*axes)]
-
-
-def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
-    """Source and targets of a scenario.
-
-    `source->*` tests on every other domain of the profile, in its order; `source->a,b` on these;
-    `source->corruptions` on the source's id_test under every corruption and severity, as derived
-    domains `source:corruption:severity`. `a+b->c` trains on several domains, `*->c` on all others
-    (leave one domain out); their source is `a+b`.
-    """
-    source, arrow, targets = name.partition("->")
-    where = f"scenario '{shortened(name)}'"
-    if not arrow or not targets:
-        raise UserError(f"{where}: write 'source->*' or 'source->target,target'")
-    if "*" in (source, targets) and source == targets:
-        raise UserError(f"{where}: name the source or the target")
-    chosen = [] if targets in ("*", CORRUPTIONS_OF_SOURCE) else targets.split(",")
-    sources = [d for d in domains if d not in chosen] if source == "*" else sources_of(source)
-    for domain in (*sources, *chosen):
-        if domain not in domains:
-            raise UserError(f"{where}: no domain '{shortened(domain)}'{suggest(domain, domains)}")
-    if targets == CORRUPTIONS_OF_SOURCE:
-        if len(sources) > 1:
-            raise UserError(f"{where}: corruptions are of one source, not of several")
-        return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
-    chosen = chosen or [d for d in domains if d not in sources]
-    if both := [d for d in sources if d in chosen]:
-        raise UserError(f"{where}: '{both[0]}' is both trained and tested on")
-    if not chosen:
-        raise UserError(f"{where}: leaves no target")
-    for named in (sources, chosen):
-        if twice := [d for d in named if named.count(d) > 1]:
-            raise UserError(f"{where}: names '{twice[0]}' twice")
-    return "+".join(sources), chosen
-
-
-def sources_of(source: str) -> list[str]:
-    """The domains that a scenario's source is made of: `a+b` is two."""
-    return source.split("+")
-
-
-def corruption_of(target: str) -> tuple[str, str, int] | None:
-    """Source, corruption and severity of a derived domain; None for a prepared one."""
-    source, *corruption = target.split(":")
-    return (source, corruption[0], int(corruption[1])) if corruption else None
-
-
-def scenario_folder(name: str) -> str:
-    """A scenario's name as a folder: `raabin->*` is `raabin_to_others`."""
-    return name.replace("->", "_to_").replace("*", "others").replace(",", "_").replace("+", "_")

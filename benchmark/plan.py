@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Experiment, Framing, Params, Profile, expand_scenario, sources_of
+from benchmark.config import Experiment, Framing, Params, Profile
 from benchmark.data.arrays import facts_path
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
 from benchmark.files import write_json
 from benchmark.runs import Run, expand
+from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.shapes import read_plan, read_prepared
 
 

@@ -16,10 +16,6 @@ from benchmark.config import (
     Params,
     Profile,
     Training,
-    corruption_of,
-    expand_scenario,
-    scenario_folder,
-    sources_of,
 )
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
@@ -29,6 +25,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
 from benchmark.models.weights import Weights
 from benchmark.numerics import PROTOCOL, version
+from benchmark.scenarios import corruption_of, expand_scenario, scenario_folder, sources_of
 from benchmark.schema import parse
 
 Run = dict[str, Any]

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Params, expand_scenario, sources_of
+from benchmark.config import Params
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, domain_images
 from benchmark.data.fetch import raw_folder, verify
@@ -15,6 +15,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.predictions import networks_apart
 from benchmark.plan import profile_folder, read_data
 from benchmark.runs import Run, expand
+from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.training.checkpoints import checkpoints_folder
 from benchmark.training.records import kind_of_work, read_outcome, work_of
 

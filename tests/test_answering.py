@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import edit
 
-from benchmark.config import expand_scenario, load_params
+from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError
 from benchmark.files import read_json
 from benchmark.plan import plan_profile
+from benchmark.scenarios import expand_scenario
 from benchmark.training import runner
 
 RUNS = Path("results/tiny/runs")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import PARAMS, REPOSITORY, edit
 
-from benchmark.config import Experiment, expand_scenario, load_params, scenario_folder
+from benchmark.config import Experiment, load_params
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
+from benchmark.scenarios import expand_scenario, scenario_folder
 from benchmark.schema import parse
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.audit.findings import Finding, Image, Mend, exclude, more
 from benchmark.audit.images import Look
 from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
-from benchmark.config import Profile, corruption_of, expand_scenario, sources_of
+from benchmark.config import Profile
 from benchmark.data.cards import (
     Card,
     card_of,
@@ -21,6 +21,7 @@ from benchmark.data.cards import (
     share_cells,
 )
 from benchmark.data.split import split_path, split_rows
+from benchmark.scenarios import corruption_of, expand_scenario, sources_of
 
 
 class Scenarios:

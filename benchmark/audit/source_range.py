@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.audit.domain_facts import nucleus_of
-from benchmark.config import Params, sources_of
+from benchmark.config import Params
 from benchmark.data.arrays import Images, PreparedImages, facts_path
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
@@ -24,6 +24,7 @@ from benchmark.errors import UserError
 from benchmark.files import digest, write_json
 from benchmark.plan import profile_folder
 from benchmark.progress import say
+from benchmark.scenarios import sources_of
 from benchmark.shapes import read_kept_ranges, read_prepared
 
 VERSION = 1

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.config import corruption_of, sources_of
 from benchmark.data.corruptions import corrupt
 from benchmark.data.label_spaces import OPEN_SET
 from benchmark.data.split import anew, read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import ChangedInput, UserError
 from benchmark.files import digest, sha256_file
+from benchmark.scenarios import corruption_of, sources_of
 from benchmark.shapes import read_prepared
 from benchmark.texts import shortened
 

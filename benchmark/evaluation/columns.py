@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.config import corruption_of
 from benchmark.evaluation import tallies
 from benchmark.evaluation.bootstrap import RESAMPLES, draw
 from benchmark.evaluation.experiments import Scenario
 from benchmark.evaluation.metrics import supported
 from benchmark.evaluation.predictions import DROPPED, REDUCED, Answers, TestSet
 from benchmark.evaluation.tallies import F1, HEADLINE, STATISTICS, Images, Statistic
+from benchmark.scenarios import corruption_of
 
 SUMMARIES = {
     "mean_target": "mean of targets",

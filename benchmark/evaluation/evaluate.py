@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.config import sources_of
 from benchmark.data.split import read_split
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import has_reduced_form, resample
@@ -67,6 +66,7 @@ from benchmark.evaluation.selective import (
 from benchmark.files import atomic
 from benchmark.parallel import in_processes, processors
 from benchmark.progress import say, track
+from benchmark.scenarios import sources_of
 
 BY_RUN = {
     "metrics": METRICS_SCHEMA,

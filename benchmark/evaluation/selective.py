@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit
 
-from benchmark.config import corruption_of, sources_of
 from benchmark.data.arrays import FOREIGN
 from benchmark.evaluation import conformal, open_set, rejection
 from benchmark.evaluation.calibration import (
@@ -25,6 +24,7 @@ from benchmark.evaluation.calibration import (
 )
 from benchmark.evaluation.experiments import Method, Run
 from benchmark.evaluation.predictions import Answers, Foreign, TestSet, stated
+from benchmark.scenarios import corruption_of, sources_of
 
 ACCURACY = 0.99
 """Accuracy of the accepted images that thresholds are fitted to (he2023)."""

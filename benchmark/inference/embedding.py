@@ -14,7 +14,6 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.manifold import TSNE
 
-from benchmark.config import corruption_of
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
 from benchmark.files import write_text
@@ -22,6 +21,7 @@ from benchmark.inference.label_images import read_run, trained
 from benchmark.inference.readouts import Features
 from benchmark.plan import profile_folder
 from benchmark.progress import track
+from benchmark.scenarios import corruption_of
 from benchmark.training.answers import cached_features, conditions
 from benchmark.training.bench import Bench, axis_seed
 from benchmark.training.checkpoints import network_sha256

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.config import corruption_of
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
 from benchmark.evaluation.predictions import Answers, read_predictions
+from benchmark.scenarios import corruption_of
 
 MOST_SHOWN = 8
 """errors listed of each test set on the page"""

@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.config import corruption_of, sources_of
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import cell_text, column_support, column_title, number
 from benchmark.report.tables import METRICS, Block, Cell, Column, Row, Table
+from benchmark.scenarios import corruption_of, sources_of
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from benchmark.config import corruption_of, sources_of
 from benchmark.evaluation.columns import FEWEST_CLASSES
 from benchmark.evaluation.experiments import Experiment, Scenario, gaps
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT, supported
 from benchmark.report.trainings import Records, trained_apart
+from benchmark.scenarios import corruption_of, sources_of
 
 INTERVAL_NOTE = (
     "The interval covers other test images of the same kind (bootstrap, by patient or smear where "

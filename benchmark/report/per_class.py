@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.scores import MAJORITY, majority_id
@@ -26,6 +25,7 @@ from benchmark.report.tables import (
     done_ids,
     values,
 )
+from benchmark.scenarios import corruption_of
 from benchmark.texts import markdown
 
 

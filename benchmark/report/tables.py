@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmark.config import corruption_of
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import (
     REDUCED_STATISTICS,
@@ -47,6 +46,7 @@ from benchmark.report.notes import (
     support_notes,
 )
 from benchmark.report.trainings import Records
+from benchmark.scenarios import corruption_of
 from benchmark.texts import shortened
 
 METRICS = {name: statistic.title for name, statistic in STATISTICS.items()} | {

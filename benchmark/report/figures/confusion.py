@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario, done_runs
 from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet, shown_methods
 from benchmark.report.tables import Scores, by_method, done_ids, read_evaluated
+from benchmark.scenarios import corruption_of
 
 MOST_METHODS = 3
 """rows of a confusion figure"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
 from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.style import (
@@ -17,6 +16,7 @@ from benchmark.report.figures.style import (
     title,
 )
 from benchmark.report.tables import Scores, cell
+from benchmark.scenarios import corruption_of
 
 ACROSS = 5
 BANDS = 3

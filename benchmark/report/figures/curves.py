@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmark.config import corruption_of
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
 from benchmark.report.figures.style import (
     CONSTANT,
@@ -26,6 +25,7 @@ from benchmark.report.figures.style import (
     title,
 )
 from benchmark.report.tables import Scores, by_method, done_ids, read_evaluated, values
+from benchmark.scenarios import corruption_of
 
 ACROSS = 4
 """panels side by side"""

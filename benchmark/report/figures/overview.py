@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from benchmark.config import sources_of
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
 from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import INK, MARKS, STYLE, page
 from benchmark.report.tables import Scores, values
+from benchmark.scenarios import sources_of
 
 OTHERS = "several"
 """Row of the scenarios that train on several domains at once."""

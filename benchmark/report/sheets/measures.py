@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmark.config import corruption_of
 from benchmark.evaluation import metrics, rejection
 from benchmark.evaluation.compare import p_text
 from benchmark.evaluation.experiments import Experiment
@@ -24,6 +23,7 @@ from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection, of_counted_targets
 from benchmark.report.sheets.sheet import percent
 from benchmark.report.tables import Cell, Scores, by_method, cell, read_evaluated, values
+from benchmark.scenarios import corruption_of
 
 
 class Evidence(NamedTuple):
