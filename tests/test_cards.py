@@ -22,11 +22,13 @@ from benchmark.data.cards import (
     share_cells,
 )
 from benchmark.data.crop import CentredPixels
+from benchmark.data.fetch import SHIPPED
 from benchmark.data.label_spaces import read_label_spaces
 from benchmark.errors import UserError
+from benchmark.files import sha256_file
 
 DATASETS = Path(__file__).parents[1] / "datasets"
-PUBLISHED = ("raabin", "pbc", "bccd", "bccd-kaggle", "jtsc", "cellavision")
+PUBLISHED = ("raabin", "pbc", "bccd", "bccd-kaggle", "jtsc", "cellavision", "chula")
 """Sets whose manifest is shipped."""
 OWN_COPY = (
     "raabin-test", "lisc", "lisc-crops", "matek19", "mll23", "bloodmnist", "chula8", "wbcbench2026",
@@ -99,15 +101,28 @@ def test_every_image_is_identified_and_belongs_to_exactly_one_domain(cards, mani
     assert (domains == 1).all()
 
 
+def test_images_of_this_repository_may_be_passed_on_and_say_so(cards, manifests):
+    """Each file is the manifest's, its licence lies beside it, and its card allows it."""
+    for folder in (DATASETS / SHIPPED).iterdir():
+        if folder.is_dir():
+            (card,) = [card for card in cards.values() if card.folder == folder.name]
+            assert card.licence.redistribution == "allowed"
+            assert (folder / "LICENSE").is_file()
+            known = manifests[card.name].set_index("path")["sha256"]
+            files = [f for f in folder.rglob("*") if f.is_file() and f.name != "LICENSE"]
+            for file in files:
+                assert sha256_file(file) == known[file.relative_to(folder).as_posix()]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_card_can_be_cited_fetched_and_placed_by_hand(cards, manifests, name):
     card = cards[name]
-    assert len(card.addresses) >= 2
-    assert len(card.archives) >= 1
+    shipped = (DATASETS / SHIPPED / card.folder).is_dir()
+    assert shipped or (len(card.addresses) >= 2 and len(card.archives) >= 1)
     for address in card.addresses:
         assert address.startswith("https://")
         assert address.endswith("/")
-    example = card.by_hand.removesuffix(".").rsplit("holds ", 1)[1]
+    example = card.by_hand.strip().removesuffix(".").rsplit("holds ", 1)[1]
     assert example in set(manifests[name]["path"]), "by_hand names an image of the manifest"
 
 
@@ -118,6 +133,7 @@ def test_images_are_never_promised_to_be_free_where_the_terms_are_unknown(cards)
         "bccd",
         "bccd-kaggle",
         "jtsc",
+        "chula",
         "matek19",
         "bloodmnist",
         "phantom",
@@ -140,6 +156,7 @@ def test_images_are_never_promised_to_be_free_where_the_terms_are_unknown(cards)
         ("bccd", [207, 33, 20, 88, 3]),
         ("jtsc", [175, 52, 47, 22, 1]),  # without a second copy, and a cell of two labels
         ("cellavision", [33, 37, 15, 12, 3]),
+        ("chula", [112, 111, 88, 100, 100]),
     ],
 )
 def test_a_domain_has_the_published_number_of_images_per_class(cards, domain, expected):
@@ -155,6 +172,7 @@ def test_the_core_subset_is_what_the_mirror_holds(cards):
         "bccd-kaggle": 1671,
         "jtsc": 297,
         "cellavision": 100,
+        "chula": 511,
     }
     assert counts(cards, "pbc-main", "core") == dict.fromkeys(WBC5, 500)
     assert counts(cards, "raabin", "core") == dict(
@@ -282,7 +300,7 @@ def test_more_images_than_published_are_a_fault_even_of_a_part(cards):
 
 def test_what_was_not_counted_says_so(cards):
     counted = {name for name, card in cards.items() if card.counts_source == "counted"}
-    assert counted == {"raabin", "pbc", "bccd", "jtsc", "cellavision"}
+    assert counted == {"raabin", "pbc", "bccd", "jtsc", "cellavision", "chula"}
 
 
 @pytest.mark.parametrize(

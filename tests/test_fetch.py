@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -193,6 +194,17 @@ def test_images_are_copied_from_the_mirror(datasets, mirror):
     assert report == FetchReport("tiny", images=12, kept=0, copied=12, downloaded=0, drawn=0)
     assert placed(datasets) == IMAGES
     assert str(report) == "tiny: 12 images (12 copied)"
+
+
+def test_images_that_the_repository_holds_need_neither_mirror_nor_network(datasets, mirror):
+    shutil.copytree(mirror / "tiny/images", datasets / "images/tiny/images")
+    report = fetch(datasets, card(), "all", None, offline=True)
+    assert report == FetchReport("tiny", 12, kept=0, copied=12, downloaded=0, drawn=0)
+    damaged_file = datasets / "images/tiny/images" / PATHS[0]
+    damaged_file.write_bytes(damaged(damaged_file.read_bytes()))
+    (datasets / "raw/tiny/images" / PATHS[0]).unlink()
+    with pytest.raises(UserError, match="sha256"):
+        fetch(datasets, card(), "all", None, offline=True)
 
 
 def test_core_fetches_only_the_marked_images(datasets, mirror):

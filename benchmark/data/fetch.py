@@ -1,9 +1,10 @@
 """Images of a card, whole and verified, below `datasets/raw/`: `manifest → files`.
 
-An image is kept if it lies there with the manifest's SHA-256; else it is copied from the mirror;
-else it is downloaded from the card's addresses, in order; else it is taken from the card's
-archives. A drawn card is drawn. A manifest that is not shipped is made from the files first.
-Whatever stops a fetch leaves whole files only, and the next one gets only what is missing.
+An image is kept if it lies there with the manifest's SHA-256; else it is copied from the images
+that this repository holds (`datasets/images/`), else from the mirror; else it is downloaded from
+the card's addresses, in order; else it is taken from the card's archives. A drawn card is drawn. A
+manifest that is not shipped is made from the files first. Whatever stops a fetch leaves whole files
+only, and the next one gets only what is missing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from benchmark.errors import UserError, suggest
 from benchmark.progress import track
 
 THREADS = 8
+SHIPPED = "images"
+"""Folder below `datasets/` of the images that this repository holds, as a mirror would."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def fetch(
     wanted = [image for image in expected if not receipt.holds(image, folder / image.path)]
     stop = threading.Event()
     sources: list[Mirror | Address] = []
+    if (shipped := datasets / SHIPPED / card.folder).is_dir():
+        sources.append(Mirror(shipped, name="repository's folder"))
     if mirror is not None:
         refuse_link_into_mirror(folder, mirror, wanted)
         sources.append(Mirror(mirror / card.folder))
