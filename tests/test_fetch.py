@@ -203,7 +203,7 @@ def test_images_that_the_repository_holds_need_neither_mirror_nor_network(datase
     damaged_file = datasets / "images/tiny/images" / PATHS[0]
     damaged_file.write_bytes(damaged(damaged_file.read_bytes()))
     (datasets / "raw/tiny/images" / PATHS[0]).unlink()
-    with pytest.raises(UserError, match="sha256"):
+    with pytest.raises(UserError, match="1 of 12"):
         fetch(datasets, card(), "all", None, offline=True)
 
 
