@@ -515,8 +515,8 @@ def train(
     checkpoints/, which git ignores, and experiments/, an index of each experiment.
     """
     from benchmark.data.cards import load_label_spaces
+    from benchmark.execution.runner import train_experiment, train_one
     from benchmark.plan import check_plan, plan_one, where_single_runs_stand
-    from benchmark.training.runner import train_experiment, train_one
 
     params, _ = settings()
     known = params.profile(profile).experiments
@@ -593,7 +593,7 @@ def launch(
 
     Reads and writes what `train` does.
     """
-    from benchmark.launch import launch as launch_profile
+    from benchmark.execution.launch import launch as launch_profile
     from benchmark.plan import check_plan
 
     params, _ = settings()
@@ -664,7 +664,7 @@ def embed(
     which the report draws.
     """
     from benchmark.data.cards import load_label_spaces
-    from benchmark.inference.embedding import embed as embed_runs
+    from benchmark.execution.embedding import embed as embed_runs
 
     params, _ = settings()
     classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]

@@ -187,7 +187,7 @@ def profile_stages(
                 "benchmark/data/stain.py",
                 "benchmark/models",
                 "benchmark/training",
-                "benchmark/inference",
+                "benchmark/execution",
             ],
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }

@@ -137,10 +137,10 @@ def check_blocks(params: Params, method: Method) -> None:
     """Raise a `UserError` if a block of a method has a parameter or value that does not exist."""
     import torch
 
-    from benchmark.inference.inferences import INFERENCES
-    from benchmark.inference.readouts import READOUTS
     from benchmark.models.build import check_parameters
+    from benchmark.models.predict import INFERENCES
     from benchmark.training.losses import LOSSES
+    from benchmark.training.readouts import READOUTS
     from benchmark.training.recipes import RECIPES
 
     if method.members:
@@ -180,8 +180,8 @@ def check_weights(params: Params, method: Method) -> None:
 
 def skip(params: Params, profile: Profile, method: Method) -> str | None:
     """Why a method makes no sense at a profile's image size, or None."""
-    from benchmark.inference.inferences import INFERENCES
     from benchmark.models.build import skip_reason
+    from benchmark.models.predict import INFERENCES
 
     if method.members:
         return None
@@ -229,7 +229,7 @@ def network(
     What answers is no part of the training's fingerprint: methods that differ in readout or
     inference alone share one training.
     """
-    from benchmark.inference.inferences import INFERENCES
+    from benchmark.models.predict import INFERENCES
 
     name, method = named
     inference = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))

@@ -13,9 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmark.config import Augmentation
 from benchmark.data.phantom import Acquisition, draw
-from benchmark.training.augmentation import DRAWS, Augmenter
-from benchmark.training.optics_augmentation import compress, optics
-from benchmark.training.stain_augmentation import restain
+from benchmark.training.augmentation import DRAWS, Augmenter, compress, optics, restain
 
 EVERYTHING = {
     "dihedral": True, "rotation": 45, "scale": 0.2, "shift": 0.05, "stain_mixing": 0.1,

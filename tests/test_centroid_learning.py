@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.models.build import build_model
-from benchmark.training.centroid_learning import (
+from benchmark.training.centre_losses import (
     CentroidHead,
     CentroidLearning,
     binary_cross_entropy,
     log_odds,
     move,
 )
-from benchmark.training.loss import join
+from benchmark.training.contracts import join
 from benchmark.training.losses import LOSSES
 
 COUNTS = torch.tensor([4, 2, 1])

@@ -11,7 +11,7 @@ from conftest import edit
 from test_page import write_gaps
 
 from benchmark.evaluation.experiments import load_experiments
-from benchmark.inference.embedding import neighbours_alike
+from benchmark.execution.embedding import neighbours_alike
 from benchmark.report.figures.embedding import (
     by_chance,
     embedding_figure,

@@ -29,17 +29,17 @@ from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
+from benchmark.execution import runner
+from benchmark.execution.runner import train_one
 from benchmark.files import read_json, read_yaml, sha256_file
-from benchmark.inference.predict import predict
 from benchmark.models import build
 from benchmark.models.heads import features_and_logits
+from benchmark.models.predict import predict
 from benchmark.plan import plan_one
 from benchmark.runs import check_blocks, initial_weights
-from benchmark.training import runner
 from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
-from benchmark.training.loss import join
+from benchmark.training.contracts import join
 from benchmark.training.losses import LOSSES
-from benchmark.training.runner import train_one
 
 WHOLE = load_params(REPOSITORY / "params.yaml")
 NARROW: dict[str, dict[str, Any]] = {
@@ -179,7 +179,7 @@ def narrow_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return str(path)
 
     monkeypatch.setattr(build, "create", create)
-    monkeypatch.setattr("benchmark.models.loading.hf_hub_download", download)
+    monkeypatch.setattr("benchmark.models.build.hf_hub_download", download)
 
 
 @pytest.mark.usefixtures("narrow_networks")

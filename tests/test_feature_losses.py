@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.models.build import build_model
-from benchmark.training.feature_losses import MINING, contrast, feature_width
-from benchmark.training.loss import Loss, join, membership
+from benchmark.training.centre_losses import MINING, contrast, feature_width
+from benchmark.training.contracts import Loss, join, membership
 from benchmark.training.losses import LOSSES
 
 OF_FEATURES = ["centre", "triplet_centre_hard", "supcon"]

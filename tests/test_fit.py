@@ -14,12 +14,12 @@ from torch import Tensor
 
 from benchmark.config import Training
 from benchmark.data.arrays import Images
-from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
+from benchmark.models.predict import predict
 from benchmark.models.weights import Preprocessing
 from benchmark.training import fit as module
+from benchmark.training.contracts import Loss, join
 from benchmark.training.fit import Fit, NotFinite, fit
-from benchmark.training.loss import Loss, join
 from benchmark.training.losses import LOSSES
 
 COUNTS = torch.tensor([6, 5, 4, 3, 2])

@@ -12,8 +12,7 @@ from torch import nn
 from benchmark.config import load_params
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, create, skip_reason
-from benchmark.models.freezing import FREEZING
-from benchmark.models.heads import HEADS, features_and_logits, replace_classifier
+from benchmark.models.heads import FREEZING, HEADS, features_and_logits, replace_classifier
 
 
 def trained(model: nn.Module) -> set[str]:

@@ -38,25 +38,20 @@ from benchmark.data.arrays import Images
 from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from benchmark.data.prepare import decode
 from benchmark.data.stain import STAINS, fit_stain
-from benchmark.inference.inferences import INFERENCES, Conditions
-from benchmark.inference.predict import predict
-from benchmark.inference.readouts import READOUTS, Source
 from benchmark.models.build import build_model
-from benchmark.models.freezing import FREEZING
-from benchmark.models.heads import HEADS
+from benchmark.models.heads import FREEZING, HEADS
 from benchmark.models.normalisation import NORMALISATIONS, official_ibn_name
+from benchmark.models.predict import INFERENCES, Conditions, predict
 from benchmark.models.weights import IMAGENET, Weights
 from benchmark.numerics import version
 from benchmark.training.averaging import AVERAGINGS
-from benchmark.training.batches import Batches
+from benchmark.training.batches import SAMPLERS, Batches
+from benchmark.training.contracts import join
 from benchmark.training.device import processor
-from benchmark.training.fit import fit
-from benchmark.training.loss import join
+from benchmark.training.fit import OPTIMISERS, SCHEDULES, fit
 from benchmark.training.losses import LOSSES
-from benchmark.training.optimiser import OPTIMISERS
+from benchmark.training.readouts import READOUTS, Source
 from benchmark.training.recipes import RECIPES
-from benchmark.training.sampling import SAMPLERS
-from benchmark.training.schedule import SCHEDULES
 
 FIXTURE = Path(__file__).parent / "fixtures" / "golden_runs.json"
 CPU = torch.device("cpu")

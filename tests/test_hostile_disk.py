@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from benchmark.execution import runner
 from benchmark.files import read_json, write_json
-from benchmark.training import runner
 
 RESULTS = Path("results/tiny")
 FIRST = RESULTS / "runs/resnet10t-bn-ce/toy-a_to_others/seed0"

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.inference.inferences import (
+from benchmark.models.normalisation import normalise
+from benchmark.models.predict import (
     INFERENCES,
     VIEWS,
     Conditions,
     log_mean_probability,
     log_prior_ratio,
 )
-from benchmark.models.normalisation import normalise
 from benchmark.models.weights import IMAGENET
 
 

@@ -17,10 +17,10 @@ import pytest
 from conftest import edit
 
 from benchmark import cli
+from benchmark.execution import runner
+from benchmark.execution.launch import carry_out_together, missing_tasks, waves
 from benchmark.files import read_json
-from benchmark.launch import carry_out_together, missing_tasks, waves
 from benchmark.plan import plan_path
-from benchmark.training import runner
 from benchmark.training.records import locks_folder, run_lock
 
 RUNS = int(os.environ.get("WBC_RUNS", "4"))
@@ -133,7 +133,7 @@ def test_without_ray_the_extra_is_named(grid: Path, wbc_shift, monkeypatch) -> N
 
 LOOK = """
 import psutil
-from benchmark import launch
+from benchmark.execution import launch
 from benchmark.cli import main
 
 def looked_at(*arguments):

@@ -13,8 +13,7 @@ from torch import Tensor
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, check_parameters
 from benchmark.models.heads import features_and_logits
-from benchmark.training.class_weights import effective_number, median_frequency
-from benchmark.training.loss import Loss, join
+from benchmark.training.contracts import Loss, effective_number, join, median_frequency
 from benchmark.training.losses import LOSSES, NormalisedHead
 
 COUNTS = torch.tensor([60, 20, 10, 8, 2])

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from benchmark.config import load_params
 from benchmark.errors import ChangedInput
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
+from benchmark.execution import runner
 from benchmark.files import read_json, sha256_file, write_json
-from benchmark.inference.inferences import log_mean_probability
+from benchmark.models.predict import log_mean_probability
 from benchmark.plan import plan_profile
-from benchmark.training import runner
 from benchmark.training.checkpoints import network_sha256, read_checkpoint
 from benchmark.training.records import read_outcome, write_run
 

@@ -17,11 +17,11 @@ from benchmark.data.prepare import prepare
 from benchmark.errors import UserError
 from benchmark.evaluation import rejection
 from benchmark.evaluation.evaluate import evaluate
+from benchmark.execution import runner
 from benchmark.files import read_json
-from benchmark.inference.predict import predict
+from benchmark.models.predict import predict
 from benchmark.plan import plan_profile
 from benchmark.report.report import report
-from benchmark.training import runner
 
 RESULTS = Path("results/tiny")
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
@@ -70,7 +70,7 @@ def test_foreign_cells_are_predicted_alone_and_known_predictions_stand(
     before = predictions(RUN)
     asked = []
     monkeypatch.setattr(
-        "benchmark.inference.inferences.predict",
+        "benchmark.models.predict.predict",
         lambda model, pixels, *more: asked.append(len(pixels)) or predict(model, pixels, *more),
     )
     monkeypatch.setattr(runner, "fit", lambda *_: pytest.fail("a foreign cell retrained a run"))

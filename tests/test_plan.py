@@ -15,13 +15,13 @@ from conftest import REPOSITORY, edit
 from benchmark import numerics
 from benchmark.config import load_params
 from benchmark.errors import UserError
-from benchmark.inference.inferences import INFERENCES
-from benchmark.inference.readouts import READOUTS
 from benchmark.models.build import check_parameters
 from benchmark.models.normalisation import NORMALISATIONS
+from benchmark.models.predict import INFERENCES
 from benchmark.plan import read_data
 from benchmark.runs import Run, check_sampler, expand
 from benchmark.training.losses import LOSSES
+from benchmark.training.readouts import READOUTS
 from benchmark.training.recipes import RECIPES
 
 NAMED = """\

@@ -9,9 +9,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from benchmark.errors import UserError
-from benchmark.inference.readouts import READOUTS, Features, PixelFeatures, Source, decoupled
 from benchmark.models import build
 from benchmark.models.weights import IMAGENET
+from benchmark.training.readouts import READOUTS, Features, PixelFeatures, Source, decoupled
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 SMALL = {"hidden": 16, "epochs": 60, "batch_size": 32}

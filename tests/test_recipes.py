@@ -17,13 +17,10 @@ from benchmark.config import Training, load_params
 from benchmark.data.arrays import Images
 from benchmark.errors import UserError
 from benchmark.models.build import build_model
+from benchmark.training.contracts import Batch, OfLogits, Recipe, join
 from benchmark.training.fit import Fit, fit
-from benchmark.training.loss import OfLogits, join
 from benchmark.training.losses import LOSSES
-from benchmark.training.recipe import Batch, Recipe
-from benchmark.training.recipes import RECIPES
-from benchmark.training.recipes.coral import discrepancy
-from benchmark.training.recipes.idg_boda import alignment
+from benchmark.training.recipes import RECIPES, alignment, discrepancy
 
 CPU = torch.device("cpu")
 SEVERAL = ("interdomain_mixup", "coral", "groupdro", "idg_boda")

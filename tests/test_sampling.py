@@ -12,10 +12,8 @@ import torch
 from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.models.weights import IMAGENET
-from benchmark.training.batches import Batches
-from benchmark.training.optimiser import OPTIMISERS
-from benchmark.training.sampling import SAMPLERS
-from benchmark.training.schedule import SCHEDULES, schedule_of
+from benchmark.training.batches import SAMPLERS, Batches
+from benchmark.training.fit import OPTIMISERS, SCHEDULES, schedule_of
 
 CPU = torch.device("cpu")
 

@@ -19,10 +19,11 @@ from conftest import edit, working_copy
 
 from benchmark.config import Augmentation, Training
 from benchmark.data.arrays import Images, PreparedImages
+from benchmark.execution import runner
 from benchmark.files import read_json
-from benchmark.inference.predict import predict
 from benchmark.models.build import build_model
-from benchmark.training import records, runner
+from benchmark.models.predict import predict
+from benchmark.training import records
 from benchmark.training.fit import NotFinite, fit, schedule_of
 
 RUNS = Path("results/tiny/runs")

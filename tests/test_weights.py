@@ -15,17 +15,18 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.files import sha256_file
-from benchmark.inference.predict import predict, standardise, to_float
-from benchmark.models.build import build_model, create
-from benchmark.models.heads import features_and_logits
-from benchmark.models.loading import (
+from benchmark.models.build import (
     NAMES,
+    build_model,
+    create,
     dinov2,
     preprocessing,
     weights_file,
     weights_sha256,
 )
+from benchmark.models.heads import features_and_logits
 from benchmark.models.normalisation import official_ibn_name
+from benchmark.models.predict import predict, standardise, to_float
 from benchmark.models.weights import IMAGENET, Preprocessing, Weights, contamination
 from benchmark.schema import parse
 
@@ -185,7 +186,7 @@ def test_a_failed_download_is_one_line(hub: Path, monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("no route to host\nmore")
 
     monkeypatch.setenv("WBC_OFFLINE", "0")
-    monkeypatch.setattr("benchmark.models.loading.hf_hub_download", refuse)
+    monkeypatch.setattr("benchmark.models.build.hf_hub_download", refuse)
     with pytest.raises(UserError, match=r"the download failed \(no route to host\)"):
         weights_file(Weights(timm="c3_in1k"), "resnet10t")
 

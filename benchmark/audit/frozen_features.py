@@ -9,9 +9,9 @@ from torch import nn
 
 from benchmark.audit.domain_facts import Features
 from benchmark.inference.label_images import read_run, trained
-from benchmark.inference.predict import predict
 from benchmark.models.build import create, load_initial
 from benchmark.models.heads import replace_classifier
+from benchmark.models.predict import predict
 from benchmark.models.weights import Weights
 
 

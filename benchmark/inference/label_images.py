@@ -37,25 +37,23 @@ from benchmark.evaluation.rejection import (
     images_needed,
     maximum_probability,
 )
+from benchmark.execution.networks import initial_weights
 from benchmark.files import write_text
-from benchmark.inference.inferences import VIEWS, Averaged
-from benchmark.inference.predict import predict
-from benchmark.models.build import build_model
-from benchmark.models.loading import preprocessing
+from benchmark.models.build import build_model, preprocessing
+from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.shapes import read_done
 from benchmark.templates import templates_beside
 from benchmark.texts import csv_cell, csv_path, visible
-from benchmark.training.bench import initial_weights
 from benchmark.training.checkpoints import (
     checkpoint_path,
     is_network_of,
     load_network,
     read_checkpoint,
 )
+from benchmark.training.contracts import join
 from benchmark.training.device import choose_device, configure
-from benchmark.training.loss import join
 from benchmark.training.losses import LOSSES
 from benchmark.training.records import run_folder
 

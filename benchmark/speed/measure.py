@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmark.config import Training
 from benchmark.data.arrays import Images
-from benchmark.inference.predict import autocast, predict, standardise, to_float
+from benchmark.models.predict import autocast, predict, standardise, to_float
 from benchmark.training.augmentation import Augmenter
 from benchmark.training.fit import fit
 

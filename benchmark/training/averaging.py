@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from benchmark.config import Training
-from benchmark.inference.predict import autocast
+from benchmark.models.predict import autocast
 
 CONVERGED, OVERFITTED, TOLERANCE = 3, 6, 1.3
 """N_s, N_e and r of swad (Cha et al., NeurIPS 2021)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +17,14 @@ from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
-from benchmark.inference.predict import autocast, predict
 from benchmark.models.heads import features_and_logits
+from benchmark.models.predict import autocast, predict
 from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.progress import track
 from benchmark.training.averaging import AVERAGINGS, renew_statistics
 from benchmark.training.batches import Batches
-from benchmark.training.loss import Loss, LossFunction, as_loss
-from benchmark.training.optimiser import OPTIMISERS
-from benchmark.training.recipe import Batch, Recipe
-from benchmark.training.recipes.erm import EmpiricalRisk
-from benchmark.training.schedule import schedule_of
+from benchmark.training.contracts import Batch, Loss, LossFunction, Recipe, as_loss
+from benchmark.training.recipes import EmpiricalRisk
 
 
 class NotFinite(Exception):
@@ -194,3 +192,82 @@ def outputs(
             " recipe needs: take another backbone"
         )
     return logits.float(), features.float()
+
+
+MOMENTUM = 0.9
+
+
+def adamw(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """AdamW, decoupled weight decay (Loshchilov & Hutter, ICLR 2019)."""
+    return torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def sgd(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum 0.9 (ma2020)."""
+    return torch.optim.SGD(
+        model.parameters(), settings.learning_rate, MOMENTUM, weight_decay=settings.weight_decay
+    )
+
+
+OPTIMISERS: dict[str, Callable[[nn.Module, Training], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "sgd": sgd,
+}
+
+
+Schedule = Callable[[int], float]
+
+
+def schedule_of(settings: Training, steps_per_epoch: int) -> Schedule:
+    """The schedule that the settings name: step, counted from 0, → factor."""
+    return SCHEDULES[settings.schedule](settings, steps_per_epoch)
+
+
+def cosine(settings: Training, steps_per_epoch: int) -> Schedule:
+    """Linear from 1/warm-up to 1, then half a cosine to 0."""
+    warmup = settings.warmup_epochs * steps_per_epoch
+    total = settings.epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    return factor
+
+
+def steps(settings: Training, steps_per_epoch: int) -> Schedule:
+    """Linear warm-up, then a tenth at each of the milestones (he2023: 0.3 and 0.6)."""
+    warmup = settings.warmup_epochs * steps_per_epoch
+    total = settings.epochs * steps_per_epoch
+    drops = [round(fraction * total) for fraction in settings.milestones]
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.1 ** sum(step >= drop for drop in drops)
+
+    return factor
+
+
+def as_released(settings: Training, steps_per_epoch: int) -> Schedule:
+    """Epoch by epoch as in the code of tsutsui2023, which is off by one.
+
+    The factors k/(w + 1) of w warm-up epochs, then a cosine; epoch e runs at the factor meant for
+    e - 1, and epoch 0 at the very last one, nearly zero.
+    """
+    epochs = settings.epochs
+    warmup = settings.warmup_epochs if settings.warmup_epochs <= epochs else 0
+    falling = epochs - warmup
+    meant = [k / (warmup + 1) for k in range(1, warmup + 1)]
+    meant += [0.5 * (1 + math.cos(math.pi * i / falling)) for i in range(falling)]
+    return lambda step: meant[(step // steps_per_epoch - 1) % epochs]
+
+
+SCHEDULES: dict[str, Callable[[Training, int], Schedule]] = {
+    "cosine": cosine,
+    "steps": steps,
+    "as_released": as_released,
+}

@@ -2,7 +2,7 @@
 
 To add one, write a function `build(class_counts, …parameters) -> loss(logits, labels)` here, the
 parameters annotated with the values they may have, by which settings are checked (or a
-`Loss`, where it needs more than logits: see `loss.py`), register it below and name it under
+`Loss`, where it needs more than logits: see `contracts.py`), register it below and name it under
 `losses` in `params.yaml`.
 """
 
@@ -18,10 +18,22 @@ from torch import Tensor, nn
 
 from benchmark.models.heads import replace_classifier
 from benchmark.schema import BelowOne, Share
-from benchmark.training.centroid_learning import CentroidLearning, FocalCentroidLearning
-from benchmark.training.class_weights import effective_number, log_prior, median_frequency, present
-from benchmark.training.feature_losses import Centre, SupervisedContrast, TripletCentreHard
-from benchmark.training.loss import Loss, LossFunction, membership
+from benchmark.training.centre_losses import (
+    Centre,
+    CentroidLearning,
+    FocalCentroidLearning,
+    SupervisedContrast,
+    TripletCentreHard,
+)
+from benchmark.training.contracts import (
+    Loss,
+    LossFunction,
+    effective_number,
+    log_prior,
+    median_frequency,
+    membership,
+    present,
+)
 
 
 def cross_entropy(class_counts: Tensor) -> LossFunction:

@@ -21,7 +21,7 @@ import torch
 from conftest import REPOSITORY
 from finished import EXPERIMENTS, GRID, PROFILE, commit_pipeline, finished_project
 
-from benchmark.launch import missing_tasks
+from benchmark.execution.launch import missing_tasks
 from benchmark.speed.measure import in_turn
 from benchmark.training.records import write_index
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.config import Augmentation
-from benchmark.inference.predict import predict, standardise, to_float
 from benchmark.models.build import build_model
 from benchmark.models.normalisation import NORMALISATIONS
+from benchmark.models.predict import predict, standardise, to_float
 from benchmark.training.augmentation import Augmenter
 
 KEPT = ("bn_frozen", "ln", "evonorm")

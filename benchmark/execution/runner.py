@@ -23,15 +23,14 @@ from benchmark.data.arrays import (
 from benchmark.errors import ChangedInput, UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.evaluation.predictions import TestSet, networks_apart
-from benchmark.models.build import build_model
-from benchmark.models.loading import preprocessing, weights_sha256
+from benchmark.execution.networks import Bench, axis_seed, initial_weights
+from benchmark.execution.predicting import answers, average_of_members
+from benchmark.models.build import build_model, preprocessing, weights_sha256
 from benchmark.models.weights import Weights
 from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
 from benchmark.runs import Run
 from benchmark.shapes import read_done, read_plan
-from benchmark.training.answers import answers, average_of_members
-from benchmark.training.bench import Bench, axis_seed, initial_weights
 from benchmark.training.checkpoints import (
     checkpoint_path,
     is_network_of,
@@ -40,9 +39,9 @@ from benchmark.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from benchmark.training.contracts import join
 from benchmark.training.device import choose_device, configure, environment
 from benchmark.training.fit import Fit, NotFinite, fit
-from benchmark.training.loss import join
 from benchmark.training.losses import LOSSES
 from benchmark.training.recipes import RECIPES
 from benchmark.training.records import (

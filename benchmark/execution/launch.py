@@ -100,7 +100,7 @@ def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list
 
     The second run of a training takes the first one's checkpoint, so they go to one worker in turn.
     """
-    from benchmark.training.runner import finished
+    from benchmark.execution.runner import finished
 
     trainings: dict[str, dict[str, Run]] = {}
     for experiment in experiments:
@@ -209,8 +209,8 @@ def carry_out_together(
     """
     from filelock import Timeout
 
+    from benchmark.execution.runner import carry_out, finished
     from benchmark.training.records import locks_folder, run_lock
-    from benchmark.training.runner import carry_out, finished
 
     os.environ.update(environment)
     if not locks_folder(root, profile).exists():
@@ -235,8 +235,8 @@ def carry_out_together(
 def bench_of(root: Path, profile: str, classes: tuple[str, ...]) -> Any:
     """The images and the device of a worker process, kept from task to task."""
     from benchmark.data.arrays import PreparedImages
+    from benchmark.execution.runner import Bench
     from benchmark.training.device import choose_device, configure
-    from benchmark.training.runner import Bench
 
     device = choose_device()
     configure(device)

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
-from benchmark.inference.predict import BATCH, standardise, to_float
 from benchmark.models.heads import features_and_logits, hidden_layer
+from benchmark.models.predict import BATCH, standardise, to_float
 from benchmark.models.weights import Preprocessing
-from benchmark.training.class_weights import present
-from benchmark.training.loss import Loss
+from benchmark.training.contracts import Loss, present
 from benchmark.training.losses import LOSSES
 
 

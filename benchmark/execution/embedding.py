@@ -16,15 +16,15 @@ from sklearn.manifold import TSNE
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
+from benchmark.execution.networks import Bench, axis_seed
+from benchmark.execution.predicting import cached_features, conditions
 from benchmark.files import write_text
 from benchmark.inference.label_images import read_run, trained
-from benchmark.inference.readouts import Features
 from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.scenarios import corruption_of
-from benchmark.training.answers import cached_features, conditions
-from benchmark.training.bench import Bench, axis_seed
 from benchmark.training.checkpoints import network_sha256
+from benchmark.training.readouts import Features
 
 MOST_IMAGES = 150
 """drawn of a test set, as many of each class as it has"""

@@ -1,4 +1,4 @@
-"""A run's answers: its network by readout and inference, or the members of an ensemble."""
+"""A run's predictions: its network's, by readout and inference, or the average of an ensemble."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ from safetensors.numpy import save
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
+from benchmark.execution.networks import Bench, axis_seed, initial_weights
 from benchmark.files import atomic, digest
-from benchmark.inference.inferences import (
-    INFERENCES,
-    Conditions,
-    Inference,
-    log_mean_probability,
-)
-from benchmark.inference.readouts import READOUTS, Features, PixelFeatures, Source
-from benchmark.models.loading import preprocessing
+from benchmark.models.build import preprocessing
+from benchmark.models.predict import INFERENCES, Conditions, Inference, log_mean_probability
 from benchmark.numerics import version
 from benchmark.runs import Run
-from benchmark.training.bench import Bench, axis_seed, initial_weights
 from benchmark.training.checkpoints import checkpoint_path
+from benchmark.training.readouts import READOUTS, Features, PixelFeatures, Source
 from benchmark.training.records import (
     predictions_table,
     read_outcome,
