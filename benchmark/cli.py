@@ -310,8 +310,8 @@ def prepare(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
     Reads the fetched images. Writes datasets/cache/<profile>/ and results/<profile>/data.json.
     """
-    from benchmark.audit.source_range import write_ranges
     from benchmark.data.prepare import prepare as prepare_profile
+    from benchmark.domains.ranges import write_ranges
 
     params, cards = settings()
     prepare_profile(ROOT, profile, params.profile(profile), cards)
@@ -335,7 +335,7 @@ def domain_add(
     Writes copies to datasets/raw/NAME, which git ignores, and datasets/NAME.yaml, params.yaml and
     the profiles' dvc.yaml.
     """
-    from benchmark.data.own_domain import add_domain
+    from benchmark.laboratory.add import add_domain
 
     added = add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told))
     for line in added.lines(name, profile):
@@ -360,7 +360,7 @@ def domain_update(
     Reads the folder, which stays as it is, and the profile's images at hand, to find copies. Writes
     what `domain add` writes; the domain stays in the profiles that have it.
     """
-    from benchmark.data.own_domain import add_domain
+    from benchmark.laboratory.add import add_domain
 
     added = add_domain(
         ROOT, profile, folder, name, labels, crop, cell_types_told(told), update=True
@@ -378,7 +378,7 @@ def domain_remove(
     Reads the cards. Writes params.yaml and the profiles' dvc.yaml, and deletes what `domain add`
     made; published sets are never removed.
     """
-    from benchmark.data.own_domain import remove_domain
+    from benchmark.laboratory.add import remove_domain
 
     for line in remove_domain(ROOT, name):
         say(line)
@@ -399,9 +399,9 @@ def domain_cards(
 
     Reads the prepared images. Writes results/<profile>/domains/.
     """
-    from benchmark.audit.domain_cards import write_domain_cards
-    from benchmark.audit.frozen_features import features_of_run, features_of_weights
     from benchmark.data.cards import load_label_spaces
+    from benchmark.domains.cards import write_domain_cards
+    from benchmark.domains.frozen_features import features_of_run, features_of_weights
 
     if run is not None and weights is not None:
         raise UserError("domain cards: give --run or --weights, not both")
@@ -632,7 +632,7 @@ def predict(
     HTML page that shows the images.
     """
     from benchmark.data.cards import load_label_spaces
-    from benchmark.inference.label_images import label_images, write_labels
+    from benchmark.laboratory.label_images import label_images, write_labels
 
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: name a .csv file")

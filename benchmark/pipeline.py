@@ -26,7 +26,7 @@ FETCHING = ("archives", "complete", "downloads", "fetch", "image_files", "layout
 FETCHING += ("medmnist", "receipt", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
 AUDITED = ("label_space", "experiments")
-AUDITING = ("audit", "checks", "findings", "images", "manifest", "pairs")
+AUDITING = ("audit", "checks", "findings", "images", "manifest", "near_duplicates", "pairs")
 """Keys of a profile, and modules, that the audit's verdict follows from."""
 BLOCKS = ("normalisations", "losses", "recipes", "readouts", "inferences", "augmentations")
 BLOCKS += ("weights", "methods")
@@ -141,7 +141,7 @@ def profile_stages(
                 "benchmark/data/prepare.py",
                 "benchmark/data/crop.py",
                 "benchmark/data/cell_finder.py",
-                *(f"benchmark/audit/{part}.py" for part in ("domain_facts", "source_range")),
+                *(f"benchmark/domains/{part}.py" for part in ("facts", "ranges")),
                 *splits,
                 "benchmark/data/image_files.py",
                 *facts(names, cards),
@@ -159,7 +159,6 @@ def profile_stages(
                 f"datasets/raw/{name}.json",
                 *splits,
                 *(f"benchmark/audit/{part}.py" for part in AUDITING),
-                "benchmark/data/near_duplicates.py",
                 "benchmark/data/image_files.py",
                 *facts(names, cards),
             ],

@@ -15,17 +15,17 @@ from conftest import CLASSES
 from fields import NUCLEUS, fields_of_toy
 from PIL import Image
 
-from benchmark.audit.domain_cards import cut_squares
-from benchmark.audit.domain_facts import (
+from benchmark.data.arrays import PreparedImages
+from benchmark.data.crop import AroundCell
+from benchmark.domains.cards import cut_squares
+from benchmark.domains.facts import (
     colour_vectors,
     distances,
     frechet,
     nucleus_diameters,
     principal_components,
 )
-from benchmark.audit.frozen_features import features_of_weights
-from benchmark.data.arrays import PreparedImages
-from benchmark.data.crop import AroundCell
+from benchmark.domains.frozen_features import features_of_weights
 
 
 def test_the_distance_of_two_normal_samples_is_that_of_their_means_and_spreads() -> None:

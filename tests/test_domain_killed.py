@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 KILLED = """
 import os, signal, sys
 from benchmark.cli import main
-from benchmark.data import own_domain
+from benchmark.laboratory import add as own_domain
 
 point, _, number = sys.argv.pop(1).partition(":")
 whole, calls = getattr(own_domain, point), []
@@ -169,6 +169,6 @@ def test_d8_a_failing_update_leaves_the_domain_as_it_was(
     def fails(*_: object, **__: object) -> None:
         raise UserError("the disk is gone")
 
-    monkeypatch.setattr("benchmark.data.own_domain.write_pipelines", fails)
+    monkeypatch.setattr("benchmark.laboratory.add.write_pipelines", fails)
     assert wbc_shift("domain", "update", "our-lab", "lab", "-p", "tiny").status == 1
     assert everything() == before

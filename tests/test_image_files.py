@@ -19,7 +19,6 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from benchmark.audit.images import look_at
-from benchmark.audit.own_images import look_at_own
 from benchmark.audit.pictures import small_picture
 from benchmark.data import image_files
 from benchmark.data.image_files import (
@@ -33,6 +32,7 @@ from benchmark.data.image_files import (
 from benchmark.data.manifest import measure
 from benchmark.data.prepare import decode, decode_all
 from benchmark.errors import UserError
+from benchmark.laboratory.judge import look_at_own
 
 POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 64 64

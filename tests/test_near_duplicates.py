@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from benchmark.audit.images import look_at
-from benchmark.data.near_duplicates import (
+from benchmark.audit.near_duplicates import (
     SIDE,
     VIEWS,
     correlate,

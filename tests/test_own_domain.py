@@ -19,18 +19,18 @@ from PIL import Image, ImageOps
 from test_image_files import deep_png
 
 from benchmark.audit.images import Look
-from benchmark.audit.own_images import judge
+from benchmark.audit.near_duplicates import near_duplicates
 from benchmark.audit.pairs import EQUAL
 from benchmark.config import load_params
 from benchmark.data.cards import Card, load_cards, published_images, read_manifest
 from benchmark.data.label_spaces import read_label_spaces
-from benchmark.data.near_duplicates import near_duplicates
-from benchmark.data.own_crop import crop_advice, nuclei
-from benchmark.data.own_labels import likely_type
 from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
 from benchmark.files import read_json, read_yaml
+from benchmark.laboratory.judge import judge
+from benchmark.laboratory.labels import likely_type
+from benchmark.laboratory.own_crop import crop_advice, nuclei
 from benchmark.schema import parse
 
 RAW = Path("datasets/raw/our-lab")
@@ -148,7 +148,7 @@ def test_a_failure_halfway_leaves_nothing(project: Path, wbc_shift, monkeypatch)
     def fails(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("benchmark.data.own_domain.write_pipelines", fails)
+    monkeypatch.setattr("benchmark.laboratory.add.write_pipelines", fails)
     with pytest.raises(OSError, match="gone"):
         wbc_shift(*ADD)
     assert everything() == before

@@ -24,7 +24,7 @@ from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.predictions import Answers
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
-from benchmark.inference.label_images import Network, label_images
+from benchmark.laboratory.label_images import Network, label_images
 from benchmark.training.records import write_run
 
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"

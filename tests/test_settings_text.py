@@ -9,8 +9,8 @@ import pytest
 from conftest import PARAMS, REPOSITORY
 
 from benchmark.config import load_params
-from benchmark.data.settings_text import with_domain, without_domain
 from benchmark.errors import UserError
+from benchmark.laboratory.settings_text import with_domain, without_domain
 
 FLOW = "    domains: [toy-a, toy-b]\n"
 FORMS = {

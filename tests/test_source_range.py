@@ -12,17 +12,17 @@ from conftest import REPOSITORY
 from fields import draw_field
 from PIL import Image
 
-from benchmark.audit.source_range import (
+from benchmark.data.cards import load_cards
+from benchmark.data.phantom import draw, slide_acquisition
+from benchmark.data.prepare import decode_all
+from benchmark.data.specimen import MORPHOLOGIES
+from benchmark.domains.ranges import (
     LEAST_IMAGES,
     SourceRange,
     appearance,
     beyond,
     fit_range,
 )
-from benchmark.data.cards import load_cards
-from benchmark.data.phantom import draw, slide_acquisition
-from benchmark.data.prepare import decode_all
-from benchmark.data.specimen import MORPHOLOGIES
 from benchmark.errors import UserError
 
 FLAT = SourceRange("a", 100, 20, [0.0] * 8, np.diag([4.0] * 8).tolist(), 3.0)

@@ -16,11 +16,11 @@ import pytest
 from conftest import CLASSES, REPOSITORY
 
 from benchmark.data.label_spaces import read_label_spaces
-from benchmark.data.own_labels import read_images
 from benchmark.errors import UserError
 from benchmark.evaluation.submission import read_submission
 from benchmark.evaluation.wbcbench import CLASSES as CHALLENGE
 from benchmark.evaluation.wbcbench import read_labels
+from benchmark.laboratory.labels import read_images
 from benchmark.tables import read_table
 
 TABLES = 240

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.audit import near_duplicates
 from benchmark.audit.checks import (
     Scenarios,
     check_counts,
@@ -32,7 +33,6 @@ from benchmark.audit.pairs import (
     review,
 )
 from benchmark.config import Params, Profile
-from benchmark.data import near_duplicates
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, card_of, domain_images, open_set_images
 from benchmark.data.fetch import raw_folder

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmark.audit.near_duplicates import SIDE
 from benchmark.data.image_files import Unreadable, image_file, read_image
-from benchmark.data.near_duplicates import SIDE
 from benchmark.files import atomic
 from benchmark.progress import track
 

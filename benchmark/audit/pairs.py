@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from benchmark.audit.checks import Scenarios
 from benchmark.audit.findings import Finding, Mend, exclude, join_groups
 from benchmark.audit.images import Look
+from benchmark.audit.near_duplicates import correlate, near_duplicates
 from benchmark.data.cards import Card
 from benchmark.data.known_cases import (
     DIFFERENT_CELLS,
@@ -24,7 +25,6 @@ from benchmark.data.known_cases import (
     SAME_CELLS,
     read_known_cases,
 )
-from benchmark.data.near_duplicates import correlate, near_duplicates
 
 EQUAL = 0.97
 """The correlation from which on two labels of one pair contradict each other beyond doubt."""

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from benchmark.audit.near_duplicates import turned
 from benchmark.data.image_files import Unreadable, image_file, read_image
-from benchmark.data.near_duplicates import turned
 
 SHEET_COLUMNS = 16
 SHEET_SIDE = 72

@@ -19,7 +19,7 @@ from benchmark.errors import UserError
 from benchmark.execution.networks import Bench, axis_seed
 from benchmark.execution.predicting import cached_features, conditions
 from benchmark.files import write_text
-from benchmark.inference.label_images import read_run, trained
+from benchmark.laboratory.label_images import read_run, trained
 from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.scenarios import corruption_of

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from benchmark.audit import near_duplicates as search
 from benchmark.audit.images import look_at
-from benchmark.data import near_duplicates as search
-from benchmark.data.near_duplicates import SIDE, correlate, near_duplicates, nominate
+from benchmark.audit.near_duplicates import SIDE, correlate, near_duplicates, nominate
 
 MOST = int(os.environ.get("WBC_IMAGES", "20000"))
 

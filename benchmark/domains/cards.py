@@ -16,7 +16,12 @@ import seaborn
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageDraw
 
-from benchmark.audit.domain_facts import (
+from benchmark.config import Params
+from benchmark.data.arrays import Images, PreparedImages, fields_path
+from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces
+from benchmark.data.crop import AroundCell, Crop, crop_box, crop_fraction
+from benchmark.data.prepare import opened
+from benchmark.domains.facts import (
     COLOURS,
     Features,
     colour_vectors,
@@ -24,11 +29,6 @@ from benchmark.audit.domain_facts import (
     nucleus_diameters,
     principal_components,
 )
-from benchmark.config import Params
-from benchmark.data.arrays import Images, PreparedImages, fields_path
-from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces
-from benchmark.data.crop import AroundCell, Crop, crop_box, crop_fraction
-from benchmark.data.prepare import opened
 from benchmark.files import atomic, write_json, write_text
 from benchmark.plan import profile_folder
 from benchmark.progress import say

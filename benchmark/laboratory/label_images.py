@@ -6,7 +6,7 @@ evaluation's tables (`benchmark/evaluation/selective.py`): the threshold is of t
 probability as the network states it, to which nothing was fitted, and the temperature scales the
 probabilities that are written beside it. So the flag carries the guarantee of
 `guaranteed_threshold` for images like the source's, and for no other laboratory's: beyond the range
-of the source's own images (`benchmark/audit/source_range.py`) nothing is accepted.
+of the source's own images (`benchmark/domains/ranges.py`) nothing is accepted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.audit.own_images import bits_of_looks, look_at_own, remark
 from benchmark.audit.pictures import address, small_picture
-from benchmark.audit.source_range import appearance, beyond, read_ranges
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.crop import scaled
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all
+from benchmark.domains.ranges import appearance, beyond, read_ranges
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature, probabilities
 from benchmark.evaluation.metrics import predicted_classes
@@ -39,6 +38,7 @@ from benchmark.evaluation.rejection import (
 )
 from benchmark.execution.networks import initial_weights
 from benchmark.files import write_text
+from benchmark.laboratory.judge import bits_of_looks, look_at_own, remark
 from benchmark.models.build import build_model, preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.plan import profile_folder

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmark.audit.domain_facts import Features
-from benchmark.inference.label_images import read_run, trained
+from benchmark.domains.facts import Features
+from benchmark.laboratory.label_images import read_run, trained
 from benchmark.models.build import create, load_initial
 from benchmark.models.heads import replace_classifier
 from benchmark.models.predict import predict

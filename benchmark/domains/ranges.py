@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.audit.domain_facts import nucleus_of
 from benchmark.config import Params
 from benchmark.data.arrays import Images, PreparedImages, facts_path
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
+from benchmark.domains.facts import nucleus_of
 from benchmark.errors import UserError
 from benchmark.files import digest, write_json
 from benchmark.plan import profile_folder

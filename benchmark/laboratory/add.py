@@ -26,7 +26,15 @@ from ruamel.yaml import YAML
 
 from benchmark import names
 from benchmark.audit.images import look_at
-from benchmark.audit.own_images import (
+from benchmark.config import PARAMS, Params, load_params
+from benchmark.data.cards import Card, card_of, load_cards
+from benchmark.data.label_spaces import OPEN_SET, labels_of_cells, read_label_spaces
+from benchmark.data.manifest import write_manifest
+from benchmark.data.prepare import UnusableImage
+from benchmark.data.split import split_path
+from benchmark.errors import UserError, suggest
+from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_json, write_text
+from benchmark.laboratory.judge import (
     FINDINGS,
     bits_of_looks,
     images_at_hand,
@@ -35,17 +43,9 @@ from benchmark.audit.own_images import (
     published_hashes,
     remark,
 )
-from benchmark.config import PARAMS, Params, load_params
-from benchmark.data.cards import Card, card_of, load_cards
-from benchmark.data.label_spaces import OPEN_SET, labels_of_cells, read_label_spaces
-from benchmark.data.manifest import write_manifest
-from benchmark.data.own_crop import crop_advice, nuclei, published_nuclei
-from benchmark.data.own_labels import cell_types, read_images
-from benchmark.data.prepare import UnusableImage
-from benchmark.data.settings_text import with_domain, without_domain
-from benchmark.data.split import split_path
-from benchmark.errors import UserError, suggest
-from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_json, write_text
+from benchmark.laboratory.labels import cell_types, read_images
+from benchmark.laboratory.own_crop import crop_advice, nuclei, published_nuclei
+from benchmark.laboratory.settings_text import with_domain, without_domain
 from benchmark.pipeline import write_pipelines
 from benchmark.progress import say, track
 from benchmark.schema import parse

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.audit.domain_facts import nucleus_diameters
 from benchmark.data.prepare import decode_all
+from benchmark.domains.facts import nucleus_diameters
 from benchmark.errors import UserError
 from benchmark.files import read_json
 

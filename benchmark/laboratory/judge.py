@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from benchmark.audit.images import BLACK, Look, look_at
+from benchmark.audit.near_duplicates import SIDE, near_duplicates
 from benchmark.audit.pairs import EQUAL
 from benchmark.config import Profile
 from benchmark.data.cards import Card, card_of, domain_images, published_images
 from benchmark.data.known_cases import join_groups
-from benchmark.data.near_duplicates import SIDE, near_duplicates
 from benchmark.data.prepare import SMALLEST_SIDE
 
 FINDINGS = ["path", "finding", "because"]
