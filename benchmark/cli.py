@@ -337,8 +337,7 @@ def domain_add(
     """
     from benchmark.laboratory.add import add_domain
 
-    added = add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told))
-    for line in added.lines(name, profile):
+    for line in add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told)):
         say(line)
     if name in load_params(ROOT / PARAMS).profile(profile).sources():
         say(f"note: scenarios `*->…` now train on {name} too: run `wbc-shift split` first")
@@ -362,10 +361,8 @@ def domain_update(
     """
     from benchmark.laboratory.add import add_domain
 
-    added = add_domain(
-        ROOT, profile, folder, name, labels, crop, cell_types_told(told), update=True
-    )
-    for line in added.lines(name, profile):
+    told_of = cell_types_told(told)
+    for line in add_domain(ROOT, profile, folder, name, labels, crop, told_of, update=True):
         say(line)
 
 
@@ -555,9 +552,8 @@ def speed(
 
     Reads params.yaml, and images where they are fetched. Writes results/speed/.
     """
-    from benchmark.speed.measure import LAYOUTS, PRECISIONS
-    from benchmark.speed.records import measure_speed
-    from benchmark.speed.table import write_throughput
+    from benchmark.speed.measure import LAYOUTS, PRECISIONS, measure_speed
+    from benchmark.speed.records import write_throughput
     from benchmark.training.device import choose_device, configure
 
     for asked, known in ((precisions, PRECISIONS), (layouts, LAYOUTS)):

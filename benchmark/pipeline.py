@@ -26,7 +26,7 @@ FETCHING = ("archives", "complete", "downloads", "fetch", "image_files", "layout
 FETCHING += ("medmnist", "receipt", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
 AUDITED = ("label_space", "experiments")
-AUDITING = ("audit", "checks", "findings", "images", "manifest", "near_duplicates", "pairs")
+AUDITING = ("audit", "checks", "images", "manifest", "near_duplicates", "pairs")
 """Keys of a profile, and modules, that the audit's verdict follows from."""
 BLOCKS = ("normalisations", "losses", "recipes", "readouts", "inferences", "augmentations")
 BLOCKS += ("weights", "methods")

@@ -13,8 +13,7 @@ import pytest
 from conftest import edit
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmark.audit.checks import check_sides
-from benchmark.audit.findings import csv_line
+from benchmark.audit.checks import Audit, check_sides, csv_line
 from benchmark.audit.images import VERSION, Look, look_at
 from benchmark.audit.manifest import equal_files
 from benchmark.audit.pairs import UNREVIEWED, check_pairs
@@ -439,8 +438,7 @@ def test_c8_cells_of_two_laboratories_with_two_labels_are_one_only_if_copied(
         for d, c in zip("ab", classes, strict=True)
     ]
     pair = {"first": 0, "second": 1, "similarity": similarity, "view": 0, "verdict": UNREVIEWED}
-    judged = check_pairs(
-        Meeting(), pd.DataFrame(rows), [Look("1"), Look("2")], pd.DataFrame([pair])
-    )
+    judged = Audit()
+    check_pairs(judged, Meeting(), pd.DataFrame(rows), [Look("1"), Look("2")], pd.DataFrame([pair]))
     assert [finding.check for finding in judged.failures] == failures
     assert [finding.check for finding in judged.warnings] == warnings

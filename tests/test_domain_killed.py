@@ -16,10 +16,10 @@ from benchmark.errors import UserError
 KILLED = """
 import os, signal, sys
 from benchmark.cli import main
-from benchmark.laboratory import add as own_domain
+from benchmark.laboratory import transaction
 
 point, _, number = sys.argv.pop(1).partition(":")
-whole, calls = getattr(own_domain, point), []
+whole, calls = getattr(transaction, point), []
 
 def dies(*arguments, **settings):
     calls.append(point)
@@ -27,7 +27,7 @@ def dies(*arguments, **settings):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(*arguments, **settings)
 
-setattr(own_domain, point, dies)
+setattr(transaction, point, dies)
 main()
 """
 POINTS = {
@@ -169,6 +169,6 @@ def test_d8_a_failing_update_leaves_the_domain_as_it_was(
     def fails(*_: object, **__: object) -> None:
         raise UserError("the disk is gone")
 
-    monkeypatch.setattr("benchmark.laboratory.add.write_pipelines", fails)
+    monkeypatch.setattr("benchmark.laboratory.transaction.write_pipelines", fails)
     assert wbc_shift("domain", "update", "our-lab", "lab", "-p", "tiny").status == 1
     assert everything() == before

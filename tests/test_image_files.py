@@ -18,8 +18,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from benchmark.audit.images import look_at
-from benchmark.audit.pictures import small_picture
+from benchmark.audit.images import look_at, small_picture
 from benchmark.data import image_files
 from benchmark.data.image_files import (
     Picture,

@@ -28,9 +28,8 @@ from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
 from benchmark.files import read_json, read_yaml
-from benchmark.laboratory.judge import judge
+from benchmark.laboratory.judge import crop_advice, judge, nuclei
 from benchmark.laboratory.labels import likely_type
-from benchmark.laboratory.own_crop import crop_advice, nuclei
 from benchmark.schema import parse
 
 RAW = Path("datasets/raw/our-lab")
@@ -148,7 +147,7 @@ def test_a_failure_halfway_leaves_nothing(project: Path, wbc_shift, monkeypatch)
     def fails(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("benchmark.laboratory.add.write_pipelines", fails)
+    monkeypatch.setattr("benchmark.laboratory.transaction.write_pipelines", fails)
     with pytest.raises(OSError, match="gone"):
         wbc_shift(*ADD)
     assert everything() == before

@@ -23,8 +23,7 @@ from benchmark.report.report import report
 from benchmark.report.sheets.measures import ensembles_against_members
 from benchmark.report.sheets.sheet import Sheet, shares, to_csv, to_latex, to_markdown
 from benchmark.report.tables import Cell, load_scores
-from benchmark.speed.records import write_rows
-from benchmark.speed.table import training_speeds
+from benchmark.speed.records import training_speeds, write_rows
 
 CORRUPTIONS = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
 HOME = [12, 20, 11, 10, 10]

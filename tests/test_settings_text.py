@@ -10,7 +10,7 @@ from conftest import PARAMS, REPOSITORY
 
 from benchmark.config import load_params
 from benchmark.errors import UserError
-from benchmark.laboratory.settings_text import with_domain, without_domain
+from benchmark.laboratory.transaction import with_domain, without_domain
 
 FLOW = "    domains: [toy-a, toy-b]\n"
 FORMS = {

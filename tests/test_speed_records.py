@@ -11,11 +11,10 @@ from conftest import REPOSITORY
 
 from benchmark.config import Training, load_params
 from benchmark.files import write_json
-from benchmark.speed import records
+from benchmark.speed import measure
 from benchmark.speed.forecast import Speed, forecast, known_speeds
-from benchmark.speed.measure import Timing, in_turn
-from benchmark.speed.records import COLUMNS, measure_network, networks, rates, write_rows
-from benchmark.speed.table import read_speed, throughput, write_throughput
+from benchmark.speed.measure import Timing, in_turn, measure_network, networks, rates
+from benchmark.speed.records import COLUMNS, read_speed, throughput, write_rows, write_throughput
 
 CPU = torch.device("cpu")
 SETTINGS = Training(
@@ -45,7 +44,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, memory_for: int, layout: str = "ch
             raise torch.OutOfMemoryError("no memory")
         return {name: Timing(0.5, 0.25, 2**20) for name in functions}
 
-    monkeypatch.setattr(records, "in_turn", timed)
+    monkeypatch.setattr(measure, "in_turn", timed)
     what = ("resnet10t", "bn", {}, SETTINGS, 32, layout, CPU)
     return list(measure_network(*what, steps=2, rounds=1))
 

@@ -1,12 +1,12 @@
 """A profile's images, splits and scenarios → `results/<profile>/audit.json` and `audit.html`.
 
 The gate of the pipeline: one failure and it says no. The record holds paths and numbers; the page
-shows the images themselves and stays on the machine.
+shows third-party images, stays on the machine that made it and is not for git.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,28 @@ import pandas as pd
 
 from benchmark.audit import near_duplicates
 from benchmark.audit.checks import (
+    Audit,
+    Finding,
     Scenarios,
     check_counts,
     check_files,
     check_manifest,
     check_sides,
     check_splits,
+    more,
     parts_of,
 )
-from benchmark.audit.findings import Finding, more
-from benchmark.audit.images import look_at
-from benchmark.audit.page import write_page
-from benchmark.audit.pairs import (
-    check_pairs,
-    find_pairs,
-    known_cases,
-    precision,
-    review,
-)
+from benchmark.audit.images import address, contact_sheet, look_at, small_picture
+from benchmark.audit.pairs import check_pairs, find_pairs, known_cases, precision, review
 from benchmark.config import Params, Profile
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, card_of, domain_images, open_set_images
 from benchmark.data.fetch import raw_folder
 from benchmark.errors import UserError
-from benchmark.files import write_json
+from benchmark.files import write_json, write_text
 from benchmark.plan import profile_folder
 from benchmark.progress import say
+from benchmark.templates import templates_beside
 
 MEASURES = {
     "hash": f"{near_duplicates.FREQUENCIES} x {near_duplicates.FREQUENCIES} cosine frequencies",
@@ -48,26 +44,9 @@ MEASURES = {
     "more if turned, more if warped": near_duplicates.PRICE,
 }
 """What "one cell" meant in a record."""
-
-
-@dataclass
-class Audit:
-    """What an audit found, worst first."""
-
-    failures: list[Finding] = field(default_factory=list)
-    warnings: list[Finding] = field(default_factory=list)
-    known: list[Finding] = field(default_factory=list)
-    kept_together: int = 0
-    """Pairs of one cell inside one group, which no split can part."""
-    inside: list[Finding] = field(default_factory=list)
-    """Those of them that nobody has looked at."""
-    pairs: dict[str, Any] = field(default_factory=dict)
-    """How many pairs the search flagged, and what review says of them."""
-
-    @property
-    def verdict(self) -> str:
-        """`passed` or `failed`."""
-        return "failed" if self.failures else "passed"
+PICTURE_SIDE = 160
+MOST_PICTURES = 300
+"""Findings of one kind that are shown with their images; the rest is in the record."""
 
 
 def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str) -> Audit:
@@ -80,21 +59,17 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
     profile = params.profile(name)
     images = images_of(root, profile, cards)
     chosen = [cards[dataset] for dataset in images["dataset"].unique()]
-    files = [raw_folder(root / "datasets", cards[r.dataset]) / r.path for r in images.itertuples()]
+    files = images["file"].to_list()
     absent = [file for file in files if not file.is_file()]
     if absent:
         raise UserError(
             f"{absent[0]} is missing{more(len(absent), 'image')}: run `wbc-shift fetch -p {name}`"
         )
     used = set(zip(images["dataset"], images["path"], strict=True))
-    audit = Audit(check_sides(profile, cards, images))
-    audit.failures += check_splits(root, profile, cards)
+    audit = Audit(check_sides(profile, cards, images) + check_splits(root, profile, cards))
     for card in chosen:
         audit.failures += check_counts(root, card)
-        failures, warnings, known = check_manifest(root, card, used)
-        audit.failures += failures
-        audit.warnings += warnings
-        audit.known += known
+        check_manifest(audit, root, card, used)
     looks = look_at(files, root / "datasets" / "cache" / "audit")
     audit.failures += check_files(images, looks)
     sound = [row for row, seen in enumerate(looks) if seen.fault is None]
@@ -102,10 +77,7 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
     pairs = find_pairs(looks)
     pairs["verdict"] = review(root / "datasets", table, looks, pairs)
     audit.pairs = precision(pairs["verdict"])
-    judged = check_pairs(Scenarios(profile), table, looks, pairs)
-    audit.failures += judged.failures
-    audit.warnings += judged.warnings
-    audit.inside, audit.kept_together = judged.inside, judged.kept_together
+    check_pairs(audit, Scenarios(profile), table, looks, pairs)
     audit.known += known_cases(root, chosen, table, looks)
     folder = profile_folder(root, name)
     write_json(folder / "audit.json", record(name, images, audit))
@@ -121,28 +93,28 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
 
 
 def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFrame:
-    """Every image that a profile uses: dataset, domain, path, group, class_name, part, facts.
+    """Every image that a profile uses, fetched or not.
 
     Returns:
-        Cells of no class are a domain of their own (`<domain>.open_set`), near or far in the place
-        of a class. `part` is "" where a domain is only tested on; sha256, width, height are ""
-        where unknown.
+        dataset, domain, path, file, group, class_name, part ("" where a domain is only tested on),
+        and sha256, width, height ("" where unknown). Cells of no class are a domain of their own
+        (`<domain>.open_set`), near or far in the place of a class.
     """
     tables = []
     for domain in profile.domains:
         card = card_of(cards, domain)
+        raw = raw_folder(root / "datasets", card)
         asked = root / "datasets", card, domain, profile.label_space, profile.subset
         table = domain_images(*asked).assign(domain=domain, part="")
         if domain in profile.sources():
             table["part"] = table["path"].map(parts_of(root, domain)).fillna("no part")
         foreign = open_set_images(*asked).rename(columns={"open_set": "class_name"})
         for own in (table, foreign.assign(domain=open_set_of(domain), part="")):
-            for column in ("sha256", "width", "height"):
-                if column not in own:
-                    own[column] = ""
-            tables.append(own.assign(dataset=card.name))
-    columns = ["dataset", "domain", "path", "group", "class_name", "part"]
-    return pd.concat(tables, ignore_index=True)[[*columns, "sha256", "width", "height"]]
+            files = pd.Series([raw / path for path in own["path"]], own.index, dtype=object)
+            tables.append(own.assign(dataset=card.name, file=files))
+    columns = ["dataset", "domain", "path", "file", "group", "class_name", "part"]
+    images = pd.concat(tables, ignore_index=True)
+    return images.reindex(columns=[*columns, "sha256", "width", "height"]).fillna("")
 
 
 def record(name: str, images: pd.DataFrame, audit: Audit) -> dict[str, Any]:
@@ -169,3 +141,60 @@ def record(name: str, images: pd.DataFrame, audit: Audit) -> dict[str, Any]:
         "unreviewed_in_one_group": [asdict(finding) for finding in audit.inside],
         "known": [asdict(finding) for finding in audit.known],
     }
+
+
+def write_page(
+    path: Path,
+    name: str,
+    audit: Audit,
+    images: pd.DataFrame,
+    datasets: Path,
+    cards: dict[str, Card],
+) -> None:
+    """Write the page of a profile's audit.
+
+    Args:
+        images: as of `images_of`.
+    """
+
+    def pictures(finding: Finding) -> list[tuple[str, str]]:
+        """Address and caption of the images at hand, the second turned like the first."""
+        found = []
+        for (dataset, file), view in zip(finding.images, (0, finding.view), strict=False):
+            place = raw_folder(datasets, cards[dataset]) / file
+            found.append((address(small_picture(place, PICTURE_SIDE, view)), file))
+        return [picture for picture in found if picture[0]]
+
+    sheets = {
+        domain: (
+            sorted(rows["class_name"].unique()),
+            address(contact_sheet(rows["file"], rows["class_name"])),
+        )
+        for domain, rows in images.groupby("domain", sort=False)
+    }
+    kinds = {
+        "Failures": audit.failures,
+        "New finds": audit.warnings,
+        "Pairs inside one group that nobody has looked at": audit.inside,
+        "Known cases": audit.known,
+    }
+    lines: dict[str, list[str]] = {}
+    for finding in [*audit.failures, *audit.warnings, *audit.inside]:
+        for mend in finding.mend:
+            lines.setdefault(mend.file, []).append(mend.line)
+    text = (
+        templates_beside(__file__)
+        .get_template("audit.html.jinja")
+        .render(
+            name=name,
+            audit=audit,
+            kinds=kinds,
+            most=MOST_PICTURES,
+            pictures=pictures,
+            sheets=sheets,
+            lines={file: list(dict.fromkeys(added)) for file, added in lines.items()},
+            parts=pd.crosstab(images["domain"], images["part"].replace("", "tested on")),
+            groups=images.groupby("domain")["group"].nunique(),
+        )
+    )
+    write_text(path, text)

@@ -1,14 +1,16 @@
-"""What the data of a benchmark may not be, as far as tables and single files tell: → findings."""
+"""What an audit can find, and the checks that need only tables and single files."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+from dataclasses import dataclass, field
+from io import StringIO
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from benchmark.audit.findings import Finding, Image, Mend, exclude, more
 from benchmark.audit.images import Look
 from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
 from benchmark.config import Profile
@@ -20,8 +22,87 @@ from benchmark.data.cards import (
     published_images,
     share_cells,
 )
+from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.data.split import split_path, split_rows
 from benchmark.scenarios import corruption_of, expand_scenario, sources_of
+
+FINDER = "WBC-Shift audit"
+Image = tuple[str, str]
+"""Dataset and path."""
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A line to add to a file of known cases."""
+
+    file: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        images: those concerned; the two of a pair.
+        similarity: correlation of a pair, at most 1.
+        view: how the second image is turned to match the first.
+        mend: lines that make it a known case; none where that mends nothing.
+    """
+
+    check: str
+    text: str
+    images: tuple[Image, ...] = ()
+    similarity: float | None = None
+    view: int = 0
+    mend: tuple[Mend, ...] = ()
+
+
+@dataclass
+class Audit:
+    """What an audit found, worst first.
+
+    Attributes:
+        inside: pairs of one cell within one group, which no split can part, that nobody has
+            looked at.
+        kept_together: how many pairs lie within one group.
+        pairs: how many pairs the search flagged, and what review says of them.
+    """
+
+    failures: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    known: list[Finding] = field(default_factory=list)
+    inside: list[Finding] = field(default_factory=list)
+    kept_together: int = 0
+    pairs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """`passed` or `failed`."""
+        return "failed" if self.failures else "passed"
+
+
+def exclude(image: Image, reason: str) -> Mend:
+    """The line that takes an image out of every use."""
+    return Mend(f"datasets/{EXCLUSIONS}", csv_line(*image, reason, FINDER))
+
+
+def join_groups(dataset: str, path: str, other: str, similarity: float) -> Mend:
+    """The line that makes the groups of two images one."""
+    line = csv_line(dataset, path, other, f"{similarity:.3f}", FINDER)
+    return Mend(f"datasets/{SAME_CELLS}", line)
+
+
+def csv_line(*fields: str) -> str:
+    """Fields as one line of CSV, quoted where they need it."""
+    buffer = StringIO()
+    csv.writer(buffer, lineterminator="").writerow(fields)
+    return buffer.getvalue()
+
+
+def more(number: int, what: str) -> str:
+    """` (3 groups in all)`, or nothing for one."""
+    return f" ({number} {what}s in all)" if number > 1 else ""
 
 
 class Scenarios:
@@ -122,30 +203,26 @@ def check_files(images: pd.DataFrame, looks: list[Look]) -> list[Finding]:
     return found
 
 
-def check_manifest(
-    root: Path, card: Card, used: set[Image]
-) -> tuple[list[Finding], list[Finding], list[Finding]]:
-    """Equal files of a whole published set, by their hashes: failures, warnings, known cases.
+def check_manifest(audit: Audit, root: Path, card: Card, used: set[Image]) -> None:
+    """Add the equal files of a whole published set, by their hashes, to what was found.
 
     Args:
         used: images that the search for pairs sees, and judges by where they lie.
     """
-    failures, warnings, known = [], [], []
     table = published_images(root / "datasets", card)
     for pair in equal_files(table, excluded_images(root / "datasets", card.name, table)):
         images = ((card.name, pair.first), (card.name, pair.second))
-        finding = Finding("equal files", f"{card.name}: {pair}", images, 1.0)
+        text = f"{card.name}: {pair}"
         if pair.resolved:
-            known.append(finding)
+            audit.known.append(Finding("equal files", text, images, 1.0))
         elif not set(images) <= used:
-            chosen = failures if pair.conflicting else warnings
-            chosen.append(replace(finding, mend=resolve(card.name, pair)))
-    return failures, warnings, known
+            chosen = audit.failures if pair.conflicting else audit.warnings
+            chosen.append(Finding("equal files", text, images, 1.0, mend=resolve(images, pair)))
 
 
-def resolve(dataset: str, pair: EqualFiles) -> tuple[Mend, ...]:
+def resolve(images: tuple[Image, Image], pair: EqualFiles) -> tuple[Mend, ...]:
     """The lines that resolve a pair of equal files: both go if the labels differ."""
-    first, second = (dataset, pair.first), (dataset, pair.second)
+    first, second = images
     if not pair.conflicting:
         return (exclude(second, f"the same file content as {pair.first}"),)
     return (

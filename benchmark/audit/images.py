@@ -1,4 +1,5 @@
-"""Image files → what the audit knows of each: hash, size, a grey miniature, or why it is unusable.
+"""Image files → what the audit knows of each (hash, size, a grey miniature, or why it is unusable),
+and small JPEGs of them for a page.
 
 Files are hashed every time, so that damage is seen; decoded once: miniatures are kept by content
 in `datasets/cache/audit/`, for every profile.
@@ -6,6 +7,7 @@ in `datasets/cache/audit/`, for every profile.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +16,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmark.audit.near_duplicates import SIDE
+from benchmark.audit.near_duplicates import SIDE, turned
 from benchmark.data.image_files import Unreadable, image_file, read_image
 from benchmark.files import atomic
 from benchmark.progress import track
@@ -29,6 +32,9 @@ BLANK = 2.0
 """Standard deviation of a miniature, in grey levels, below which it shows nothing."""
 BLACK = 8.0
 """Mean grey level below which a miniature shows nothing."""
+SHEET_COLUMNS = 16
+SHEET_SIDE = 72
+"""Side of an image on a contact sheet, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -100,31 +106,58 @@ def look(content: bytes, sha256: str) -> Look:
 def read_store(store: Path) -> dict[str, Look]:
     """Looks by hash; none where there is no store, or a broken one."""
     try:
-        columns = pq.read_table(store).to_pydict()
+        rows = pq.read_table(store).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
-    return {
-        sha256: Look(
-            sha256,
-            width,
-            height,
-            np.frombuffer(grey, np.uint8).reshape(SIDE, SIDE),
-            bits=bits,
-            note=note,
-        )
-        for sha256, width, height, grey, bits, note in zip(*columns.values(), strict=True)
-    }
+    for row in rows:
+        row["miniature"] = np.frombuffer(row.pop("grey"), np.uint8).reshape(SIDE, SIDE)
+    return {row["sha256"]: Look(**row) for row in rows}
 
 
 def write_store(store: Path, looks: dict[str, Look]) -> None:
     """Keep looks, without the faulty ones: these are looked at anew."""
-    columns = {
-        "sha256": list(looks),
-        "width": [seen.width for seen in looks.values()],
-        "height": [seen.height for seen in looks.values()],
-        "grey": [seen.miniature.tobytes() for seen in looks.values()],
-        "bits": [seen.bits for seen in looks.values()],
-        "note": [seen.note for seen in looks.values()],
-    }
+    rows = [
+        {
+            **{name: getattr(seen, name) for name in ("sha256", "width", "height", "bits", "note")},
+            "grey": seen.miniature.tobytes(),
+        }
+        for seen in looks.values()
+    ]
     with atomic(store) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
+
+
+def small_picture(file: Path, side: int, view: int = 0) -> Image.Image | None:
+    """An image in one of the 8 views, its longer side reduced to `side` pixels; None if broken."""
+    try:
+        with image_file(file) as opened:
+            small = read_image(opened, lambda _: side).image
+    except (Unreadable, FileNotFoundError):
+        return None
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    pixels = np.asarray(small).transpose(2, 0, 1)
+    return Image.fromarray(np.ascontiguousarray(turned(pixels, view).transpose(1, 2, 0)))
+
+
+def contact_sheet(files: pd.Series, classes: pd.Series) -> Image.Image:
+    """One row of images per class, evenly spaced over the manifest: the same on every machine."""
+    names = sorted(classes.unique())
+    size = (SHEET_COLUMNS * SHEET_SIDE, len(names) * SHEET_SIDE)
+    sheet = Image.new("RGB", size, "white")
+    for row, name in enumerate(names):
+        chosen = files[classes == name].to_list()
+        spaced = np.linspace(0, len(chosen) - 1, min(len(chosen), SHEET_COLUMNS)).round()
+        for column, place in enumerate(spaced.astype(int)):
+            picture = small_picture(chosen[place], SHEET_SIDE)
+            if picture is not None:
+                sheet.paste(picture, (column * SHEET_SIDE, row * SHEET_SIDE))
+    return sheet
+
+
+def address(picture: Image.Image | None) -> str:
+    """A picture as the address of an `img`, so that a page is one file; "" for none."""
+    if picture is None:
+        return ""
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,7 +6,6 @@ And how far the search may be trusted: what people who looked at its finds said 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from benchmark.audit.checks import Scenarios
-from benchmark.audit.findings import Finding, Mend, exclude, join_groups
+from benchmark.audit.checks import Audit, Finding, Mend, Scenarios, exclude, join_groups
 from benchmark.audit.images import Look
 from benchmark.audit.near_duplicates import correlate, near_duplicates
 from benchmark.data.cards import Card
@@ -32,32 +30,20 @@ ONE_CELL, TWO_CELLS, UNREVIEWED = "one cell", "two cells", "unreviewed"
 """What review says of a pair that the search flagged."""
 
 
-@dataclass
-class Judged:
-    """What pairs of one cell mean where they lie.
-
-    Attributes:
-        inside: pairs within one group, which no split can part, that nobody has looked at.
-        kept_together: how many pairs lie within one group.
-    """
-
-    failures: list[Finding] = field(default_factory=list)
-    warnings: list[Finding] = field(default_factory=list)
-    inside: list[Finding] = field(default_factory=list)
-    kept_together: int = 0
-
-
 def check_pairs(
-    scenarios: Scenarios, images: pd.DataFrame, looks: list[Look], pairs: pd.DataFrame
-) -> Judged:
-    """Judge the pairs of images; those reviewed as two cells are passed over.
+    audit: Audit,
+    scenarios: Scenarios,
+    images: pd.DataFrame,
+    looks: list[Look],
+    pairs: pd.DataFrame,
+) -> None:
+    """Add what pairs of one cell mean where they lie; those reviewed as two cells are passed over.
 
     Args:
         images: dataset, domain, path, group, class_name and part ("" where nothing is split).
         looks: of the same rows, all without fault.
         pairs: of `find_pairs`, with the verdict of `review`.
     """
-    judged = Judged()
     for pair in pairs[pairs["verdict"] != TWO_CELLS].itertuples():
         first, second = images.iloc[pair.first], images.iloc[pair.second]
         exact = looks[pair.first].sha256 == looks[pair.second].sha256
@@ -76,7 +62,7 @@ def check_pairs(
             both = f"{first['class_name']} and {second['class_name']}"
             text = f"{first['domain']}: {what}, labelled {both}: {names}"
             lines = contradiction(first, second), contradiction(second, first)
-            (judged.failures if certain else judged.warnings).append(
+            (audit.failures if certain else audit.warnings).append(
                 Finding("conflicting labels", text, **facts, mend=lines)
             )
             # Cells of two laboratories that are labelled otherwise are two cells, unless copied.
@@ -85,19 +71,18 @@ def check_pairs(
         if severe and apart:
             where = f"{first['domain']} and {second['domain']} ({joint[0]})"
             text = f"{what} in {where}: {names}"
-            judged.failures.append(Finding("across domains", text, **facts, mend=lines))
+            audit.failures.append(Finding("across domains", text, **facts, mend=lines))
         elif severe:
             where = f"{first['part']} and {second['part']}"
             text = f"{first['domain']}: {what} in {where}: {names}"
-            judged.failures.append(Finding("across parts", text, **facts, mend=lines))
+            audit.failures.append(Finding("across parts", text, **facts, mend=lines))
         elif first["class_name"] == second["class_name"]:
             inside = not apart and first["group"] == second["group"]
-            judged.kept_together += inside
+            audit.kept_together += inside
             if not inside or pair.verdict == UNREVIEWED:
                 text = f"{first['domain']}: {what}: {names}"
                 finding = Finding("same cell", text, **facts, mend=lines)
-                (judged.inside if inside else judged.warnings).append(finding)
-    return judged
+                (audit.inside if inside else audit.warnings).append(finding)
 
 
 def known_line(

@@ -1,7 +1,9 @@
-"""A laboratory's own images → which of them may be used, and why the others may not.
+"""A laboratory's own images → which of them may be used, why the others may not, and their crop.
 
 What the audit would refuse in a published set is decided here at once, since nobody has reviewed
 the images before: broken files are left out, of copies one stays, images of one cell are one group.
+The crop decides more than any method does: a network that has learned cells of one size answers
+nearly by chance on cells of half of it.
 """
 
 from __future__ import annotations
@@ -18,46 +20,57 @@ from benchmark.audit.pairs import EQUAL
 from benchmark.config import Profile
 from benchmark.data.cards import Card, card_of, domain_images, published_images
 from benchmark.data.known_cases import join_groups
-from benchmark.data.prepare import SMALLEST_SIDE
+from benchmark.data.prepare import SMALLEST_SIDE, decode_all
+from benchmark.domains.facts import nucleus_diameters
+from benchmark.errors import UserError
+from benchmark.files import read_json
 
 FINDINGS = ["path", "finding", "because"]
+MEASURED_SIDE = 160
+"""Pixels of the square in which nuclei are measured."""
+MOST = 40
+"""Images per class that are measured, and as many of each source."""
+FEWEST = 3
+"""Nuclei per class without which there is no comparison by it."""
+ALIKE = 1.15
+"""Sizes that differ by less than this factor are left as they are."""
 
 
-def look_at_own(files: list[Path], cache: Path) -> list[Look]:
+def look_at_own(files: list[Path], cache: Path) -> tuple[list[Look], int]:
     """As `look_at`, for images that belong together.
 
     An image too small to show a cell is faulty, and so is one of a 16-bit file whose values are so
     far below those of the others that it would be black beside them.
+
+    Returns:
+        Looks, the note of a sound one with all that its owner has to know of what was taken; and
+        how many bits the values of the 16-bit files have, those of the highest; 0 for none.
     """
     looks = look_at(files, cache)
-    bits = bits_of_looks(looks)
+    highest = bits_of(looks)
 
     def judged(seen: Look) -> Look:
         if seen.fault is not None:
             return seen
         if min(seen.width, seen.height) < SMALLEST_SIDE:
             return replace(seen, fault=f"is smaller than {SMALLEST_SIDE} px")
-        if seen.bits and seen.miniature.mean() < BLACK * 2 ** (bits - seen.bits):
-            beside = f"its values have {seen.bits} bits, theirs {bits}"
+        if seen.bits and seen.miniature.mean() < BLACK * 2 ** (highest - seen.bits):
+            beside = f"its values have {seen.bits} bits, theirs {highest}"
             return replace(seen, fault=f"is black beside the others: {beside}")
         return seen
 
-    return list(map(judged, looks))
+    looks = list(map(judged, looks))
+    bits = bits_of(looks)
+    depth = f"{bits}-bit values in a 16-bit file" if bits < 16 else ""
+    return [
+        replace(seen, note=", ".join(filter(None, (seen.note, depth)))) if seen.bits else seen
+        for seen in looks
+    ], bits
 
 
-def bits_of_looks(looks: list[Look]) -> int:
-    """How many bits the values of a set's 16-bit files have: those of the highest; 0 for none."""
+def bits_of(looks: list[Look]) -> int:
+    """Bits of the highest value of the 16-bit files among sound images; 0 for none."""
     return max((seen.bits for seen in looks if seen.fault is None), default=0)
-
-
-def remark(seen: Look, bits: int) -> str:
-    """What the owner of a sound image has to know of what was taken of it; "" for nothing.
-
-    Args:
-        bits: of the values of the set's 16-bit files.
-    """
-    depth = f"{bits}-bit values in a 16-bit file" if seen.bits and bits < 16 else ""
-    return ", ".join(filter(None, (seen.note, depth)))
 
 
 def judge(
@@ -142,22 +155,20 @@ def named(path: str, cell_type: str) -> str:
 
 def images_at_hand(
     root: Path, profile: Profile, cards: dict[str, Card]
-) -> tuple[pd.DataFrame, list[Path], int]:
-    """A profile's images that lie in `datasets/raw/` (domain, path below it, class_name), their
-    files, and how many do not."""
+) -> tuple[pd.DataFrame, int]:
+    """A profile's images that lie in `datasets/raw/` (domain, path below it, class_name), and how
+    many do not."""
     tables = []
     for domain in profile.domains:
         card = card_of(cards, domain)
         table = domain_images(
             root / "datasets", card, domain, profile.label_space, profile.subset
-        ).assign(domain=domain, folder=card.folder)
-        table["path"] = table["folder"] + "/" + table["path"]
+        ).assign(domain=domain)
+        table["path"] = f"{card.folder}/" + table["path"]
         tables.append(table[["domain", "path", "class_name"]])
     images = pd.concat(tables, ignore_index=True)
-    files = [root / "datasets" / "raw" / path for path in images["path"]]
-    here = [file.is_file() for file in files]
-    at_hand = [file for file, there in zip(files, here, strict=True) if there]
-    return images[here].reset_index(drop=True), at_hand, len(files) - len(at_hand)
+    here = [(root / "datasets" / "raw" / path).is_file() for path in images["path"]]
+    return images[here].reset_index(drop=True), len(images) - sum(here)
 
 
 def published_hashes(datasets: Path, cards: dict[str, Card]) -> dict[str, str]:
@@ -169,3 +180,85 @@ def published_hashes(datasets: Path, cards: dict[str, Card]) -> dict[str, str]:
             found = zip(table["sha256"].str.lower(), table["path"], strict=True)
             hashes |= {sha256: f"{path} of {card.name}" for sha256, path in found if sha256}
     return hashes
+
+
+def nuclei(folder: Path, images: pd.DataFrame, crop: float, name: str) -> dict[str, float]:
+    """Median nucleus diameter per class, as a fraction of the crop's side.
+
+    Args:
+        images: path (below `folder`) and class_name.
+        crop: as on a card.
+        name: of the domain, for the progress.
+    """
+    found = {}
+    for class_name, rows in images.groupby("class_name"):
+        chosen = rows.iloc[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).astype(int)]
+        pixels = decode_all([folder / path for path in chosen["path"]], crop, MEASURED_SIDE, name)
+        diameters = nucleus_diameters(pixels)
+        diameters = diameters[np.isfinite(diameters)]
+        if len(diameters) >= FEWEST:
+            found[class_name] = float(np.median(diameters))
+    return found
+
+
+def published_nuclei(path: Path, sources: list[str]) -> dict[str, dict[str, float]]:
+    """The same of the sources, as `domain cards` wrote them down; none where it has not run."""
+    try:
+        domains = read_json(path)["domains"]
+        return {
+            source: {
+                class_name: facts["of the crop's side"][1]
+                for class_name, facts in domains[source]["nucleus diameter, quartiles"].items()
+                if facts["images"] >= FEWEST
+            }
+            for source in sources
+            if source in domains
+        }
+    except (UserError, KeyError, TypeError, IndexError):
+        return {}
+
+
+def ratio(own: dict[str, float], source: dict[str, float]) -> float | None:
+    """How much smaller or larger nuclei stand than those of a source, the median over classes."""
+    both = [own[name] / source[name] for name in own if name in source]
+    return float(np.median(both)) if both else None
+
+
+def crop_advice(
+    folder: Path,
+    images: pd.DataFrame,
+    crop: float,
+    name: str,
+    sources: dict[str, dict[str, float]],
+) -> list[str]:
+    """Lines that compare the size of nuclei with that of each source, and propose a crop.
+
+    Args:
+        images: path and class_name.
+        sources: domain → class → median nucleus diameter, as a fraction of the crop's side.
+    """
+    own = nuclei(folder, images, crop, name)
+    if not own:
+        return []
+    share = 100 * np.median([*own.values()])
+    stated = f"nuclei of {name} take {share:.0f} % of the square's side (--crop {crop:g})"
+    ratios = {source: ratio(own, theirs) for source, theirs in sources.items()}
+    ratios = {source: first for source, first in ratios.items() if first is not None}
+    if not ratios:
+        return [f"{stated}; no images of a source are here to compare them with"]
+    lines = []
+    for source, first in ratios.items():
+        theirs = sources[source]
+        text = f"{stated}, those of the same classes in {source} {1 / first:.2f} times that"
+        if 1 / ALIKE <= first <= ALIKE:
+            lines.append(f"{text}: much the same")
+            continue
+        wanted = min(max(crop * first, 0.05), 1.0)
+        # Measured again there, for what lies around a cell is told from it more easily.
+        again = ratio(nuclei(folder, images, wanted, name), theirs)
+        wanted = min(max(wanted * (again or 1.0), 0.05), 1.0)
+        if abs(wanted - crop) < 0.02:
+            lines.append(f"{text}: no crop of these images shows them alike")
+        else:
+            lines.append(f"{text}: --crop {wanted:.2f} would show them alike; look at some images")
+    return lines

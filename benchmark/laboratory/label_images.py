@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.audit.pictures import address, small_picture
+from benchmark.audit.images import address, small_picture
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.crop import scaled
 from benchmark.data.image_files import FORMATS, find_images
@@ -38,7 +38,7 @@ from benchmark.evaluation.rejection import (
 )
 from benchmark.execution.networks import initial_weights
 from benchmark.files import write_text
-from benchmark.laboratory.judge import bits_of_looks, look_at_own, remark
+from benchmark.laboratory.judge import look_at_own
 from benchmark.models.build import build_model, preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.plan import profile_folder
@@ -175,11 +175,10 @@ def label_images(
     settings = network.record["settings"]
     framed = scaled(crop, settings.get("crop", 1.0))
     files = [folder / path for path in found.images]
-    looks = look_at_own(files, root / "datasets" / "cache" / "audit")
-    bits = bits_of_looks(looks)
+    looks, bits = look_at_own(files, root / "datasets" / "cache" / "audit")
     faults = [seen.fault for seen in looks] + list(found.passed_over.values())
     sound = np.array([row for row, fault in enumerate(faults) if fault is None], np.int64)
-    reasons = [fault or remark(looks[row], bits) for row, fault in enumerate(faults)]
+    reasons = [seen.fault or seen.note for seen in looks] + list(found.passed_over.values())
     logits = np.full((len(paths), len(classes)), np.nan)
     facts = np.full((len(paths), 8), np.nan)
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmark.audit.pictures import address
+from benchmark.audit.images import address
 from benchmark.data.arrays import PreparedImages
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.files import write_text

@@ -36,7 +36,7 @@ from benchmark.report.figures.training import training_figure, training_rows
 from benchmark.report.page import Picture
 from benchmark.report.tables import Scores, done_ids
 from benchmark.report.trainings import Records
-from benchmark.speed.table import Workload
+from benchmark.speed.records import Workload
 
 OVERVIEW = ""
 """Stands for all experiments."""

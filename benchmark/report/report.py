@@ -32,7 +32,7 @@ from benchmark.report.sheets.throughput import throughput_sheet
 from benchmark.report.sheets.work import work_sheet
 from benchmark.report.tables import METRICS, Table, build_table, load_scores
 from benchmark.report.trainings import Records
-from benchmark.speed.table import training_speeds
+from benchmark.speed.records import training_speeds
 
 
 def report(results: Path, strict: bool = False) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.files import Record, read_record
 from benchmark.runs import Run
-from benchmark.speed.table import training_rows
+from benchmark.speed.records import training_rows
 
 Network = tuple[str, int, str]
 """Backbone, image size in pixels, precision."""

@@ -17,7 +17,7 @@ from benchmark.report.figures.style import FAINT, INK, STYLE, counted_sets, mark
 from benchmark.report.figures.training import trained
 from benchmark.report.tables import Scores, by_method, values
 from benchmark.report.trainings import Records
-from benchmark.speed.table import Workload
+from benchmark.speed.records import Workload
 
 
 class Speed(NamedTuple):
