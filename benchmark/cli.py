@@ -14,12 +14,13 @@ import typer
 from rich.table import Table
 from typer.core import TyperCommand
 
-from benchmark import __version__, interrupts
+from benchmark import __version__
 from benchmark.config import DEFAULT_PROFILE, PARAMS, Params, load_params
 from benchmark.data.cards import Card, card_of, load_cards
 from benchmark.errors import UserError, suggest
-from benchmark.names import check_name
+from benchmark.parallel import INTERRUPTED, interrupts_told
 from benchmark.progress import console, say
+from benchmark.schema import check_name
 from benchmark.texts import visible
 
 ROOT = Path()
@@ -35,8 +36,8 @@ class InProject(TyperCommand):
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
-            # `interrupts` has told it; what typer would print of it comes too late.
-            raise SystemExit(interrupts.STATUS) from None
+            # `interrupts_told` has told it; what typer would print of it comes too late.
+            raise SystemExit(INTERRUPTED) from None
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -80,7 +81,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             # What the terminal's encoding lacks, or bytes of a file name, are written out.
             stream.reconfigure(errors="backslashreplace")
-    with interrupts.told_at_once():
+    with interrupts_told():
         try:
             try:
                 app()
@@ -90,7 +91,7 @@ def main() -> None:
         except UserError as error:
             tell(str(error))
         except KeyboardInterrupt:
-            sys.exit(interrupts.STATUS)
+            sys.exit(INTERRUPTED)
         except OSError as error:
             if error.filename is not None or not lost(sys.stdout):
                 raise

@@ -13,17 +13,19 @@ from benchmark.data.cards import Subset
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.models.weights import Weights
-from benchmark.names import (
+from benchmark.scenarios import expand_scenario, scenario_folder, sources_of
+from benchmark.schema import (
     LONGEST_FOLDER,
     DomainName,
+    Line,
     MethodName,
     Name,
     ProfileName,
+    Strict,
     check_method,
+    parse,
     refuse_twice,
 )
-from benchmark.scenarios import expand_scenario, scenario_folder, sources_of
-from benchmark.schema import Line, Strict, parse
 
 PARAMS = Path("params.yaml")
 DEFAULT_PROFILE = "demo"

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import (
@@ -220,30 +219,6 @@ def finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{shortened(text)} is no finite number")
-    return value
-
-
-class Record(BaseModel):
-    """What is read of a JSON record; it may hold more keys."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-def read_record(path: Path, shape: type[Record], again: str) -> dict[str, Any]:
-    """Read a JSON record as it is, if it holds what `shape` says.
-
-    Raises:
-        UserError: it is missing, broken, a list, or lacks a key; the line says what makes it anew.
-    """
-    value = read_json(path, again)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__} and no record: {again}")
-    try:
-        shape.model_validate(value)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(shortened(str(part)) for part in fault["loc"])
-        raise UserError(f"{path}: {place}: {fault['msg']}: {again}") from None
     return value
 
 

@@ -13,7 +13,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import write_json
 from benchmark.runs import Run, expand
 from benchmark.scenarios import expand_scenario, sources_of
-from benchmark.shapes import read_plan, read_prepared
+from benchmark.schema import read_plan, read_prepared
 
 
 def profile_folder(root: Path, profile: str) -> Path:

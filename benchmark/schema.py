@@ -1,16 +1,119 @@
-"""Typed settings: models that refuse unknown keys, and the one line that tells a user which key."""
+"""What settings and records may hold: names, models, and the one line that tells a user what is
+wrong.
+
+Settings (`Strict`) refuse a key that they do not know. Of the JSON records that commands leave for
+each other only what is read is checked (`Record`), and the line says which command makes it anew.
+"""
 
 from __future__ import annotations
 
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from benchmark.errors import UserError, suggest
+from benchmark.files import read_json
 from benchmark.texts import shortened
+
+# --------------------------------------------------------------------------- names
+# One rule for all that become folders, files, parts of a run id, or columns of a table. They are
+# checked where settings and cards are read, so that no code behind it meets a name that leads out
+# of its folder, is hidden, or means something else to a file system or to the program.
+
+LONGEST = 64
+LONGEST_METHOD = 128
+"""A method's name is made of the names of its parts."""
+LONGEST_FOLDER = 200
+"""File systems take 255 bytes; temporary files add to a name."""
+TAKEN = {
+    "domain": {
+        "others": "stands for `*` in the folder of a scenario",
+        "corruptions": "stands for the targets of a scenario",
+    },
+    "method": {"majority": "is the row of the commonest class"},
+    "profile": {
+        "audit": "is a folder of the audit",
+        "speed": "is a folder of the measured speeds",
+    },
+}
+"""Words that mean something else where a name of this kind stands."""
+DEVICES = re.compile(r"con|prn|aux|nul|(?:com|lpt)[0-9]", re.IGNORECASE)
+"""Names that Windows keeps for devices."""
+
+
+def check_name(name: str, kind: str = "", more: str = "", longest: int = LONGEST) -> str:
+    """The name itself, if it follows the rule.
+
+    Args:
+        kind: domain, method or profile, each of which has words of its own that are taken.
+        more: signs that may stand in it beside letters, digits, hyphens and underscores.
+
+    Raises:
+        ValueError: what is wrong with it, in words.
+    """
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_\-{re.escape(more)}]*", name):
+        signs = "".join(f", '{sign}'" for sign in more)
+        raise ValueError(
+            f"'{shortened(name)}' cannot be a name: use letters (a-z), digits, '-', '_'{signs}, "
+            "and begin with a letter or digit"
+        )
+    if len(name) > longest:
+        raise ValueError(f"'{shortened(name)}' has {len(name)} characters: use {longest} at most")
+    if meaning := TAKEN.get(kind, {}).get(name.lower()):
+        raise ValueError(f"'{name}' {meaning}: choose another name")
+    if DEVICES.fullmatch(name):
+        raise ValueError(f"'{name}' is a device on Windows: choose another name")
+    return name
+
+
+def check_method(name: str) -> str:
+    """The same of a method or backbone: `resnet50+lstm`, `resnet50.a1_in1k`."""
+    return check_name(name, "method", "+.", LONGEST_METHOD)
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""Of an experiment, card, framing, label space or block."""
+ProfileName = Annotated[str, AfterValidator(partial(check_name, kind="profile"))]
+DomainName = Annotated[str, AfterValidator(partial(check_name, kind="domain"))]
+MethodName = Annotated[str, AfterValidator(check_method)]
+"""Of a method or backbone."""
+
+
+def check_run_id(run_id: str) -> str:
+    """The id itself, if it is `METHOD/SCENARIO/seedK`; else a `ValueError`."""
+    method, _, rest = run_id.partition("/")
+    folder, _, seed = rest.partition("/")
+    try:
+        check_method(method)
+        check_name(folder, longest=LONGEST_FOLDER)
+        if not re.fullmatch("seed[0-9]{1,9}", seed):
+            raise ValueError("its last part is no seed")
+    except ValueError:
+        raise ValueError(
+            f"'{shortened(run_id, 90)}' is no run: give METHOD/SCENARIO/seedK, as the folders in "
+            "results/<profile>/runs"
+        ) from None
+    return run_id
+
+
+RunId = Annotated[str, AfterValidator(check_run_id)]
+
+
+def refuse_twice(names: Iterable[str], what: str) -> None:
+    """Raise a `ValueError` if a name stands twice; some file systems do not tell `A` from `a`."""
+    counts = Counter(name.lower() for name in names)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"{what} '{shortened(twice[0])}' is there twice: keep one of them")
+
+
+# --------------------------------------------------------------------------- settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,3 +173,175 @@ def known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return sorted(annotation.model_fields)
     return []
+
+
+# --------------------------------------------------------------------------- records
+
+
+class Record(BaseModel):
+    """What is read of a JSON record; it may hold more keys."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+def read_record(path: Path, shape: type[Record], again: str) -> dict[str, Any]:
+    """Read a JSON record as it is, if it holds what `shape` says.
+
+    Raises:
+        UserError: it is missing, broken, a list, or lacks a key; the line says what makes it anew.
+    """
+    value = read_json(path, again)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__} and no record: {again}")
+    try:
+        shape.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(shortened(str(part)) for part in fault["loc"])
+        raise UserError(f"{path}: {place}: {fault['msg']}: {again}") from None
+    return value
+
+
+class PlannedScenario(Record):
+    """What a planned run trains and is tested on."""
+
+    name: str
+    source: str
+    targets: list[str]
+
+
+class PlannedRun(Record):
+    """A run as `plan` writes it."""
+
+    run_id: RunId
+    fingerprint: str
+    training_fingerprint: str
+    answering: str
+    skip: str | None
+    track: str
+    seed: int
+    scenario: PlannedScenario
+    tested: dict[str, str]
+    method: dict[str, str]
+    settings: dict[str, Any]
+
+
+class Plan(Record):
+    """`plans/<experiment>.json`."""
+
+    experiment: Name
+    profile: ProfileName
+    title: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    runs: list[PlannedRun]
+
+
+class PreparedDomain(Record):
+    """A domain as `prepare` left it."""
+
+    dataset: str
+    images: int
+    classes: dict[str, int]
+    crop: Any
+    digest: str = ""
+
+
+class Prepared(Record):
+    """`data.json`."""
+
+    subset: str
+    image_size: int
+    label_space: str
+    domains: dict[str, PreparedDomain]
+    framings: dict[str, dict[str, Any]] = {}
+
+
+Looks = Annotated[list[float], Field(min_length=8, max_length=8)]
+"""One number for each that an image is described by."""
+
+
+class KeptRange(Record):
+    """Where the own images of a source lie, in a framing."""
+
+    source: str
+    framing: str | None
+    data: str
+    images: int
+    held_out: int
+    mean: Looks
+    covariance: Annotated[list[Looks], Field(min_length=8, max_length=8)]
+    limit: PositiveFloat
+
+
+class Ranges(Record):
+    """`ranges.json`."""
+
+    ranges: list[KeptRange]
+
+
+class DoneScenario(Record):
+    """What a run on disk was trained on."""
+
+    source: str
+
+
+class Done(Record):
+    """`run.json`, as far as it is read beside its fingerprint."""
+
+    run_id: RunId
+    outcome: str
+    training_fingerprint: str
+    method: dict[str, str]
+    scenario: DoneScenario
+    settings: dict[str, Any]
+
+
+class Find(Record):
+    """A find of the audit."""
+
+    check: str
+    text: str
+
+
+class AuditedDomain(Record):
+    """A domain as the audit saw it."""
+
+    images: int
+
+
+class Audit(Record):
+    """`audit.json`."""
+
+    verdict: str
+    domains: dict[str, AuditedDomain]
+    failures: list[Find]
+    warnings: list[Find]
+    known: list[Find]
+    pairs_kept_together_by_their_group: int
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A plan: `results/<profile>/plans/<experiment>.json`."""
+    return read_record(path, Plan, f"run `wbc-shift plan -p {Path(path).parent.parent.name}`")
+
+
+def read_prepared(path: Path) -> dict[str, Any]:
+    """What `prepare` made: `results/<profile>/data.json`."""
+    return read_record(path, Prepared, f"run `wbc-shift prepare -p {Path(path).parent.name}`")
+
+
+def read_kept_ranges(path: Path) -> list[dict[str, Any]]:
+    """The ranges of the sources' own images: `results/<profile>/ranges.json`."""
+    again = f"run `wbc-shift prepare -p {Path(path).parent.name}`"
+    return read_record(path, Ranges, again)["ranges"]
+
+
+def read_audit(path: Path) -> dict[str, Any]:
+    """What the audit found: `results/<profile>/audit.json`."""
+    return read_record(path, Audit, f"run `wbc-shift audit -p {Path(path).parent.name}`")
+
+
+def read_done(path: Path) -> dict[str, Any]:
+    """The record of a run: `results/<profile>/runs/<run id>/run.json`."""
+    profile = Path(path).parents[4].name
+    return read_record(path, Done, f"delete it, and run `wbc-shift train -p {profile}`")

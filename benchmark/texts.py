@@ -8,6 +8,11 @@ out (`\\x1b`) in every form; what a form would take for an instruction is escape
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
@@ -132,3 +137,27 @@ def file_name(path: str) -> str:
 def percent(character: str) -> str:
     """The bytes of a character as in an address."""
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def templates_beside(module: str) -> Environment:
+    """The templates in a module's folder (`__file__`), and what pages of images share: texts are
+    escaped, what cannot be seen in them is written out, and a missing value is an error.
+    """
+    # Lazy: every command imports this module, few write pages.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([Path(module).parent, Path(__file__).parent / "audit"]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=as_shown,
+    )
+    environment.tests["link"] = link
+    return environment
+
+
+def as_shown(value: Any) -> Any:
+    """A value as a page shows it."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

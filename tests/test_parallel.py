@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 
 from benchmark import parallel
 
-FORKED = """\
+SCRIPT = """\
 import os, sys, time
 from benchmark import parallel
 parallel.processors = lambda: 2
@@ -24,20 +24,6 @@ def job():
     time.sleep(600)
 
 parallel.in_processes([job] * 8, "sleeping")
-"""
-SPAWNED = """\
-import multiprocessing, os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-from benchmark.parallel import end_with_parent
-
-def job(_):
-    os.write(1, f"worker {os.getpid()}\\n".encode())  # whole, beside other workers
-    time.sleep(600)
-
-if __name__ == "__main__":
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, spawn, initializer=end_with_parent) as pool:
-        list(pool.map(job, range(8)))
 """
 
 
@@ -54,9 +40,8 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes run")
-@pytest.mark.parametrize("script", [FORKED, SPAWNED], ids=["forked", "spawned"])
-def test_d10_workers_end_with_a_killed_parent_and_let_go_of_its_pipe(tmp_path, script) -> None:
-    (tmp_path / "script.py").write_text(script)
+def test_d10_workers_end_with_a_killed_parent_and_let_go_of_its_pipe(tmp_path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
     parent = subprocess.Popen(
         [sys.executable, str(tmp_path / "script.py")],
         stdout=subprocess.PIPE,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label as label_regions
 
+from benchmark import parallel
 from benchmark.data import phantom, phantom_pictures
 from benchmark.data.cards import load_cards
 from benchmark.data.phantom import (
@@ -405,6 +406,7 @@ def test_an_interrupted_drawing_leaves_whole_files_only(
         return save(self, target, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "save", fail_on_the_third)
+    monkeypatch.setattr(parallel, "processors", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         draw_images(few, {"x": Acquisition()}, tmp_path)
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -415,11 +417,12 @@ def test_an_interrupted_drawing_leaves_whole_files_only(
     assert draw_images(few, {"x": Acquisition()}, tmp_path) == 5
 
 
-def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
+def test_two_processes_draw_what_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = manifest({"x": (2, (20, 20, 10, 10, 10))}, size=16)
     looks = {"x": Acquisition(jpeg_quality=50)}
     for processes, folder in ((1, "one"), (2, "two")):
-        assert draw_images(rows, looks, tmp_path / folder, processes) == 70
+        monkeypatch.setattr(parallel, "processors", lambda n=processes: n)
+        assert draw_images(rows, looks, tmp_path / folder) == 70
     for path in rows["path"]:
         one, two = (np.asarray(Image.open(tmp_path / folder / path)) for folder in ("one", "two"))
         np.testing.assert_array_equal(one, two)

@@ -127,7 +127,7 @@ class Page(HTMLParser):
 
 
 def test_d4_a_page_shows_any_text_and_obeys_none(tmp_path: Path) -> None:
-    from benchmark.templates import templates_beside
+    from benchmark.texts import templates_beside
 
     (tmp_path / "p.jinja").write_text(
         '{% for t in texts %}<p title="{{ t }}">{{ t }}</p>'

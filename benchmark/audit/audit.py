@@ -35,7 +35,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_json, write_text
 from benchmark.plan import profile_folder
 from benchmark.progress import say
-from benchmark.templates import templates_beside
+from benchmark.texts import templates_beside
 
 MEASURES = {
     "hash": f"{near_duplicates.FREQUENCIES} x {near_duplicates.FREQUENCIES} cosine frequencies",

@@ -18,7 +18,7 @@ from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import ChangedInput, UserError
 from benchmark.files import digest, sha256_file
 from benchmark.scenarios import corruption_of, sources_of
-from benchmark.shapes import read_prepared
+from benchmark.schema import read_prepared
 from benchmark.texts import shortened
 
 OPEN_SET_PART = "open_set"

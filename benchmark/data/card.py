@@ -12,8 +12,7 @@ from benchmark.data.crop import Crop
 from benchmark.data.label_spaces import Labels
 from benchmark.data.layouts import Layout
 from benchmark.data.phantom import Acquisition
-from benchmark.names import DomainName, Name
-from benchmark.schema import Line, Strict
+from benchmark.schema import DomainName, Line, Name, Strict
 from benchmark.texts import shortened
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
-from benchmark.names import Name
-from benchmark.schema import Line, Strict, parse
+from benchmark.schema import Line, Name, Strict, parse
 
 LABEL_SPACES = "label_spaces.yaml"
 OPEN_SET = ("near", "far")

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +23,7 @@ from pydantic import Field
 from benchmark.data.specimen import MORPHOLOGIES, SIZE, SUPERSAMPLING, Specimen, specimen
 from benchmark.errors import UserError, suggest
 from benchmark.files import atomic, digest
-from benchmark.parallel import end_with_parent
-from benchmark.progress import track
+from benchmark.parallel import in_processes
 from benchmark.schema import Strict
 
 VERSION = 1
@@ -211,9 +209,7 @@ def manifest(
     return pd.DataFrame(rows, columns=["path", "label", "group", "acquisition", "width", "height"])
 
 
-def draw_images(
-    rows: pd.DataFrame, acquisitions: Mapping[str, Acquisition], folder: Path, processes: int = 2
-) -> int:
+def draw_images(rows: pd.DataFrame, acquisitions: Mapping[str, Acquisition], folder: Path) -> int:
     """Draw the images of a manifest that `folder` lacks, as PNG, each written whole or not at all.
 
     An image is redrawn when its recipe (label, slide's acquisition, size, `VERSION`), kept in the
@@ -223,7 +219,6 @@ def draw_images(
         rows: columns path, label, group, acquisition, width.
         acquisitions: value of the column `acquisition` → how it looks.
         folder: where the paths begin.
-        processes: drawn in this process where 1, or where there is little to draw.
 
     Returns:
         How many were drawn.
@@ -246,21 +241,9 @@ def draw_images(
         knobs = acquisition.model_dump(mode="json")
         recipe = digest({"version": VERSION, "label": label, "size": int(width), **knobs})
         if recipe_of(Path(folder) / path) != recipe:
-            jobs.append((Path(folder), path, label, acquisition, int(width), recipe))
-    if len(jobs) < 64 or processes == 1:
-        for job in track(jobs, "drawing phantoms"):
-            draw_file(*job)
-        return len(jobs)
-    # spawn: a fork of a process that holds threads (torch, BLAS) may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
-        futures = [pool.submit(draw_file, *job) for job in jobs]
-        try:
-            for future in track(as_completed(futures), "drawing phantoms", total=len(jobs)):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            job = Path(folder), path, label, acquisition, int(width), recipe
+            jobs.append(partial(draw_file, *job))
+    in_processes(jobs, "drawing phantoms")
     return len(jobs)
 
 

@@ -25,7 +25,7 @@ from benchmark.files import digest, write_json
 from benchmark.plan import profile_folder
 from benchmark.progress import say
 from benchmark.scenarios import sources_of
-from benchmark.shapes import read_kept_ranges, read_prepared
+from benchmark.schema import read_kept_ranges, read_prepared
 
 VERSION = 1
 """Raise it when the same images get another range."""

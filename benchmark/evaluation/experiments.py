@@ -12,10 +12,9 @@ import pyarrow.compute as pc
 from pydantic import Field, ValidationError, field_validator
 
 from benchmark.errors import UserError
-from benchmark.files import Record, digest, read_json
-from benchmark.names import Name, ProfileName, RunId
+from benchmark.files import digest, read_json
 from benchmark.scenarios import corruption_of, scenario_folder, sources_of
-from benchmark.shapes import read_plan
+from benchmark.schema import Name, ProfileName, Record, RunId, read_plan
 
 Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
 

@@ -29,7 +29,7 @@ from benchmark.evaluation.calibration import Reliability, probabilities, reliabi
 from benchmark.evaluation.experiments import Run, train_command
 from benchmark.evaluation.rejection import risk_coverage
 from benchmark.files import read_json, sha256_file
-from benchmark.shapes import read_done
+from benchmark.schema import read_done
 
 TestSet = tuple[str, str]
 """(domain, part)"""

@@ -20,7 +20,7 @@ from benchmark.parallel import wanted_threads
 from benchmark.plan import plan_path
 from benchmark.progress import say, track
 from benchmark.runs import Run
-from benchmark.shapes import read_plan
+from benchmark.schema import read_plan
 
 RETRIES = 3
 """How often a task is started again whose worker or machine was lost."""

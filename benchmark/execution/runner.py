@@ -30,7 +30,7 @@ from benchmark.models.weights import Weights
 from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
 from benchmark.runs import Run
-from benchmark.shapes import read_done, read_plan
+from benchmark.schema import read_done, read_plan
 from benchmark.training.checkpoints import (
     checkpoint_path,
     is_network_of,

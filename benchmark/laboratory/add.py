@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import names
+from benchmark import schema
 from benchmark.audit.images import look_at
 from benchmark.config import PARAMS, Profile, load_params
 from benchmark.data.cards import Card, card_of, load_cards
@@ -225,7 +225,7 @@ def check_name(datasets: Path, cards: dict[str, Card], name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(f"--name {name}: use small letters, digits and hyphens")
     try:
-        names.check_name(name, "domain")
+        schema.check_name(name, "domain")
     except ValueError as error:
         raise UserError(f"--name: {error}") from None
     if name in cards or any(name in card.domains for card in cards.values()):

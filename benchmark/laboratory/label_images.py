@@ -43,9 +43,8 @@ from benchmark.models.build import build_model, preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.plan import profile_folder
 from benchmark.progress import track
-from benchmark.shapes import read_done
-from benchmark.templates import templates_beside
-from benchmark.texts import csv_cell, csv_path, visible
+from benchmark.schema import read_done
+from benchmark.texts import csv_cell, csv_path, templates_beside, visible
 from benchmark.training.checkpoints import (
     checkpoint_path,
     is_network_of,

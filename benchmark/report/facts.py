@@ -10,9 +10,8 @@ from typing import Any
 
 from benchmark.data.cards import Card, load_cards
 from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.files import Record, read_record
 from benchmark.report.trainings import computed_seconds, recorded_seconds
-from benchmark.shapes import read_audit, read_prepared
+from benchmark.schema import Record, read_audit, read_prepared, read_record
 
 OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
 

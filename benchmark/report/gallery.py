@@ -15,7 +15,7 @@ from benchmark.evaluation.experiments import load_experiments
 from benchmark.files import write_text
 from benchmark.plan import profile_folder
 from benchmark.report.confident_errors import MOST_PICTURES, Mistakes, confident_errors
-from benchmark.templates import templates_beside
+from benchmark.texts import templates_beside
 
 
 def write_gallery(root: Path, profile: str, run_id: str | None = None) -> Path:

@@ -18,8 +18,8 @@ from benchmark.report.leaderboard import as_json, findings, leaderboard
 from benchmark.report.per_class import ClassBlock
 from benchmark.report.sheets.sheet import Sheet
 from benchmark.report.tables import METRICS, Table
-from benchmark.shapes import read_prepared
-from benchmark.templates import templates_beside
+from benchmark.schema import read_prepared
+from benchmark.texts import templates_beside
 
 PICTURE_BYTES = 2_400_000
 """Figures are embedded up to this many bytes of PNG, so that the page stays below 5 MB; the first

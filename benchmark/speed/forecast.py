@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.files import Record, read_record
 from benchmark.runs import Run
+from benchmark.schema import Record, read_record
 from benchmark.speed.records import training_rows
 
 Network = tuple[str, int, str]

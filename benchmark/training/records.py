@@ -28,7 +28,7 @@ from benchmark.files import (
 )
 from benchmark.plan import plan_path, profile_folder
 from benchmark.runs import Run
-from benchmark.shapes import read_done, read_plan
+from benchmark.schema import read_done, read_plan
 from benchmark.training.checkpoints import checkpoint_path
 
 SCHEMA_VERSION = 1

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
-from benchmark.files import Record, read_record
 from benchmark.progress import say
 from benchmark.report.figures.style import FAINT, MARKS, MILLIMETRE, STYLE, mark_of, panels, title
+from benchmark.schema import Record, read_record
 
 ACROSS = 3
 """runs side by side"""

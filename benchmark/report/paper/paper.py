@@ -47,7 +47,7 @@ from benchmark.report.tables import (
     build_table,
     load_scores,
 )
-from benchmark.shapes import read_prepared
+from benchmark.schema import read_prepared
 
 
 def write_paper(root: Path, profile: str) -> Path:
