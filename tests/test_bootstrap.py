@@ -33,8 +33,7 @@ right); images drawn without regard to their smear (43 to 90 %).
 import numpy as np
 import pytest
 
-from benchmark.evaluation import bootstrap, metrics, tallies
-from benchmark.evaluation.bootstrap import Images
+from benchmark.evaluation import metrics, resampling
 from benchmark.evaluation.intervals import interval
 
 BCCD = np.array([207, 33, 20, 88, 3])
@@ -45,9 +44,9 @@ RAABIN[1:, :4] = [
     *([44, 50, 22, 26], [30, 34, 51, 50], [15, 17, 23, 16], [14, 10, 2, 4], [0, 0, 0, 5]),
     *([14, 17, 15, 6], [14, 0, 0, 9], [0, 0, 0, 2], [0, 0, 0, 13], [0, 0, 0, 5], [14, 17, 1, 3]),
 ]
-MACRO_F1 = {"macro_f1": tallies.STATISTICS["macro_f1_present"]}
+MACRO_F1 = {"macro_f1": metrics.METRICS["macro_f1_present"]}
 """Rare classes included: they are what an interval misses first."""
-ACCURACY = {"a": tallies.STATISTICS["accuracy"]}
+ACCURACY = {"a": metrics.METRICS["accuracy"]}
 
 
 def images(labels, predicted, groups=None, name="a test set"):
@@ -55,7 +54,7 @@ def images(labels, predicted, groups=None, name="a test set"):
     labels, predicted = np.asarray(labels), np.atleast_2d(predicted)
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     classes = int(max(labels.max(), predicted.max())) + 1
-    return Images(name, labels, groups, predicted, classes)
+    return resampling.JointPredictions(name, labels, groups, predicted, classes)
 
 
 def raabin_smears():
@@ -72,30 +71,30 @@ def some_images(seed=0, runs=3, **more):
 
 
 def whole_tally(test_set, resamples=500):
-    chunks = bootstrap.resampled_tallies(test_set, resamples)
-    return tallies.Tally(*(np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True)))
+    chunks = resampling.resampled_tallies(test_set, resamples)
+    return metrics.Tally(*(np.concatenate(part, axis=-1) for part in zip(*chunks, strict=True)))
 
 
 def test_resamples_belong_to_the_name_of_the_test_set():
-    first, again = (bootstrap.draw(some_images(), MACRO_F1, 300)["macro_f1"] for _ in range(2))
+    first, again = (resampling.draw(some_images(), MACRO_F1, 300)["macro_f1"] for _ in range(2))
     assert (first == again).all()
-    other = bootstrap.draw(some_images(name="another"), MACRO_F1, 300)["macro_f1"]
+    other = resampling.draw(some_images(name="another"), MACRO_F1, 300)["macro_f1"]
     assert (first != other).any()
 
 
 def test_a_run_meets_the_same_resamples_whoever_is_beside_it():
     together = some_images()
     alone = together._replace(predicted=together.predicted[1:2])
-    draws = [bootstrap.draw(test_set, MACRO_F1, 300)["macro_f1"] for test_set in (together, alone)]
+    draws = [resampling.draw(test_set, MACRO_F1, 300)["macro_f1"] for test_set in (together, alone)]
     np.testing.assert_array_equal(draws[0][1], draws[1][0])
 
 
 def test_a_resample_is_the_weighted_count_of_groups():
     test_set = some_images(groups=np.arange(60) // 7)
     found = whole_tally(test_set, 5)
-    weights = bootstrap.generator("weights", "a test set").standard_exponential((5, 9))
-    prior = bootstrap.pseudo_images(test_set.labels, 4)
-    pseudo = bootstrap.generator("pseudo images", "a test set").standard_gamma(
+    weights = resampling.generator("weights", "a test set").standard_exponential((5, 9))
+    prior = resampling.pseudo_images(test_set.labels, 4)
+    pseudo = resampling.generator("pseudo images", "a test set").standard_gamma(
         prior.ravel(), (5, 16)
     )
     for b in range(5):
@@ -106,7 +105,7 @@ def test_a_resample_is_the_weighted_count_of_groups():
             expected[true, answer] += weights[b, i // 7]
         assert found.labels[:, 2, b] == pytest.approx(expected.sum(axis=1))
         assert found.right[:, 2, b] == pytest.approx(expected.diagonal())
-        assert found.answers[:, 2, b] == pytest.approx(expected.sum(axis=0))
+        assert found.predicted[:, 2, b] == pytest.approx(expected.sum(axis=0))
         assert found.images[2, b] == pytest.approx(expected.sum())
 
 
@@ -116,19 +115,22 @@ def test_the_metrics_of_a_tally_are_those_of_its_confusion_matrix():
     labels, predicted = random.choice([0, 1, 2, 4], 80), random.choice([0, 2, 3, 4], (3, 80))
     test_set = images(labels, predicted)._replace(classes=5)
     confusions = np.stack([metrics.confusion_matrix(labels, own, 5) for own in predicted])
-    seen = tallies.observed(test_set)
-    for name, statistic in tallies.STATISTICS.items():
-        np.testing.assert_allclose(statistic(seen, test_set), metrics.OVERALL[name](confusions))
-    expected = metrics.f1(confusions)[:, [0, 1, 2, 4]]
-    np.testing.assert_allclose(tallies.f1(seen).T, expected)
+    seen = resampling.observed(test_set)
+    of_tallies = [metric for metric in metrics.METRICS.values() if metric.of_tally]
+    assert len(of_tallies) == 5
+    for metric in of_tallies:
+        expected = metric.of_confusion(confusions)
+        if metric.over == "each class":
+            expected = expected.T[[0, 1, 2, 4]]
+        np.testing.assert_allclose(test_set.value(metric, seen), expected)
 
 
 def test_pseudo_images_are_three_at_most_and_none_of_an_absent_class():
-    prior = bootstrap.pseudo_images(np.array([0, 1, 1, 4]), 5)
+    prior = resampling.pseudo_images(np.array([0, 1, 1, 4]), 5)
     assert np.diag(prior) == pytest.approx([0.4, 0.4, 0, 0, 0.4])
     assert prior[0, 1:] == pytest.approx(1 / 25)
     assert not prior[2:4].any()
-    assert bootstrap.pseudo_images(np.arange(5), 5).sum() == pytest.approx(2 + 20 / 25)
+    assert resampling.pseudo_images(np.arange(5), 5).sum() == pytest.approx(2 + 20 / 25)
 
 
 def test_three_images_all_right_still_leave_doubt_and_never_vanish():
@@ -148,7 +150,7 @@ def test_images_of_one_group_count_as_one():
     predicted = np.where(random.random(400) < 0.7, labels, 1 - labels)
     twice = (np.tile(labels, 2), np.tile(predicted, 2))
     spread = [
-        bootstrap.draw(test_set, ACCURACY, 2000)["a"].std()
+        resampling.draw(test_set, ACCURACY, 2000)["a"].std()
         for test_set in (
             images(labels, predicted),
             images(*twice, groups=np.tile(np.arange(400), 2)),
@@ -164,7 +166,7 @@ def test_the_spread_of_an_accuracy_is_the_binomial_one():
     labels = np.repeat(np.arange(2), 300)
     predicted = np.where(random.random(600) < 0.8, labels, 1 - labels)
     share = np.mean(labels == predicted)
-    draws = bootstrap.draw(images(labels, predicted), {"a": tallies.STATISTICS["accuracy"]}, 4000)[
+    draws = resampling.draw(images(labels, predicted), {"a": metrics.METRICS["accuracy"]}, 4000)[
         "a"
     ]
     assert draws.std() == pytest.approx(np.sqrt(share * (1 - share) / 600), rel=0.05)
@@ -173,10 +175,10 @@ def test_the_spread_of_an_accuracy_is_the_binomial_one():
 def test_effective_groups_by_hand():
     # Class 0: 6 + 2 in two groups; class 1: 4 in one.
     labels, groups = np.repeat([0, 0, 1], [6, 2, 4]), np.repeat([0, 1, 1], [6, 2, 4])
-    found = bootstrap.effective_groups(images(labels, labels, groups))
+    found = resampling.effective_groups(images(labels, labels, groups))
     assert found == pytest.approx([64 / 40, 1])
     # No groups: every class rests on all images.
-    found = bootstrap.effective_groups(images([0, 0, 2], [0, 0, 2]))
+    found = resampling.effective_groups(images([0, 0, 2], [0, 0, 2]))
     np.testing.assert_array_equal(found, [3, np.nan, 3])
 
 
@@ -185,14 +187,14 @@ def test_a7_accuracy_has_the_groups_of_its_images_and_not_the_mean_over_classes(
     labels, groups = raabin_smears()
     test_set = images(labels, labels, groups)
     sizes = RAABIN.sum(axis=1)
-    assert bootstrap.groups_behind(test_set, tallies.STATISTICS["accuracy"]) == pytest.approx(
+    assert resampling.groups_behind(test_set, metrics.METRICS["accuracy"]) == pytest.approx(
         sizes.sum() ** 2 / (sizes**2).sum()
     )
     by_class = RAABIN.sum(axis=0) ** 2 / (RAABIN**2).sum(axis=0)
     for name in ("macro_f1", "macro_f1_present", "balanced_accuracy"):
-        found = bootstrap.groups_behind(test_set, tallies.STATISTICS[name])
+        found = resampling.groups_behind(test_set, metrics.METRICS[name])
         assert found == pytest.approx(by_class.mean())
-    assert bootstrap.groups_behind(test_set, tallies.F1) == pytest.approx(by_class)
+    assert resampling.groups_behind(test_set, metrics.METRICS["f1"]) == pytest.approx(by_class)
 
 
 def test_a6_the_classes_of_the_headline_are_those_of_the_images_in_every_resample():
@@ -200,29 +202,29 @@ def test_a6_the_classes_of_the_headline_are_those_of_the_images_in_every_resampl
     random = np.random.default_rng(5)
     predicted = np.where(random.random((2, 79)) < 0.7, labels, random.integers(0, 3, (2, 79)))
     test_set = images(labels, predicted)
-    statistics = {name: tallies.STATISTICS[name] for name in ("macro_f1", "macro_f1_present")}
-    by_class = bootstrap.draw(test_set, {"f1": tallies.F1}, 300)["f1"]
-    found = bootstrap.draw(test_set, statistics, 300)
-    factor = bootstrap.small_sample_factor(79)
+    statistics = {name: metrics.METRICS[name] for name in ("macro_f1", "macro_f1_present")}
+    by_class = resampling.draw(test_set, {"f1": metrics.METRICS["f1"]}, 300)["f1"]
+    found = resampling.draw(test_set, statistics, 300)
+    factor = resampling.small_sample_factor(79)
     for name, classes in (("macro_f1", 2), ("macro_f1_present", 3)):
         # F1 of each class and their mean are stretched alike where every image is a group.
         assert found[name] == pytest.approx(by_class[:classes].mean(axis=0))
         assert factor == pytest.approx(
-            bootstrap.small_sample_factor(bootstrap.groups_behind(test_set, statistics[name]))
+            resampling.small_sample_factor(resampling.groups_behind(test_set, statistics[name]))
         )
 
 
-def test_every_metric_of_the_tables_is_one_of_metrics_and_the_first_ranks():
-    assert set(tallies.STATISTICS) <= set(metrics.OVERALL)
-    assert next(iter(tallies.STATISTICS)) == tallies.HEADLINE == "macro_f1"
+def test_every_metric_of_the_tables_can_be_resampled_and_the_first_ranks():
+    assert all(metric.of_tally for metric in metrics.TABLED.values())
+    assert next(iter(metrics.TABLED)) == metrics.HEADLINE == "macro_f1"
 
 
 def test_few_groups_stretch_an_interval_and_many_do_not():
     # t(0.975, 13) = 2.160369.
     expected = np.sqrt(15 / 13) * 2.160369 / 1.959964
-    assert bootstrap.small_sample_factor(14) == pytest.approx(expected, rel=1e-5)
-    assert bootstrap.small_sample_factor(1000) == pytest.approx(1, abs=0.003)
-    assert bootstrap.small_sample_factor(1) == pytest.approx(np.sqrt(5) * 12.7062 / 1.959964)
+    assert resampling.small_sample_factor(14) == pytest.approx(expected, rel=1e-5)
+    assert resampling.small_sample_factor(1000) == pytest.approx(1, abs=0.003)
+    assert resampling.small_sample_factor(1) == pytest.approx(np.sqrt(5) * 12.7062 / 1.959964)
 
 
 def test_of_a_class_from_one_smear_nothing_is_known():
@@ -230,7 +232,9 @@ def test_of_a_class_from_one_smear_nothing_is_known():
     groups = np.append(np.arange(40) % 20, np.full(40, 20))
     predicted = labels.copy()
     predicted[::5] = 1 - predicted[::5]
-    draws = bootstrap.draw(images(labels, predicted, groups), {"f1": tallies.F1}, 500)["f1"][:, 0]
+    draws = resampling.draw(images(labels, predicted, groups), {"f1": metrics.METRICS["f1"]}, 500)[
+        "f1"
+    ][:, 0]
     low, high = np.quantile(draws, [0.025, 0.975], axis=1)
     assert high[1] - low[1] > 1 > high[0] - low[0]
 
@@ -254,7 +258,7 @@ def coverage(table, repeats, group_free=True, seed=0):
         ]
     )
     truth = metrics.macro_f1_present(BCCD[:, None] * table)
-    draws = bootstrap.draw(images(labels, predicted), MACRO_F1, 500)["macro_f1"]
+    draws = resampling.draw(images(labels, predicted), MACRO_F1, 500)["macro_f1"]
     covered = np.zeros(2)
     for own, drawn in zip(predicted, draws, strict=True):
         confusion = metrics.confusion_matrix(labels, own, 5)
@@ -304,7 +308,7 @@ def test_a_dozen_smears_are_not_five_hundred_images():
         seen = float(metrics.macro_f1_present(metrics.confusion_matrix(labels, predicted, 5)))
         for place, chosen in enumerate((groups, None)):
             test_set = images(labels, predicted, chosen, name=str(repeat))
-            draws = bootstrap.draw(test_set, MACRO_F1, 250)["macro_f1"][0]
+            draws = resampling.draw(test_set, MACRO_F1, 250)["macro_f1"][0]
             low, high = interval(draws, seen, 1)[1:3]
             covered[place] += low <= truth <= high
     by_smear, by_image = covered / repeats
@@ -330,13 +334,16 @@ def raabin_coverage(correlation, repeats=250, mean=0.9):
 
     names = ("macro_f1", "accuracy")
     plenty = sum(metrics.confusion_matrix(labels, own, 5) for own in answers(1500))
-    truth = {name: float(metrics.OVERALL[name](plenty)) for name in names}
+    truth = {name: float(metrics.METRICS[name].of_confusion(plenty)) for name in names}
     seen = answers(repeats)
-    statistics = {name: tallies.STATISTICS[name] for name in names}
-    draws = bootstrap.draw(images(labels, seen, groups), statistics, 400)
+    statistics = {name: metrics.METRICS[name] for name in names}
+    draws = resampling.draw(images(labels, seen, groups), statistics, 400)
     covered = {}
     for name in names:
-        points = [metrics.OVERALL[name](metrics.confusion_matrix(labels, own, 5)) for own in seen]
+        points = [
+            metrics.METRICS[name].of_confusion(metrics.confusion_matrix(labels, own, 5))
+            for own in seen
+        ]
         found = [interval(d, float(p), 1) for d, p in zip(draws[name], points, strict=True)]
         covered[name] = np.mean([own.low <= truth[name] <= own.high for own in found])
     return covered

@@ -25,8 +25,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.evaluation import bootstrap, metrics, tallies
-from benchmark.evaluation.bootstrap import Images
+from benchmark.evaluation import metrics, resampling
 from benchmark.evaluation.intervals import (
     interval,
     inverse_trigamma,
@@ -236,8 +235,10 @@ def simulate(classifier, spreads, seeds, repeats, resamples=250):
             )
             for spread in spreads
         ]
-        test_set = Images(str(repeat), LABELS, np.arange(351), np.concatenate(tables), 5)
-        drawn = bootstrap.draw(test_set, {"f": tallies.STATISTICS["macro_f1_present"]}, resamples)[
+        test_set = resampling.JointPredictions(
+            str(repeat), LABELS, np.arange(351), np.concatenate(tables), 5
+        )
+        drawn = resampling.draw(test_set, {"f": metrics.METRICS["macro_f1_present"]}, resamples)[
             "f"
         ]
         drawn = drawn.reshape(len(spreads), seeds, -1)

@@ -69,8 +69,10 @@ def test_a6_the_headline_runs_over_classes_of_ten_images_and_counts_all_images()
 
 
 def test_an_absent_class_has_no_precision_recall_or_f1():
-    for metric in metrics.PER_CLASS.values():
-        assert math.isnan(metric(BY_HAND)[3])
+    by_class = [metric for metric in metrics.METRICS.values() if metric.over == "each class"]
+    assert len(by_class) == 4
+    for metric in by_class:
+        assert math.isnan(metric.of_confusion(BY_HAND)[3])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn warns of classes never seen
@@ -190,9 +192,9 @@ def test_a_single_class_has_no_specificity():
     assert metrics.balanced_accuracy(confusion) == 0.75
 
 
-@pytest.mark.parametrize("name", [*metrics.OVERALL, *metrics.PER_CLASS])
+@pytest.mark.parametrize("name", metrics.METRICS)
 def test_a_stack_of_matrices_is_scored_like_each_of_them(name):
-    metric = (metrics.OVERALL | metrics.PER_CLASS)[name]
+    metric = metrics.METRICS[name].of_confusion
     random = np.random.default_rng(0)
     stack = random.integers(0, 3, (2, 7, 4, 4)) * random.integers(0, 2, (2, 7, 4, 1))
     stack[..., 0, 0] += 1

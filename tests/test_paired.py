@@ -8,11 +8,11 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from benchmark.evaluation import metrics, paired
-from benchmark.evaluation.bootstrap import Images, generator
 from benchmark.evaluation.columns import Resampled, summarise
 from benchmark.evaluation.experiments import Scenario
+from benchmark.evaluation.metrics import TABLED
 from benchmark.evaluation.permutation import permutation_tests
-from benchmark.evaluation.tallies import STATISTICS
+from benchmark.evaluation.resampling import JointPredictions, generator
 
 ALONE = Scenario(name="a->", source="a", targets=())
 SHIFTED = Scenario(name="a->b,c", source="a", targets=("b", "c"))
@@ -27,17 +27,17 @@ def resampled(scenario, tables):
     """
     images, points = {}, []
     for test_set, (labels, groups, predicted) in zip(scenario.test_sets, tables, strict=True):
-        images[test_set] = Images("/".join(test_set), labels, groups, predicted, CLASSES)
+        images[test_set] = JointPredictions("/".join(test_set), labels, groups, predicted, CLASSES)
         confusions = [metrics.confusion_matrix(labels, own, CLASSES) for own in predicted]
         points.append(np.stack(confusions))
     observed = {
         (name, ""): summarise(
-            [metrics.OVERALL[name](stack) for stack in points], scenario, scenario.targets
+            [metric.of_confusion(stack) for stack in points], scenario, scenario.targets
         )
-        for name in STATISTICS
+        for name, metric in TABLED.items()
     }
     places = {str(row): row for row in range(len(tables[0][2]))}
-    return Resampled(scenario, scenario.targets, STATISTICS, places, images, observed, {})
+    return Resampled(scenario, scenario.targets, TABLED, places, images, observed, {})
 
 
 def p_values_of(runs, pairs, permutations):
@@ -127,8 +127,8 @@ def test_a_clear_difference_is_found_whichever_comes_first():
     labels = random.integers(0, CLASSES, 200)
     runs = resampled(ALONE, [(labels, np.arange(200), answers(random, labels, [0.9, 0.6]))])
     pairs = {("a", "b"): [(0, 1)], ("b", "a"): [(1, 0)]}
-    found = permutation_tests(runs, dict.fromkeys(STATISTICS, pairs), 400)
-    for metric in STATISTICS:
+    found = permutation_tests(runs, dict.fromkeys(TABLED, pairs), 400)
+    for metric in TABLED:
         assert found[metric]["a", "b"]["in_domain"] == 1 / 401
         assert found[metric]["b", "a"]["in_domain"] == 1 / 401
 

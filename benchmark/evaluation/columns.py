@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.evaluation import tallies
-from benchmark.evaluation.bootstrap import RESAMPLES, draw
 from benchmark.evaluation.experiments import Scenario
-from benchmark.evaluation.metrics import supported
+from benchmark.evaluation.metrics import HEADLINE, METRICS, TABLED, Metric, supported
 from benchmark.evaluation.predictions import DROPPED, REDUCED, Answers, TestSet
-from benchmark.evaluation.tallies import F1, HEADLINE, STATISTICS, Images, Statistic
+from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.scenarios import corruption_of
 
 SUMMARIES = {
@@ -29,11 +27,11 @@ SUMMARIES = {
 FEWEST_CLASSES = 3
 """Supported classes without which a target enters no summary: a score over fewer is another task's
 (naming one class alone is right every time)."""
-REDUCED_STATISTICS = {f"{HEADLINE}_{REDUCED}": STATISTICS[HEADLINE]}
+TABLED_REDUCED = {f"{HEADLINE}_{REDUCED}": METRICS[HEADLINE]}
 
 Columns = dict[str, np.ndarray]
 """column → values; the last axis, if there is one, counts resamples or permutations"""
-Metric = tuple[str, str]
+MetricKey = tuple[str, str]
 """(metric, class), the class being "" for a metric over all classes"""
 
 
@@ -62,18 +60,18 @@ class Resampled(NamedTuple):
     scenario: Scenario
     counted: tuple[str, ...]
     """the targets that enter its summaries"""
-    statistics: dict[str, Statistic]
-    """by metric, those over all classes"""
+    metrics: dict[str, Metric]
+    """those over all classes"""
     places: dict[str, int]
     """run id → its row in `images` and in the columns"""
-    images: dict[TestSet, Images]
-    """answers of all runs"""
-    points: dict[Metric, Columns]
+    images: dict[TestSet, JointPredictions]
+    """predictions of all runs"""
+    points: dict[MetricKey, Columns]
     """(runs,) values"""
-    draws: dict[Metric, Columns]
+    draws: dict[MetricKey, Columns]
     """(runs, resamples) values"""
 
-    def series(self, runs: list[tuple[int, str]], metric: Metric, column: str) -> Series:
+    def series(self, runs: list[tuple[int, str]], metric: MetricKey, column: str) -> Series:
         """The values of some runs, given as (seed, run id)."""
         rows = [self.places[run_id] for _, run_id in runs]
         return Series(
@@ -152,14 +150,14 @@ def resample(
     first = next(iter(answers.values()))
     counts = [np.bincount(first[t].labels, minlength=len(classes)) for t in scenario.test_sets[1:]]
     counted = counted_targets(scenario, np.reshape(counts, (-1, len(classes))))
-    statistics = REDUCED_STATISTICS if reduced else STATISTICS
+    metrics = TABLED_REDUCED if reduced else TABLED
     images, points, draws = {}, {}, {}
     names = ["in_domain", *scenario.targets]
     for column, test_set in zip(names, scenario.test_sets, strict=True):
         found = [answer[test_set] for answer in answers.values()]
         images[test_set] = shown = images_of(found, test_set, classes, reduced)
-        by_class = {} if reduced or corruption_of(column) else {"f1": F1}
-        for name, (observed, drawn) in values(shown, statistics | by_class).items():
+        by_class = {} if reduced or corruption_of(column) else {"f1": METRICS["f1"]}
+        for name, (observed, drawn) in observed_and_drawn(shown, metrics | by_class).items():
             for place, key in enumerate(metric_keys(name, classes)):
                 own = place if key[1] else ...
                 points.setdefault(key, {})[column] = observed[own]
@@ -170,17 +168,17 @@ def resample(
                 in_order = [columns[name] for name in names]
                 by_metric[key] = summarise(in_order, scenario, counted)
     places = {run_id: place for place, run_id in enumerate(answers)}
-    return Resampled(scenario, counted, statistics, places, images, points, draws)
+    return Resampled(scenario, counted, metrics, places, images, points, draws)
 
 
-def metric_keys(name: str, classes: tuple[str, ...]) -> list[Metric]:
+def metric_keys(name: str, classes: tuple[str, ...]) -> list[MetricKey]:
     """One key for a metric over all classes, one per class for `f1`."""
     return [(name, label) for label in classes] if name == "f1" else [(name, "")]
 
 
 def images_of(
     answers: list[Answers], test_set: TestSet, classes: tuple[str, ...], reduced: bool
-) -> Images:
+) -> JointPredictions:
     """What several runs answered on one test set; `reduced` leaves out the dropped class."""
     first = answers[0]
     if reduced:
@@ -191,32 +189,4 @@ def images_of(
         predicted = np.stack([answer.predicted for answer in answers])
     corrupted = corruption_of(test_set[0])
     name, groups = "/".join((corrupted[0], "id_test") if corrupted else test_set), first.groups
-    return Images(name, first.labels[kept], groups[kept], predicted, len(classes))
-
-
-def values(
-    images: Images, statistics: dict[str, Statistic]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Each statistic as observed (runs,) and in resamples (runs, resamples).
-
-    A statistic of each class has an axis of all classes before. NaN for an absent class, and where
-    no image is left.
-    """
-    if not len(images.labels):
-        nothing = np.full((len(images.predicted), RESAMPLES), np.nan)
-        return {name: (nothing[:, 0], nothing) for name in statistics}
-    seen, drawn = tallies.observed(images), draw(images, statistics)
-    return {
-        name: tuple(
-            by_class(found, images) if statistic.over == "each class" else found
-            for found in (statistic(seen, images), drawn[name])
-        )
-        for name, statistic in statistics.items()
-    }
-
-
-def by_class(found: np.ndarray, images: Images) -> np.ndarray:
-    """(present classes, ...) → (classes, ...), NaN for the absent ones."""
-    whole = np.full((images.classes, *found.shape[1:]), np.nan)
-    whole[images.present] = found
-    return whole
+    return JointPredictions(name, first.labels[kept], groups[kept], predicted, len(classes))

@@ -18,10 +18,10 @@ from benchmark.evaluation.evidence import (
     shared_rows,
 )
 from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.paired import holm, shown
 from benchmark.evaluation.permutation import permutation_tests
 from benchmark.evaluation.predictions import read_answers
-from benchmark.evaluation.tallies import HEADLINE
 
 
 def compare_methods(

@@ -13,8 +13,8 @@ import pyarrow as pa
 from benchmark.evaluation.columns import Resampled
 from benchmark.evaluation.evidence import Column, compare, rounded
 from benchmark.evaluation.experiments import Method
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.paired import holm
-from benchmark.evaluation.tallies import HEADLINE
 
 REFERENCES = {
     "normalisation": ("bn",),

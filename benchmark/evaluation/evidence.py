@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import special
 
-from benchmark.evaluation.bootstrap import groups_behind
-from benchmark.evaluation.columns import Metric, Resampled, Series
+from benchmark.evaluation.columns import MetricKey, Resampled, Series
 from benchmark.evaluation.intervals import (
     Interval,
     Variances,
@@ -35,6 +34,7 @@ from benchmark.evaluation.paired import (
     variance_components,
 )
 from benchmark.evaluation.permutation import Pairs, permutation_tests
+from benchmark.evaluation.resampling import groups_behind
 
 UNRANKED = "shift_drop"
 """The column without a best method: what is useless everywhere drops least."""
@@ -109,7 +109,7 @@ class Column(NamedTuple):
     """One metric of methods in one column, with draws that hold both levels."""
 
     name: str
-    metric: Metric
+    metric: MetricKey
     series: dict[str, Series]
     variances: Variances
     draws: np.ndarray
@@ -129,7 +129,7 @@ class Column(NamedTuple):
         return np.array([own.mean for own in self.series.values()])
 
 
-def column_of(runs: Resampled, members: Members, metric: Metric, name: str) -> Column:
+def column_of(runs: Resampled, members: Members, metric: MetricKey, name: str) -> Column:
     """Gather one column of a scenario.
 
     Args:
@@ -201,7 +201,7 @@ def scenario_columns(runs: Resampled, members: Members) -> dict[tuple[str, str],
     """Every column of a scenario for the metrics over all classes, by (metric, name)."""
     return {
         (metric, name): column_of(runs, members, (metric, ""), name)
-        for metric in runs.statistics
+        for metric in runs.metrics
         for name in runs.columns
     }
 
@@ -326,7 +326,7 @@ def column_summary(
         images = runs.images[test_sets[column.name]]
         row |= {"images": len(images.labels), "groups": len(np.unique(images.groups))}
         if row["images"]:
-            row["effective_groups"] = groups_behind(images, runs.statistics[column.metric[0]])
+            row["effective_groups"] = groups_behind(images, runs.metrics[column.metric[0]])
     return rounded(row)
 
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from benchmark.evaluation.bootstrap import generator
+from benchmark.evaluation.resampling import generator
 
 CONFIDENCE = 0.95
 

@@ -1,7 +1,7 @@
-"""Metrics: confusion matrices in, numbers out; one matrix or a stack of them.
+"""Metrics: of confusion matrices, one or a stack of them; `METRICS` declares each in one place.
 
 Every function takes counts `(..., classes, classes)`, true × predicted, and works along the last
-two axes, so that a bootstrap is one call. Counts may be fractional. The rules for the corner cases:
+two axes. Counts may be fractional. The rules for the corner cases:
 
 * A class is *present* if at least one label names it. Averages over classes are over the present
   ones; predicting an absent class still costs the recall of the true one.
@@ -18,6 +18,10 @@ two axes, so that a bootstrap is one call. Counts may be fractional. The rules f
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -42,6 +46,25 @@ def predicted_classes(logits: np.ndarray) -> np.ndarray:
         broken = int((~np.isfinite(logits)).any(axis=1).sum())
         raise ValueError(f"{broken} of {len(logits)} images have a non-finite logit")
     return logits.argmax(axis=1)
+
+
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """(images, classes) softmax of logits divided by the temperature, in float64.
+
+    Divided by a sum over *sorted* terms: two images with the same logits in another order of the
+    classes have the same confidence to the last bit, so that they tie.
+    """
+    powers = np.exp(below_the_highest(np.asarray(logits, np.float64) / temperature))
+    return (powers / np.sort(powers, axis=0).sum(axis=0)).T
+
+
+def below_the_highest(logits: np.ndarray) -> np.ndarray:
+    """(classes, images) logits minus the highest of each image.
+
+    Classes first: of a few classes SciPy's softmax, image by image, takes five times as long.
+    """
+    logits = np.ascontiguousarray(np.asarray(logits).T, np.float64)
+    return logits - logits.max(axis=0)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -205,17 +228,105 @@ def _ratio(part: np.ndarray, whole: np.ndarray, present: np.ndarray) -> np.ndarr
     return np.where(present > 0, value, np.nan)[()]
 
 
-OVERALL = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-    "macro_f1_present": macro_f1_present,
-    "macro_f1_all": macro_f1_all,
-    "macro_precision": macro_precision,
-    "macro_specificity": macro_specificity,
-    "f1_of_macro": f1_of_macro,
-    "ld": ld,
-    "matthews": matthews,
+class Tally(NamedTuple):
+    """What metrics of resamples need of confusion matrices, by present class: (classes, ...) sums.
+
+    Classes come first so that each step runs over long rows.
+    """
+
+    labels: np.ndarray
+    """of the class"""
+    right: np.ndarray
+    """of the class and predicted as it"""
+    predicted: np.ndarray
+    """predicted as the class"""
+    images: np.ndarray
+    """(...) all"""
+
+
+def tallied_f1(tally: Tally) -> np.ndarray:
+    value = tally.right / (tally.labels + tally.predicted)
+    value *= 2
+    return value
+
+
+def tallied_macro_f1(tally: Tally) -> np.ndarray:
+    # One class after the other: arrays of all are too large for the cache, and three times as slow.
+    by_class = (Tally(*parts, tally.images) for parts in zip(*tally[:3], strict=True))
+    return sum(map(tallied_f1, by_class)) / len(tally.right)
+
+
+def tallied_balanced_accuracy(tally: Tally) -> np.ndarray:
+    return (tally.right / tally.labels).mean(axis=0)
+
+
+def tallied_accuracy(tally: Tally) -> np.ndarray:
+    return tally.right.sum(axis=0) / tally.images
+
+
+Over = Literal["each class", "supported classes", "present classes", "all images"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a confusion matrix, the higher the better.
+
+    With an `of_tally` beside, it can be computed in thousands of resamples, and has intervals and
+    comparisons; with a title as well, tables.
+    """
+
+    of_confusion: Callable[[np.ndarray], np.ndarray]
+    """(..., classes, classes) → (...), or (..., classes) for a metric of each class"""
+    over: Over = "present classes"
+    title: str = ""
+    """its name in print"""
+    of_tally: Callable[[Tally], np.ndarray] | None = None
+    """the same of a tally of (classes, ...)"""
+    linear: bool = False
+    """whether, over the same labels, it is the sum of its values on two parts of the images"""
+
+    def resampled(self, tally: Tally, counts: np.ndarray) -> np.ndarray:
+        """Its values under a tally; NaN where it runs over no class.
+
+        Args:
+            counts: (present classes,) images. Which classes are supported is told by the images as
+                they are, not by what they weigh in a resample.
+        """
+        if self.over == "supported classes":
+            chosen = supported(counts)
+            if not chosen.any():
+                return np.full(tally.right.shape[1:], np.nan)
+            if not chosen.all():
+                tally = Tally(*(part[chosen] for part in tally[:3]), tally.images)
+        return self.of_tally(tally)
+
+
+METRICS = {
+    "macro_f1": Metric(macro_f1, "supported classes", "macro-F1", tallied_macro_f1),
+    "macro_f1_present": Metric(
+        macro_f1_present, "present classes", "macro-F1 over all present classes", tallied_macro_f1
+    ),
+    "balanced_accuracy": Metric(
+        balanced_accuracy,
+        "present classes",
+        "balanced accuracy",
+        tallied_balanced_accuracy,
+        linear=True,
+    ),
+    "accuracy": Metric(accuracy, "all images", "accuracy", tallied_accuracy, linear=True),
+    "macro_f1_all": Metric(macro_f1_all),
+    "macro_precision": Metric(macro_precision),
+    "macro_specificity": Metric(macro_specificity),
+    "f1_of_macro": Metric(f1_of_macro),
+    "ld": Metric(ld),
+    "matthews": Metric(matthews),
+    "f1": Metric(f1, "each class", of_tally=tallied_f1),
+    "precision": Metric(precision, "each class"),
+    "recall": Metric(recall, "each class"),
+    "specificity": Metric(specificity, "each class"),
 }
-"""Metrics over all classes by name; those that tables show are `tallies.STATISTICS` as well."""
-PER_CLASS = {"precision": precision, "recall": recall, "specificity": specificity, "f1": f1}
+"""Every metric by its name in `metrics.parquet`. A new one is a function and its line here."""
+HEADLINE = "macro_f1"
+"""The metric that ranks."""
+TABLED = {name: metric for name, metric in METRICS.items() if metric.title}
+"""Those that have a table, in the order of the tables."""

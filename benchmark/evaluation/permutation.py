@@ -13,9 +13,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import sparse
 
-from benchmark.evaluation.bootstrap import CHUNK, generator
 from benchmark.evaluation.columns import Resampled, summarise
-from benchmark.evaluation.tallies import Images, Tally, group_counts, tally
+from benchmark.evaluation.metrics import Tally
+from benchmark.evaluation.resampling import (
+    CHUNK,
+    JointPredictions,
+    generator,
+    group_counts,
+    tally_of,
+)
 
 PERMUTATIONS = 2000
 Pairs = dict[tuple[str, str], list[tuple[int, int]]]
@@ -48,7 +54,7 @@ class Test:
     """The pairs of one metric, and in how many permutations they differ as much as observed."""
 
     def __init__(self, runs: Resampled, name: str, pairs: Pairs) -> None:
-        self.runs, self.statistic, self.pairs = runs, runs.statistics[name], list(pairs)
+        self.runs, self.metric, self.pairs = runs, runs.metrics[name], list(pairs)
         self.first, self.second = np.array([rows for seeds in pairs.values() for rows in seeds]).T
         sizes = [len(seeds) for seeds in pairs.values()]
         # (pairs, pairs · seeds): times it, values of runs are means over the seeds of a pair.
@@ -75,7 +81,7 @@ class Test:
             self.extreme[column] += (difference >= observed - 1e-12).sum(axis=1)
 
     def exchanged(
-        self, images: Images, kept: Tally, moved: Tally, sides: np.ndarray
+        self, images: JointPredictions, kept: Tally, moved: Tally, sides: np.ndarray
     ) -> list[np.ndarray]:
         """(pairs · seeds, some permutations) values of either side on one test set.
 
@@ -85,17 +91,17 @@ class Test:
         if not len(images.labels):
             shape = sides.shape[-1], kept.images.shape[-1]
             return [np.full(shape, np.nan) for _ in sides]
-        if self.statistic.linear:
-            stay, come = self.statistic(kept, images), self.statistic(moved, images)
+        if self.metric.linear:
+            stay, come = images.value(self.metric, kept), images.value(self.metric, moved)
             return [stay[own] + come[others] for own, others in sides]
         mixed = (
             kept._replace(
                 right=kept.right[:, own] + moved.right[:, others],
-                answers=kept.answers[:, own] + moved.answers[:, others],
+                predicted=kept.predicted[:, own] + moved.predicted[:, others],
             )
             for own, others in sides
         )
-        return [self.statistic(side, images) for side in mixed]
+        return [images.value(self.metric, side) for side in mixed]
 
     def p_values(self, permutations: int) -> dict[tuple[str, str], dict[str, float]]:
         """By pair and column."""
@@ -112,7 +118,7 @@ class Test:
 
 
 def swapped(
-    images: Images, rows: Sequence[int], permutations: int
+    images: JointPredictions, rows: Sequence[int], permutations: int
 ) -> Iterator[tuple[Tally, Tally]]:
     """Tallies of runs on the groups of images that are left and that are swapped.
 
@@ -134,12 +140,12 @@ def swapped(
         return
     counts = group_counts(images)
     groups = counts.shape[1]
-    total = tally(images, counts, np.ones((groups, 1), np.int32))
+    total = tally_of(images, counts, np.ones((groups, 1), np.int32))
     labels, shown = total.labels[:, :1], total.images[:1]
     random = generator("swaps", images.name)
     for start in range(0, permutations, CHUNK):
         size = min(CHUNK, permutations - start)
         chosen = random.integers(0, 2, (size, groups)).T.astype(np.int32, order="C")
-        moved = tally(images, counts, chosen)
-        rest = total.right - moved.right, total.answers - moved.answers
+        moved = tally_of(images, counts, chosen)
+        rest = total.right - moved.right, total.predicted - moved.predicted
         yield tuple(Tally(labels, *own, shown) for own in (rest, moved[1:3]))

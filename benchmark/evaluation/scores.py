@@ -12,7 +12,6 @@ from benchmark.evaluation import metrics
 from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.predictions import DROPPED, REDUCED, WBC5, Answers, TestSet
 from benchmark.evaluation.selective import stated_scores
-from benchmark.evaluation.tallies import STATISTICS
 
 MAJORITY = "majority"
 """Name of the constant that answers the commonest class of each test set: an oracle, no method."""
@@ -116,8 +115,10 @@ def score_rows(
     """Rows of `metrics.parquet` that follow from the confusion matrix on each test set."""
     matrices = np.stack(list(confusions.values()))
     images, counts = matrices.sum(axis=(-2, -1)).tolist(), metrics.support(matrices).tolist()
-    overall = {name: metric(matrices).tolist() for name, metric in metrics.OVERALL.items()}
-    by_class = {name: metric(matrices).tolist() for name, metric in metrics.PER_CLASS.items()}
+    overall, by_class = {}, {}
+    for name, metric in metrics.METRICS.items():
+        found = by_class if metric.over == "each class" else overall
+        found[name] = metric.of_confusion(matrices).tolist()
     rows = []
     for place, (domain, part) in enumerate(confusions):
         where = run | {"domain": domain, "part": part}
@@ -150,7 +151,9 @@ def reduced_rows(run: dict, confusions: dict[TestSet, np.ndarray]) -> list[dict]
         return []
     matrices = np.stack(list(confusions.values()))
     images = matrices.sum(axis=(-2, -1)).tolist()
-    found = {name: metrics.OVERALL[name](matrices).tolist() for name in STATISTICS}
+    found = {
+        name: metric.of_confusion(matrices).tolist() for name, metric in metrics.TABLED.items()
+    }
     return [
         run
         | {"domain": domain, "part": part, "class_name": "", "metric": f"{name}_{REDUCED}"}

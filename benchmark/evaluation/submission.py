@@ -17,12 +17,11 @@ import pandas as pd
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import calibration, metrics
-from benchmark.evaluation.bootstrap import Images
-from benchmark.evaluation.columns import counted_targets, values
+from benchmark.evaluation.columns import counted_targets
 from benchmark.evaluation.experiments import Run, done_runs, load_experiments
 from benchmark.evaluation.intervals import interval
 from benchmark.evaluation.predictions import Answers, TestSet, read_answers
-from benchmark.evaluation.tallies import HEADLINE, STATISTICS
+from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.files import write_text
 from benchmark.tables import left_out, plain, read_table, shown, tidy_path
 
@@ -91,12 +90,13 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
             continue
         rows = placed[test_set]
         predicted = submission.predicted[rows][None]
-        images = Images("/".join(test_set), own.labels, own.groups, predicted, len(classes))
-        found_values = {key: (o[0], d[0]) for key, (o, d) in values(images, STATISTICS).items()}
-        macro_f1[test_set] = found_values[HEADLINE]
-        texts = [
-            f"{STATISTICS[key].title} {with_interval(*pair)}" for key, pair in found_values.items()
-        ]
+        images = JointPredictions(
+            "/".join(test_set), own.labels, own.groups, predicted, len(classes)
+        )
+        scores = observed_and_drawn(images, metrics.TABLED)
+        scores = {key: (value[0], draws[0]) for key, (value, draws) in scores.items()}
+        macro_f1[test_set] = scores[metrics.HEADLINE]
+        texts = [f"{metrics.TABLED[k].title} {with_interval(*pair)}" for k, pair in scores.items()]
         if submission.probabilities is not None:
             bins = calibration.reliability(submission.probabilities[rows], own.labels)
             error = calibration.expected_calibration_error(bins)

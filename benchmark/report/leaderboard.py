@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import MAJORITY
-from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import cell_text, column_support, column_title, number
 from benchmark.report.tables import METRICS, Block, Cell, Column, Row, Table
 from benchmark.scenarios import corruption_of, sources_of

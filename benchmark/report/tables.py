@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import (
-    REDUCED_STATISTICS,
     SUMMARIES,
+    TABLED_REDUCED,
     counted_targets,
     summarise,
 )
@@ -30,10 +30,9 @@ from benchmark.evaluation.experiments import (
     done_runs,
     predictions_digest,
 )
-from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT, TABLED
 from benchmark.evaluation.predictions import DROPPED, REDUCED
 from benchmark.evaluation.scores import MAJORITY, majority_id
-from benchmark.evaluation.tallies import HEADLINE, STATISTICS
 from benchmark.report.notes import (
     INTERVAL_NOTE,
     adaptation_notes,
@@ -49,8 +48,8 @@ from benchmark.report.trainings import Records
 from benchmark.scenarios import corruption_of
 from benchmark.texts import shortened
 
-METRICS = {name: statistic.title for name, statistic in STATISTICS.items()} | {
-    name: f"macro-F1 of four classes ({REDUCED}, without basophils)" for name in REDUCED_STATISTICS
+METRICS = {name: metric.title for name, metric in TABLED.items()} | {
+    name: f"macro-F1 of four classes ({REDUCED}, without basophils)" for name in TABLED_REDUCED
 }
 """Metric → its name in print; each table has one metric."""
 PRESENT = "macro_f1_present"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.evaluation.experiments import Experiment, Run, done_runs
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import INK, MARKS, STYLE, page
 from benchmark.report.tables import Scores, values

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmark.evaluation.experiments import Experiment, Run
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet
 from benchmark.report.tables import Scores, values

@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from benchmark.evaluation.experiments import Run, Scenario
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.files import atomic
 from benchmark.report.tables import Scores, by_method, done_ids, values
 from benchmark.texts import visible

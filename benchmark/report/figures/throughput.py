@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import FAINT, INK, STYLE, counted_sets, mark_of, page
 from benchmark.report.figures.training import trained

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.evaluation.bootstrap import RESAMPLES
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.metrics import MINIMUM_SUPPORT
+from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.evaluation.paired import SIGNIFICANCE
+from benchmark.evaluation.resampling import RESAMPLES
 from benchmark.evaluation.selective import ACCURACY
-from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report import facts
 from benchmark.report.formats import cell_text, number
 from benchmark.report.leaderboard import Finding

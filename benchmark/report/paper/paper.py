@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import load_experiments
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.files import atomic, read_yaml, write_text
 from benchmark.report import facts
 from benchmark.report.formats import to_latex

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.report.formats import cell_text, number
 from benchmark.report.paper.latex import figure, joined, label, tex
 from benchmark.report.tables import METRICS, Block, Table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.tallies import HEADLINE
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.report.formats import NOTHING, cell_text, number
 from benchmark.report.notes import found_of_planned, gap_notes
 from benchmark.report.sheets.sheet import Sheet

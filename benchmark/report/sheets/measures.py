@@ -16,8 +16,8 @@ import pandas as pd
 from benchmark.evaluation import metrics, rejection
 from benchmark.evaluation.compare import p_text
 from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import majority_id
-from benchmark.evaluation.tallies import HEADLINE
 from benchmark.report.formats import interval_text, number
 from benchmark.report.sheets.open_set import load_open_set
 from benchmark.report.sheets.rejection import load_rejection, of_counted_targets
