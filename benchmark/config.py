@@ -5,14 +5,32 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from benchmark.data.cards import Subset
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.models.weights import Weights
+from benchmark.parts import (
+    ANSWERING,
+    AXES,
+    BLOCKS,
+    NAMED,
+    PARTS,
+    PLAIN,
+    SETTINGS,
+    Block,
+    Parts,
+    check_registered,
+)
 from benchmark.scenarios import expand_scenario, scenario_folder, sources_of
 from benchmark.schema import (
     LONGEST_FOLDER,
@@ -34,20 +52,7 @@ LARGEST_SIDE = 1024
 """Pixels: beyond it a single image of a batch fills a GPU's memory."""
 MOST_RUNS = 100_000
 """Of an experiment: more is a slip of the pen."""
-PARTS = ("train", "id_val", "calibration", "id_test")
-SCRATCH = "scratch"
-WITHOUT_BLOCK = (SCRATCH, "erm", "head", "single")
-"""Names of parts that take no parameter and need no block."""
-BLOCKS_OF_PARTS = {
-    "normalisation": "normalisations",
-    "loss": "losses",
-    "recipe": "recipes",
-    "augmentation": "augmentations",
-    "weights": "weights",
-    "readout": "readouts",
-    "inference": "inferences",
-}
-"""Part of a method → the key of `params.yaml` that holds its blocks."""
+SPLIT_PARTS = ("train", "id_val", "calibration", "id_test")
 
 
 class Split(Strict):
@@ -59,8 +64,8 @@ class Split(Strict):
     @field_validator("fractions")
     @classmethod
     def _whole(cls, fractions: dict[str, float]) -> dict[str, float]:
-        if set(fractions) != set(PARTS):
-            raise ValueError(f"needs exactly {', '.join(PARTS)}")
+        if set(fractions) != set(SPLIT_PARTS):
+            raise ValueError(f"needs exactly {', '.join(SPLIT_PARTS)}")
         if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
             raise ValueError("must be positive and add up to 1")
         return fractions
@@ -123,23 +128,28 @@ class Training(Strict):
     precision: Literal["fp32", "bf16"]
     """bf16: autocast. Slow on processors without bfloat16 arithmetic."""
     augmentation: Augmentation = Augmentation()
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: str = "adamw"
     """sgd: with momentum 0.9."""
-    schedule: Literal["cosine", "steps", "as_released"] = "cosine"
+    schedule: str = "cosine"
     """cosine: to zero at the last step. steps: a tenth at each milestone. as_released: the cosine
     of tsutsui2023's code, by epochs and off by one."""
     milestones: tuple[float, ...] = (0.3, 0.6)
     """Where `steps` falls, as fractions of the epochs (he2023: 30 and 60 of 100)."""
-    sampler: Literal["instance", "class_balanced", "domain_balanced"] = "instance"
+    sampler: str = "instance"
     """instance: every image once an epoch. class_balanced: drawn with replacement, chance ∝ 1/n of
     its class. domain_balanced: as many of each source domain in every batch."""
-    averaging: Literal["none", "ema", "swad"] = "none"
+    averaging: str = "none"
     """Of the weights. ema: moving average; swad: mean over the flat part of the training."""
     averaging_decay: float = Field(0.999, gt=0, lt=1)
     """Of ema, reached from below in the first steps."""
     selection: Literal["best", "last"] = "best"
     """Which epoch is kept: the best macro-F1 on id_val, over the classes present there, or the last
     of all (tsutsui2023)."""
+
+    @field_validator(*SETTINGS)  # not run on defaults, so that reading these loads nothing
+    @classmethod
+    def _registered(cls, name: str, field: ValidationInfo) -> str:
+        return check_registered(field.field_name, name)
 
     @model_validator(mode="after")
     def _one_choice_of_epochs(self) -> Training:
@@ -148,28 +158,11 @@ class Training(Strict):
         return self
 
 
-class Method(Strict):
-    """What is trained and how it answers, each part by the name of its building block."""
+class Method(Parts):
+    """What is trained and how it answers; or an ensemble of other methods."""
 
-    backbone: Annotated[str, AfterValidator(lambda name: name and check_method(name))] = ""
-    """A timm name, or one of `benchmark/models`."""
-    normalisation: str = "bn"
-    loss: str = "ce"
-    recipe: str = "erm"
-    weights: str = SCRATCH
-    head: str = "linear"
-    freezing: str = "none"
-    stain: str = "none"
-    augmentation: str | None = None
-    """A block of `augmentations`; without one, the profile's own."""
-    framing: str | None = None
-    """A block of the profile's `framings`; without one, the profile's own size and crops."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Training settings that differ from the profile's."""
-    readout: str = "head"
-    """What answers from the features: the trained head, or a block of `readouts`."""
-    inference: str = "single"
-    """How an image is answered: in a single view, or as a block of `inferences`."""
     members: list[str] = Field(default_factory=list)
     """Methods of the same experiment whose probabilities are averaged: an ensemble, which has no
     other part."""
@@ -187,48 +180,33 @@ class Method(Strict):
     @property
     def canonical_name(self) -> str:
         """Name made of the parts; a part as in plain training from scratch is left out."""
-        plain = {"recipe": "erm", "weights": SCRATCH, "head": "linear", "freezing": "none"}
-        plain |= {"stain": "none", "readout": "head", "inference": "single"}
-        parts = [self.backbone, self.normalisation, self.loss]
-        parts += [part for part in (self.augmentation, self.framing) if part]
-        parts += [getattr(self, part) for part in plain if getattr(self, part) != plain[part]]
-        return "-".join(parts)
+        return "-".join(self.chosen(NAMED).values())
 
     @property
     def trained(self) -> Method:
         """The method whose training this one shares: the same network, answering plainly."""
-        return self.model_copy(update={"readout": "head", "inference": "single"})
+        return self.model_copy(update={part: PLAIN[part] for part in ANSWERING})
 
 
-AXES = ("backbone", "normalisation", "loss", "augmentation", "framing", "stain")
-AXES += ("recipe", "readout", "inference")
-"""Parts of a method that a grid varies, the slowest first."""
-One = TypeVar("One")
-Axis = Annotated[list[One], Field(min_length=1, max_length=1000)]
-"""The values of one axis: an empty one would leave nothing of the grid."""
+def axis(part: str) -> tuple[Any, Any]:
+    """Type and default of the key of an experiment that lists values of a part."""
+    values = list[Parts.model_fields[part].annotation]
+    plain = Field(default_factory=lambda: [PLAIN[part]])
+    return Annotated[values, Field(min_length=1, max_length=1000)], plain
 
 
-def plural(part: str) -> str:
-    """The key of an experiment that lists a part's values."""
-    return "losses" if part == "loss" else f"{part}s"
+Grid = create_model(
+    "Grid", __base__=Strict, **{PARTS[part].plural: axis(part) for part in AXES[1:]}
+)
+"""The values of each part that a grid varies, beside its backbones."""
 
 
-class Experiment(Strict):
+class Experiment(Grid):
     """One question, one table: a grid of methods, and named ones, over scenarios and seeds."""
 
     title: Line
-    scenarios: Axis[str]
+    scenarios: Annotated[list[str], Field(min_length=1, max_length=1000)]
     backbones: list[MethodName] = Field(default_factory=list)
-    normalisations: Axis[str] = Field(default_factory=lambda: ["bn"])
-    losses: Axis[str] = Field(default_factory=lambda: ["ce"])
-    augmentations: Axis[str | None] = Field(default_factory=lambda: [None])
-    """Blocks of `augmentations`; null is the profile's own."""
-    framings: Axis[str | None] = Field(default_factory=lambda: [None])
-    """Blocks of the profile's `framings`; null is the profile's own size and crops."""
-    stains: Axis[str] = Field(default_factory=lambda: ["none"])
-    recipes: Axis[str] = Field(default_factory=lambda: ["erm"])
-    readouts: Axis[str] = Field(default_factory=lambda: ["head"])
-    inferences: Axis[str] = Field(default_factory=lambda: ["single"])
     methods: list[MethodName] = Field(default_factory=list)
     """Named methods, beside the grid."""
     seeds: int = Field(ge=1)
@@ -239,14 +217,14 @@ class Experiment(Strict):
         if not self.backbones and not self.methods:
             raise ValueError("needs backbones (a grid) or methods (named ones)")
         if not self.backbones:
-            idle = [plural(axis) for axis in AXES[1:] if plural(axis) in self.model_fields_set]
+            idle = [plural for plural in Grid.model_fields if plural in self.model_fields_set]
             if idle:
                 raise ValueError(
                     f"{idle[0]} vary a grid, and without backbones there is none: name backbones, "
                     f"or give each of the methods its own {idle[0]}"
                 )
         lengths = []
-        for name in ("scenarios", *(plural(axis) for axis in AXES), "methods"):
+        for name in ("scenarios", "backbones", *Grid.model_fields, "methods"):
             chosen = getattr(self, name)
             refuse_twice((str(one) for one in chosen), name)
             lengths.append(len(chosen))
@@ -341,18 +319,23 @@ class Profile(Strict):
         return sorted({source for sources in joined for source in sources_of(sources)})
 
 
-class Params(Strict):
+BLOCK_TYPES = {"augmentation": Augmentation, "weights": Weights}
+"""Parts whose blocks are typed; those of others have the parameters of what they build."""
+Blocks = create_model(
+    "Blocks",
+    __base__=Strict,
+    **{
+        plural: (dict[Name, BLOCK_TYPES.get(part, Block)], Field(default_factory=dict))
+        for part, plural in BLOCKS.items()
+    },
+)
+"""The building blocks of each part by name."""
+
+
+class Params(Blocks):
     """The whole of `params.yaml`."""
 
     split: Split
-    normalisations: dict[Name, dict[str, Any]]
-    losses: dict[Name, dict[str, Any]]
-    recipes: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    readouts: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    inferences: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    augmentations: dict[Name, Augmentation] = Field(default_factory=dict)
-    weights: dict[Name, Weights] = Field(default_factory=dict)
-    """Initial weights by name, beside `scratch`."""
     methods: dict[MethodName, Method] = Field(default_factory=dict)
     profiles: dict[ProfileName, Profile] = Field(min_length=1)
 
@@ -367,6 +350,10 @@ class Params(Strict):
         if name not in self.profiles:
             raise UserError(f"{PARAMS}: no profile '{name}'{suggest(name, self.profiles)}")
         return self.profiles[name]
+
+    def block(self, part: str, name: str) -> Block:
+        """The block of a part; the plain value needs none."""
+        return getattr(self, BLOCKS[part]).get(name, {})
 
     def sources(self) -> list[str]:
         """Every domain that some profile trains on, sorted."""
@@ -456,13 +443,13 @@ def check_parts(params: Params, method: Method, where: str) -> None:
     """Raise a `UserError` if a method names a block that `params.yaml` does not have."""
     if method.members:
         return
-    for part, kind in BLOCKS_OF_PARTS.items():
-        chosen, known = getattr(method, part), getattr(params, kind)
-        if chosen not in (None, *WITHOUT_BLOCK) and chosen not in known:
-            raise UserError(f"{where}: no '{chosen}' under {kind}{suggest(chosen, known)}")
+    for part, plural in BLOCKS.items():
+        chosen, known = getattr(method, part), getattr(params, plural)
+        if chosen != PLAIN[part] and chosen not in known:
+            raise UserError(f"{where}: no '{chosen}' under {plural}{suggest(chosen, known)}")
 
 
 def grid(experiment: Experiment) -> list[Method]:
     """The grid of an experiment: the product of its axes, the backbone slowest."""
-    axes = [getattr(experiment, plural(part)) for part in AXES]
+    axes = [getattr(experiment, PARTS[part].plural) for part in AXES]
     return [Method(**dict(zip(AXES, parts, strict=True))) for parts in product(*axes)]

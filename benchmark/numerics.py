@@ -13,13 +13,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import pkgutil
 import sys
 import sysconfig
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from benchmark.errors import UserError
+from benchmark.parts import registry
 
 PROTOCOL = 1
 """What is trained and tested on what: splits, selection, the parts that are predicted."""
@@ -42,8 +42,7 @@ BLOCKS: dict[str, str] = {
     "head": "linear addfc hidden512",
     "freezing": "none last16 linear",
     "stain": "none jpeg95 macenko reinhard",
-    "readout": "head linear_probe nearest_neighbours decoupled decoupled_sampler decoupled_loss "
-    "decoupled_neither decoupled_drift",
+    "readout": "head linear_probe nearest_neighbours decoupled",
     "inference": "single tta tta_as_released adabn bn_mix tent prior_correction",
     "optimiser": "adamw sgd",
     "schedule": "cosine steps as_released",
@@ -53,23 +52,6 @@ BLOCKS: dict[str, str] = {
     "brightness contrast uneven_illumination colour_cast jpeg",
 }
 """The building blocks that the golden runs and the tests watch over, by kind."""
-
-REGISTRIES: dict[str, str] = {
-    "normalisation": "benchmark.models.normalisation:NORMALISATIONS",
-    "loss": "benchmark.training.losses:LOSSES",
-    "recipe": "benchmark.training.recipes:RECIPES",
-    "head": "benchmark.models.heads:HEADS",
-    "freezing": "benchmark.models.heads:FREEZING",
-    "stain": "benchmark.data.stain:STAINS",
-    "readout": "benchmark.training.readouts:READOUTS",
-    "inference": "benchmark.models.predict:INFERENCES",
-    "optimiser": "benchmark.training.fit:OPTIMISERS",
-    "schedule": "benchmark.training.fit:SCHEDULES",
-    "sampler": "benchmark.training.batches:SAMPLERS",
-    "averaging": "benchmark.training.averaging:AVERAGINGS",
-    "corruption": "benchmark.data.corruptions:CORRUPTIONS",
-}
-"""Where the building blocks of each kind are registered."""
 
 
 def version(kind: str, name: str | None = None) -> int | str:
@@ -85,7 +67,7 @@ def version(kind: str, name: str | None = None) -> int | str:
         return VERSIONS[kind]
     if name in BLOCKS[kind].split():
         return VERSIONS.get(f"{kind}.{name}", 1)
-    block = pkgutil.resolve_name(REGISTRIES[kind]).get(name)
+    block = registry(kind).get(name)
     if block is None:  # refused by name where the settings are read
         return 1
     return VERSIONS.get(f"{kind}.{name}") or source_digest(block, f"{kind}.{name}")

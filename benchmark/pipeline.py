@@ -20,6 +20,7 @@ from benchmark.data.cards import LABEL_SPACES, Card, card_of
 from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
 from benchmark.files import read_yaml, write_text
+from benchmark.parts import BLOCKS
 from benchmark.progress import say
 
 FETCHING = ("archives", "complete", "downloads", "fetch", "image_files", "layouts", "manifest")
@@ -28,9 +29,6 @@ FETCHING += ("medmnist", "receipt", "sources", "unpack")
 AUDITED = ("label_space", "experiments")
 AUDITING = ("audit", "checks", "images", "manifest", "near_duplicates", "pairs")
 """Keys of a profile, and modules, that the audit's verdict follows from."""
-BLOCKS = ("normalisations", "losses", "recipes", "readouts", "inferences", "augmentations")
-BLOCKS += ("weights", "methods")
-"""Keys of `params.yaml` that name the building blocks of methods."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
 
 
@@ -40,7 +38,8 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
     Raises:
         UserError: `check` found a file that is not what the settings give.
     """
-    blocks = [block for block in BLOCKS if block in params.model_fields_set]
+    keys = (*BLOCKS.values(), "methods")
+    blocks = [key for key in keys if key in params.model_fields_set]
     for position, (name, profile) in enumerate(params.profiles.items()):
         path = pipeline_path(root, params, name)
         stages = {"split": split_stage(params, cards)} if position == 0 else {}

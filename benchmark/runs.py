@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.config import (
-    BLOCKS_OF_PARTS,
     PARAMS,
-    SCRATCH,
     Experiment,
     Method,
     Params,
@@ -20,11 +18,26 @@ from benchmark.config import (
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import split_digest
-from benchmark.data.stain import STAINS
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
 from benchmark.models.weights import Weights
 from benchmark.numerics import PROTOCOL, version
+from benchmark.parts import (
+    ANSWERING,
+    NAMED,
+    PARTS,
+    PLAIN,
+    RECORDED,
+    REGISTRIES,
+    SETTINGS,
+    Block,
+    build,
+    capability,
+    check_block,
+    function_of,
+    recorded_block,
+    registry,
+)
 from benchmark.scenarios import corruption_of, expand_scenario, scenario_folder, sources_of
 from benchmark.schema import parse
 
@@ -74,7 +87,7 @@ def expand(
                 run |= ensemble(name, [planned[member, seed] for member in method.members])
             else:
                 run |= network(params, profile, (name, method), used[method.framing], seed)
-                run["skip"] = skips[name] or too_few_sources(method, source)
+                run["skip"] = skips[name] or too_few_sources(params, method, source)
                 check_sampler(run["settings"]["training"], source)
             planned[name, seed] = run
             runs.append({key: run[key] for key in RUN_KEYS})
@@ -137,33 +150,23 @@ def check_blocks(params: Params, method: Method) -> None:
     """Raise a `UserError` if a block of a method has a parameter or value that does not exist."""
     import torch
 
-    from benchmark.models.build import check_parameters
-    from benchmark.models.predict import INFERENCES
-    from benchmark.training.losses import LOSSES
-    from benchmark.training.readouts import READOUTS
-    from benchmark.training.recipes import RECIPES
-
     if method.members:
         return
-    if method.stain not in STAINS:
-        near = suggest(method.stain, STAINS)
-        raise UserError(f"{PARAMS}: no stain normalisation '{method.stain}'{near}")
     check_weights(params, method)
-    for kind, registry, name, positional in (
-        ("losses", LOSSES, method.loss, 1),
-        ("recipes", RECIPES, method.recipe, 0),
-        ("readouts", READOUTS, method.readout, 0),
-        ("inferences", INFERENCES, method.inference, 0),
-    ):
-        parameters = getattr(params, kind).get(name, {})
-        check_parameters(kind, registry, name, parameters, positional=positional)
-    loss = LOSSES[method.loss](torch.ones(2), **params.losses[method.loss])
-    if method.head != "linear" and getattr(loss, "brings_head", False):
+    for part in REGISTRIES.keys() & PARTS.keys():
+        name = getattr(method, part)
+        if PARTS[part].blocks:
+            check_block(part, name, params.block(part, name))
+        elif name not in registry(part):
+            near = suggest(name, registry(part))
+            raise UserError(f"{PARAMS}: methods: no {part} '{name}'{near}")
+    loss = build("loss", method.loss, params.block("loss", method.loss))(torch.ones(2))
+    if method.head != PLAIN["head"] and getattr(loss, "brings_head", False):
         raise UserError(
             f"{PARAMS}: methods: head {method.head}: loss {method.loss} brings its own: "
             "leave head at linear, or take another loss"
         )
-    RECIPES[method.recipe](**params.recipes.get(method.recipe, {})).check(2, loss)
+    build("recipe", method.recipe, params.block("recipe", method.recipe))().check(2, loss)
 
 
 def check_weights(params: Params, method: Method) -> None:
@@ -181,28 +184,30 @@ def check_weights(params: Params, method: Method) -> None:
 def skip(params: Params, profile: Profile, method: Method) -> str | None:
     """Why a method makes no sense at a profile's image size, or None."""
     from benchmark.models.build import skip_reason
-    from benchmark.models.predict import INFERENCES
 
     if method.members:
         return None
-    needs = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
     return skip_reason(
         method.backbone,
         method.normalisation,
-        params.normalisations[method.normalisation],
+        params.block("normalisation", method.normalisation),
         profile.size_of(method.framing),
         weights=initial_weights(params, method),
         head=method.head,
         freezing=method.freezing,
-        batch_statistics=needs.batch_statistics,
+        batch_statistics=bool(fact_of(params, method, "inference", "batch_statistics")),
     )
 
 
-def too_few_sources(method: Method, source: str) -> str | None:
-    """Why a recipe that compares domains cannot be trained on this source, or None."""
-    from benchmark.training.recipes import RECIPES
+def fact_of(params: Params, method: Method, part: str, fact: str) -> Any:
+    """What a part of a method says of itself; see `benchmark.parts.capability`."""
+    name = getattr(method, part)
+    return capability(part, name, fact, params.block(part, name))
 
-    if getattr(RECIPES[method.recipe], "needs_domains", False) and len(sources_of(source)) < 2:
+
+def too_few_sources(params: Params, method: Method, source: str) -> str | None:
+    """Why a recipe that compares domains cannot be trained on this source, or None."""
+    if fact_of(params, method, "recipe", "needs_domains") and len(sources_of(source)) < 2:
         return f"{method.recipe}: compares source domains, and {source} is one"
     return None
 
@@ -229,17 +234,15 @@ def network(
     What answers is no part of the training's fingerprint: methods that differ in readout or
     inference alone share one training.
     """
-    from benchmark.models.predict import INFERENCES
-
     name, method = named
-    inference = INFERENCES[method.inference](**params.inferences.get(method.inference, {}))
+    transductive = fact_of(params, method, "inference", "transductive")
     # What adapts to the test images would adapt to foreign cells alone.
-    tested = used.tested | ({} if inference.transductive else used.foreign)
+    tested = used.tested | ({} if transductive else used.foreign)
     parts, settings = describe(params, profile, method.trained)
     # The canonical name stands for the parts: a named method shares the grid's training.
     training = {
         "protocol": PROTOCOL,
-        "numerics": training_versions(method) | setting_versions(settings["training"]),
+        "numerics": training_versions(params, method) | setting_versions(settings["training"]),
         "method": {"name": method.trained.canonical_name} | parts,
         **settings,
         "label_space": profile.label_space,
@@ -247,14 +250,17 @@ def network(
         "seed": seed,
     }
     answering = {
-        kind: {"name": getattr(method, kind), "version": version(kind, getattr(method, kind))}
-        | {"parameters": getattr(params, BLOCKS_OF_PARTS[kind]).get(getattr(method, kind), {})}
-        for kind, plain in (("readout", "head"), ("inference", "single"))
-        if getattr(method, kind) != plain
+        part: {
+            "name": name,
+            "version": version(part, function_of(part, name, params.block(part, name))),
+            "parameters": recorded_block(part, name, params.block(part, name)),
+        }
+        for part, name in method.chosen().items()
+        if part in ANSWERING
     }
     prediction = {"numerics": version("inference"), "targets": tested} | answering
-    parts |= {kind: block["name"] for kind, block in answering.items()}
-    settings |= {kind: block["parameters"] for kind, block in answering.items()}
+    parts |= {part: block["name"] for part, block in answering.items()}
+    settings |= {part: block["parameters"] for part, block in answering.items()}
     return {
         "fingerprint": digest([training, prediction]),
         "training_fingerprint": digest(training),
@@ -263,7 +269,7 @@ def network(
         "answering": digest([training, prediction | {"targets": None}]),
         "tested": tested,
         "method": {"name": name} | parts,
-        "track": "transductive" if inference.transductive else "inductive",
+        "track": "transductive" if transductive else "inductive",
         "settings": settings,
     }
 
@@ -316,42 +322,36 @@ def describe(
     A part as in plain training from scratch, and an option at its default, is left out: a new
     kind of part makes no finished run stale.
     """
-    parts = {
-        "backbone": method.backbone,
-        "normalisation": method.normalisation,
-        "loss": method.loss,
-        "recipe": method.recipe,
-        "weights": method.weights,
-    }
-    parts |= method.model_dump(include={"head", "freezing", "stain"}, exclude_defaults=True)
+    chosen = method.chosen(RECORDED)
+    parts = {part: chosen[part] for part in RECORDED} | chosen
     training = profile.training.model_dump(mode="json", exclude_defaults=True)
     if method.augmentation is not None:
-        parts["augmentation"] = method.augmentation
         block = params.augmentations[method.augmentation]
         training["augmentation"] = block.model_dump(mode="json", exclude_defaults=True)
-    if method.framing is not None:
-        parts["framing"] = method.framing
     where = f"{PARAMS}: methods: training of {method.canonical_name}"
     training = parse(Training, training | method.training, where)
-    settings = {
-        "normalisation": params.normalisations[method.normalisation],
-        "loss": params.losses[method.loss],
-        "training": training.model_dump(mode="json", exclude_defaults=True),
-        "image_size": profile.size_of(method.framing),
-    }
+    settings = {part: parameters_of(params, method, part) for part in ("normalisation", "loss")}
+    settings["training"] = training.model_dump(mode="json", exclude_defaults=True)
+    settings["image_size"] = profile.size_of(method.framing)
     if method.framing is not None and (crop := profile.framings[method.framing].crop) != 1:
         settings["crop"] = crop
-    if method.recipe != "erm":
-        settings["recipe"] = params.recipes[method.recipe]
-    if method.weights != SCRATCH:
+    if "recipe" in method.chosen():
+        settings["recipe"] = parameters_of(params, method, "recipe")
+    if "weights" in method.chosen():
         weights = initial_weights(params, method)
         settings["weights"] = weights.model_dump(mode="json", exclude_defaults=True)
     return parts, settings
 
 
+def parameters_of(params: Params, method: Method, part: str) -> Block:
+    """The block of a part, as runs record it."""
+    name = getattr(method, part)
+    return recorded_block(part, name, params.block(part, name))
+
+
 def initial_weights(params: Params, method: Method) -> Weights:
     """The block of `weights` that a method starts from."""
-    return Weights() if method.weights == SCRATCH else params.weights[method.weights]
+    return params.weights.get(method.weights, Weights())
 
 
 def target_digest(target: str, domains: dict[str, Any], split: str) -> str:
@@ -364,17 +364,18 @@ def target_digest(target: str, domains: dict[str, Any], split: str) -> str:
     return digest([domains[source]["digest"], split, name, severity, versions])
 
 
-def training_versions(method: Method) -> dict[str, int | str]:
+def training_versions(params: Params, method: Method) -> dict[str, int | str]:
     """Numerics versions of the parts and building blocks that a method's training uses."""
-    parts = {part: version(part) for part in ("data", "model", "augmentation", "training")}
-    blocks = {"normalisation": method.normalisation, "loss": method.loss}
-    others = {"recipe", "head", "freezing", "stain"}
-    blocks |= method.model_dump(include=others, exclude_defaults=True)
-    return parts | {f"{kind}.{name}": version(kind, name) for kind, name in blocks.items()}
+    versions = {part: version(part) for part in ("data", "model", "augmentation", "training")}
+    for part, name in method.trained.chosen(NAMED).items():
+        if part in REGISTRIES:
+            block = params.block(part, name) if PARTS[part].blocks else {}
+            function = function_of(part, name, block)
+            versions[f"{part}.{function}"] = version(part, function)
+    return versions
 
 
 def setting_versions(training: dict[str, Any]) -> dict[str, int | str]:
     """Numerics versions of the named settings of a training that are not the default."""
-    named = ("optimiser", "schedule", "sampler", "averaging")
-    chosen = {f"{key}.{training[key]}": key for key in named if key in training}
+    chosen = {f"{key}.{training[key]}": key for key in SETTINGS if key in training}
     return {name: version(key, name.partition(".")[2]) for name, key in chosen.items()}

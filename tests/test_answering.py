@@ -33,7 +33,7 @@ SHARED = """\
 """
 BLOCKS = """\
 readouts: {linear_probe: {}, nearest_neighbours: {}, decoupled: {hidden: 8, epochs: 3},
-  decoupled_drift: {hidden: 8, epochs: 3, stage2_bn: drift}}
+  decoupled_drift: {of: decoupled, hidden: 8, epochs: 3, stage2_bn: drift}}
 inferences: {tta: {}, adabn: {}, tent: {}}
 methods:
   adapted: {backbone: resnet10t, inference: adabn}

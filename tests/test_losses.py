@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.errors import UserError
-from benchmark.models.build import build_model, check_parameters
+from benchmark.models.build import build_model
 from benchmark.models.heads import features_and_logits
+from benchmark.parts import check_block
 from benchmark.training.contracts import Loss, effective_number, join, median_frequency
 from benchmark.training.losses import LOSSES, NormalisedHead
 
@@ -206,7 +207,7 @@ def test_a_class_without_training_images_is_refused_where_its_count_matters(name
 )
 def test_a_parameter_without_sense_is_one_line(name: str, parameters: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_parameters("losses", LOSSES, name, parameters, positional=1)
+        check_block("loss", name, parameters)
 
 
 def value_and_gradient(name: str, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY, edit
 
 from benchmark import numerics
 from benchmark.config import load_params
 from benchmark.errors import UserError
-from benchmark.models.build import check_parameters
-from benchmark.models.normalisation import NORMALISATIONS
-from benchmark.models.predict import INFERENCES
+from benchmark.parts import BLOCKS, PARTS, build, check_block, registry
 from benchmark.plan import read_data
 from benchmark.runs import Run, check_sampler, expand
 from benchmark.training.losses import LOSSES
-from benchmark.training.readouts import READOUTS
-from benchmark.training.recipes import RECIPES
 
 NAMED = """\
 augmentations: {strong: {scale: 0.3, contrast: 0.4}}
@@ -181,25 +177,22 @@ def test_e3_a_part_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_e3_every_part_of_the_project_has_a_declared_version() -> None:
     for kind, names in numerics.BLOCKS.items():
-        known = pkgutil.resolve_name(numerics.REGISTRIES[kind])
-        assert set(names.split()) <= set(known), kind
+        assert set(names.split()) <= set(registry(kind)), kind
         assert {type(numerics.version(kind, name)) for name in names.split()} == {int}
 
 
-BLOCKS = {
-    "normalisations": (NORMALISATIONS, 1),
-    "losses": (LOSSES, 1),
-    "recipes": (RECIPES, 0),
-    "readouts": (READOUTS, 0),
-    "inferences": (INFERENCES, 0),
-}
-"""Kind of block → its registry, and how many arguments the harness itself passes."""
+def parameters_of(kind: str, name: str) -> list[inspect.Parameter]:
+    """What a registered function takes beside the arguments that the harness passes."""
+    taken = list(inspect.signature(registry(kind)[name]).parameters.values())[PARTS[kind].passed :]
+    return taken if name != "erm" else []
+
+
+KINDS = [kind for kind in BLOCKS if PARTS[kind].registry]
 PARAMETERS = [
-    (kind, name, parameter)
-    for kind, (registry, positional) in BLOCKS.items()
-    for name, build in registry.items()
-    for parameter in list(inspect.signature(build).parameters)[positional:]
-    if name != "erm"  # takes none
+    (kind, name, parameter.name)
+    for kind in KINDS
+    for name in registry(kind)
+    for parameter in parameters_of(kind, name)
 ]
 
 
@@ -207,22 +200,20 @@ PARAMETERS = [
 def test_d14_every_parameter_of_every_block_refuses_what_it_cannot_be(
     kind: str, name: str, parameter: str
 ) -> None:
-    registry, positional = BLOCKS[kind]
+    told = rf"params.yaml: {BLOCKS[kind]}.{name}.{parameter}: "
     for value in ("big", "", None, [1.0], {}, float("nan"), float("inf"), -1, -0.5, 1e400):
-        with pytest.raises(UserError, match=rf"params.yaml: {kind}.{name}.{parameter}: ") as error:
-            check_parameters(kind, registry, name, {parameter: value}, positional)
+        with pytest.raises(UserError, match=told) as error:
+            check_block(kind, name, {parameter: value})
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_d14_the_settings_of_the_repository_and_every_default_are_accepted(kind: str) -> None:
-    registry, positional = BLOCKS[kind]
-    for name, parameters in getattr(load_params(REPOSITORY / "params.yaml"), kind).items():
-        check_parameters(kind, registry, name, parameters, positional)
-    for name, build in registry.items():
-        taken = list(inspect.signature(build).parameters.values())[positional:]
-        defaults = {parameter.name: parameter.default for parameter in taken if name != "erm"}
-        check_parameters(kind, registry, name, defaults, positional)
+    for name, block in getattr(load_params(REPOSITORY / "params.yaml"), BLOCKS[kind]).items():
+        check_block(kind, name, block)
+    for name in registry(kind):
+        taken = parameters_of(kind, name)
+        check_block(kind, name, {parameter.name: parameter.default for parameter in taken})
 
 
 @pytest.mark.parametrize(
@@ -230,8 +221,8 @@ def test_d14_the_settings_of_the_repository_and_every_default_are_accepted(kind:
     [
         ("{gamma: 2.0}", "{gamma: big}", "losses.focal.gamma: Input should be a valid number"),
         ("{gamma: 2.0}", "{gamma: -2.0}", "losses.focal.gamma: Input should be greater than or"),
-        ("[bn]", "[bn]\n        stains: [macenca]", "no stain normalisation 'macenca'; did you"),
-        ("[bn]", "[bn]\n        stains: [vahadane]", "no stain normalisation 'vahadane'; known:"),
+        ("[bn]", "[bn]\n        stains: [macenca]", "no stain 'macenca'; did you"),
+        ("[bn]", "[bn]\n        stains: [vahadane]", "no stain 'vahadane'; known:"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "validate"])
@@ -284,3 +275,44 @@ def test_e9_a_run_trained_by_name_says_where_it_stands(prepared: Path, wbc_shift
     outcome = wbc_shift("train", "--method", "resnet10t-bn-ce", *one)
     assert outcome.status == 0, outcome.err
     assert "after `wbc-shift train -p tiny -e first`" in outcome.out
+
+
+def test_a_second_set_of_parameters_says_of_what_it_is(prepared: Path) -> None:
+    path = prepared / "params.yaml"
+    before = runs()
+    blocks = "sharp: {of: focal, gamma: 1.0}, focal_1: {of: focal, gamma: 1.0}"
+    edit(path, "losses: {ce: {},", f"losses: {{{blocks}, ce: {{}},")
+    edit(path, "losses: [ce, focal]", "losses: [ce, focal, sharp, focal_1]")
+    after = runs()
+    assert before.items() <= after.items()
+    sharp, numbered = (
+        after[f"resnet10t-bn-{loss}/toy-a_to_others/seed0"] for loss in ("sharp", "focal_1")
+    )
+    assert sharp["settings"]["loss"] == {"of": "focal", "gamma": 1.0}
+    # A name that continues the function's says it already.
+    assert numbered["settings"]["loss"] == {"gamma": 1.0}
+    for run in (sharp, numbered):
+        loss = build("loss", run["method"]["loss"], run["settings"]["loss"])(torch.ones(2))
+        logits, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([1])
+        assert loss(logits, labels) == LOSSES["focal"](torch.ones(2), gamma=1.0)(logits, labels)
+    # The same name and parameters of something else are another training.
+    edit(path, "sharp: {of: focal", "sharp: {of: hybrid")
+    other = runs()["resnet10t-bn-sharp/toy-a_to_others/seed0"]
+    assert other["training_fingerprint"] != sharp["training_fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("focl: {gamma: 1.0}", "losses: unknown 'focl'; did you mean 'focal' or"),
+        ("focal_1: {gamma: 1.0}", "losses: unknown 'focal_1'; did you mean 'focal'"),
+        ("sharp: {of: focl}", "losses.sharp.of: unknown 'focl'; did you mean 'focal'"),
+        ("sharp: {of: focal, gama: 1.0}", "losses.sharp: unknown parameter 'gama'; did you mean"),
+    ],
+)
+def test_a_block_of_nothing_is_one_line(prepared: Path, block: str, told: str) -> None:
+    edit(prepared / "params.yaml", "losses: {ce: {},", f"losses: {{{block}, ce: {{}},")
+    edit(prepared / "params.yaml", "losses: [ce, focal]", f"losses: [ce, {block.split(':')[0]}]")
+    with pytest.raises(UserError, match=told) as error:
+        runs()
+    assert "\n" not in str(error.value)

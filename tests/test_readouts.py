@@ -9,14 +9,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from benchmark.errors import UserError
-from benchmark.models import build
 from benchmark.models.weights import IMAGENET
+from benchmark.parts import check_block
 from benchmark.training.readouts import READOUTS, Features, PixelFeatures, Source, decoupled
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 SMALL = {"hidden": 16, "epochs": 60, "batch_size": 32}
-PARAMETERS = {name: SMALL for name in READOUTS if name.startswith("decoupled")}
-PARAMETERS["decoupled_drift"] = SMALL | {"stage2_bn": "frozen"}  # drift wants images, see below
+PARAMETERS = {"decoupled": SMALL}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_the_same_seed_gives_the_same_head(source):
 )
 def test_a_misspelt_choice_names_those_there_are(parameters, told):
     with pytest.raises(UserError, match=told):
-        build.check_parameters("readouts", READOUTS, "decoupled", parameters, positional=0)
+        check_block("readout", "decoupled", parameters)
 
 
 def test_features_are_read_without_touching_the_network():

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from benchmark.config import PARTS, load_params
+from benchmark.config import SPLIT_PARTS, load_params
 from benchmark.data.cards import card_of, load_cards
 from benchmark.data.split import (
     read_split,
@@ -29,13 +29,13 @@ def test_strata_are_cut_in_the_given_fractions() -> None:
     strata = pd.Series(["a"] * 100 + ["b"] * 50)
     part = stratified(strata, FRACTIONS, np.random.default_rng(0))
     counts = pd.crosstab(strata, part)
-    assert counts.loc["a", list(PARTS)].tolist() == [60, 10, 10, 20]
-    assert counts.loc["b", list(PARTS)].tolist() == [30, 5, 5, 10]
+    assert counts.loc["a", list(SPLIT_PARTS)].tolist() == [60, 10, 10, 20]
+    assert counts.loc["b", list(SPLIT_PARTS)].tolist() == [30, 5, 5, 10]
 
 
 def test_every_image_gets_a_part_even_in_tiny_strata() -> None:
     part = stratified(pd.Series(["a", "b", "b"]), FRACTIONS, np.random.default_rng(0))
-    assert part.isin(PARTS).all()
+    assert part.isin(SPLIT_PARTS).all()
 
 
 def test_groups_are_never_cut_and_a_class_in_four_groups_reaches_all_four_parts() -> None:
@@ -45,7 +45,7 @@ def test_groups_are_never_cut_and_a_class_in_four_groups_reaches_all_four_parts(
     labels[groups.isin(["g3", "g11", "g20", "g33"])] = "rare"
     part = stratified_groups(groups, [labels], FRACTIONS, np.random.default_rng(0))
     assert part.groupby(groups).nunique().max() == 1
-    assert set(part[labels == "rare"]) == set(PARTS)
+    assert set(part[labels == "rare"]) == set(SPLIT_PARTS)
     shares = pd.crosstab(labels, part, normalize="index")
     assert (shares.loc["a", "train"], shares.loc["b", "train"]) == pytest.approx(
         (0.6, 0.6), abs=0.1
@@ -103,7 +103,7 @@ def test_a10_a_group_of_one_image_goes_where_it_is_missed() -> None:
     groups = ["large-a"] * 40 + ["large-b"] * 40 + [f"single{i}" for i in range(120)]
     labels = pd.Series(["a"] * 40 + ["b"] * 40 + ["a", "b"] * 60)
     part = stratified_groups(pd.Series(groups), [labels], FRACTIONS, np.random.default_rng(0))
-    counts = pd.crosstab(labels, part)[list(PARTS)]
+    counts = pd.crosstab(labels, part)[list(SPLIT_PARTS)]
     assert counts.to_numpy().tolist() == [[60, 10, 10, 20]] * 2
 
 
@@ -206,9 +206,11 @@ def test_raabin_is_split_by_slide_with_every_class_where_the_slides_suffice() ->
     assert split["group"].nunique() == 53
     assert split.groupby(smear)["group"].nunique().max() == 1
     assert split.groupby("group")["part"].nunique().max() == 1
-    counts = pd.crosstab(split["label"], split["part"])[list(PARTS)]
+    counts = pd.crosstab(split["label"], split["part"])[list(SPLIT_PARTS)]
     # Basophils come from three slides; calibration, whose loss costs least, goes without.
-    empty = [(label, part) for label in counts.index for part in PARTS if not counts[part][label]]
+    empty = [
+        (label, part) for label in counts.index for part in SPLIT_PARTS if not counts[part][label]
+    ]
     assert empty == [("Basophil", "calibration")]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.config import PARTS, Split
+from benchmark.config import SPLIT_PARTS, Split
 from benchmark.data.cards import Card, domain_rows
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
@@ -59,7 +59,7 @@ def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> li
         f"{domain}: no {label} in {part}: its {table.loc[table.label == label, 'group'].nunique()} "
         "groups do not suffice"
         for label in counts.index
-        for part in PARTS
+        for part in SPLIT_PARTS
         if part not in counts or counts.loc[label, part] == 0
     ]
 
@@ -71,8 +71,8 @@ def stratified(
     part = pd.Series("", index=strata.index)
     for _, rows in sorted(strata.groupby(strata).groups.items()):
         shuffled = generator.permutation(np.asarray(rows))
-        edges = np.rint(np.cumsum([fractions[p] for p in PARTS]) * len(shuffled)).astype(int)
-        for name, chunk in zip(PARTS, np.split(shuffled, edges[:-1]), strict=True):
+        edges = np.rint(np.cumsum([fractions[p] for p in SPLIT_PARTS]) * len(shuffled)).astype(int)
+        for name, chunk in zip(SPLIT_PARTS, np.split(shuffled, edges[:-1]), strict=True):
             part.loc[chunk] = name
     return part
 
@@ -97,14 +97,14 @@ def stratified_groups(
     tables = [pd.crosstab(groups, label).reindex(names, fill_value=0) for label in labels]
     # counts[group, class] as a share of the class's total, all label columns side by side
     shares = np.concatenate([(t / t.sum()).to_numpy() for t in tables], axis=1)
-    wanted = np.array([fractions[p] for p in PARTS])[:, None]
-    missing = np.array([COST_OF_MISSING[p] for p in PARTS])[:, None]
+    wanted = np.array([fractions[p] for p in SPLIT_PARTS])[:, None]
+    missing = np.array([COST_OF_MISSING[p] for p in SPLIT_PARTS])[:, None]
     best, best_cost = None, np.inf
     for spread in (0.0, 1.0):
         for _ in range(RESTARTS):
             # Groups that hold most of some class are hardest to place: they go first, jittered.
             order = np.argsort(-shares.max(axis=1) * generator.uniform(0.5, 1.5, len(names)))
-            held = np.zeros((len(PARTS), shares.shape[1]))
+            held = np.zeros((len(SPLIT_PARTS), shares.shape[1]))
             chosen = np.empty(len(names), dtype=int)
             for group in order:
                 moved = held + shares[group]
@@ -120,7 +120,7 @@ def stratified_groups(
         # Only where a class still misses a part is it worth the balance to pull classes apart.
         if complete:
             break
-    part = dict(zip(names, np.array(PARTS)[best], strict=True))
+    part = dict(zip(names, np.array(SPLIT_PARTS)[best], strict=True))
     return groups.map(part)
 
 
@@ -139,9 +139,9 @@ def split_rows(datasets: Path, domain: str) -> pd.DataFrame:
         raise UserError(f"{error}; get it from git again, or {anew(domain)}") from None
     if table.empty:
         raise UserError(f"{path}: no rows: mend it, or {anew(domain)}")
-    wrong = set(table["part"]) - set(PARTS)
+    wrong = set(table["part"]) - set(SPLIT_PARTS)
     if wrong:
-        raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(PARTS)}")
+        raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(SPLIT_PARTS)}")
     doubled = table.loc[table["path"].duplicated(), "path"]
     if len(doubled):
         raise UserError(f"{path}: {shortened(doubled.iloc[0])} is listed twice: leave one row")

@@ -15,23 +15,12 @@ from benchmark.evaluation.evidence import Column, compare, rounded
 from benchmark.evaluation.experiments import Method
 from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.paired import holm
+from benchmark.parts import ANSWERING, PARTS, PLAIN
 
-REFERENCES = {
-    "normalisation": ("bn",),
-    "loss": ("ce",),
-    "recipe": ("erm",),
-    "augmentation": ("",),
-    "framing": ("",),
-    "stain": ("none",),
-    "weights": ("scratch",),
-    # Retraining the same head on the same features costs as much as the second stage it replaces.
-    "readout": ("head", "decoupled_neither"),
-    "inference": ("single",),
+BASELINES = {
+    name: (PLAIN[name] or "", *part.more_baselines) for name, part in PARTS.items() if part.compared
 }
-"""Part of a method → its plain choices, with which others are compared; a plain one with those
-before it."""
-ANSWERING = {"readout", "inference"}
-"""Parts that are chosen after the training, which methods that differ in them alone share."""
+"""Part of a method → values with which others are compared; one of them with those before it."""
 
 EFFECTS_SCHEMA = pa.schema(
     [
@@ -55,11 +44,11 @@ def one_part_pairs(methods: dict[str, Method]) -> list[tuple[str, str, str]]:
     from both: the trained heads in one view stand for them, or the first readout if these were not
     run.
     """
-    parts = {name: method.model_dump(exclude={"name"}) for name, method in methods.items()}
+    parts = {name: method.model_dump(exclude={"name", "of"}) for name, method in methods.items()}
     pairs = [
         (part, name, other)
         for name, own in parts.items()
-        for part, plain in REFERENCES.items()
+        for part, plain in BASELINES.items()
         for choice in (plain[: plain.index(own[part])] if own[part] in plain else plain)
         for other, theirs in parts.items()
         if own["backbone"] and theirs == own | {part: choice}

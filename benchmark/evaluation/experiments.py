@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
+from benchmark.parts import capability
 from benchmark.scenarios import corruption_of, scenario_folder, sources_of
 from benchmark.schema import Name, ProfileName, Record, RunId, read_plan
 
@@ -39,6 +40,8 @@ class Method(Record):
     inference: str = "single"
     training: str = ""
     """digest of epochs, sampler and all else that has no name among the parts"""
+    of: dict[str, str] = {}  # noqa: RUF012  pydantic copies defaults
+    """part → what its block builds, where its name does not say so"""
 
     @property
     def is_ensemble(self) -> bool:
@@ -53,11 +56,15 @@ class Method(Record):
     @property
     def states_shares(self) -> bool:
         """Whether its logits are logarithms of shares of votes, of which few values occur."""
-        return self.readout == "nearest_neighbours"
+        return self.says("readout", "states_shares")
+
+    def says(self, part: str, fact: str) -> bool:
+        """Whether what a part builds says this of itself; see `benchmark.parts.capability`."""
+        return bool(capability(part, getattr(self, part), fact, {"of": self.of.get(part)}))
 
     def training_parts(self) -> tuple:
         """What it was trained as: the same for methods that answer from the same trainings."""
-        return tuple(self.model_dump(exclude={"name", "readout", "inference"}).values())
+        return tuple(self.model_dump(exclude={"name", "of", "readout", "inference"}).values())
 
     def is_plain(self, *apart: str) -> bool:
         """Cross-entropy from scratch, no recipe, nothing added.
@@ -65,7 +72,7 @@ class Method(Record):
         Backbone, normalisation, settings of training and the parts in `apart` may be any.
         """
         plain = Method(name="", loss="ce", recipe="erm")
-        free = {"name", "backbone", "normalisation", "training", *apart}
+        free = {"name", "of", "backbone", "normalisation", "training", *apart}
         return self.model_dump(exclude=free) == plain.model_dump(exclude=free)
 
 

@@ -32,8 +32,6 @@ MATCHED = {"coverage_99": 0.99, "coverage_90": 0.9}
 """Column → accuracy of the accepted at which rejectors are compared."""
 POINTS = 40
 """Points of a stored risk-coverage curve."""
-CENTROIDS = ("ccl", "focal_ccl")
-"""Losses whose logits are logit(D) of a closeness D to each class centroid."""
 FITS = {"plain": rejection.threshold_at, "guaranteed": rejection.guaranteed_threshold}
 """How a threshold is fitted → function of confidence, hits and accuracy."""
 FITTED = ("scaled_msp",)
@@ -91,7 +89,7 @@ class Judged(NamedTuple):
 
 def closeness(method: Method) -> bool:
     """Whether a method's logits are those of a closeness to centroids."""
-    return method.loss in CENTROIDS and method.answers_itself
+    return method.answers_itself and method.says("loss", "states_closeness")
 
 
 def closeness_or_probability(method: Method, answer: Answers) -> np.ndarray:
@@ -101,7 +99,7 @@ def closeness_or_probability(method: Method, answer: Answers) -> np.ndarray:
 
 def log_probabilities(method: Method) -> bool:
     """Whether a method's logits are logarithms of probabilities, whose energy is 0 everywhere."""
-    averaged = method.is_ensemble or method.inference.startswith("tta")
+    averaged = method.is_ensemble or method.says("inference", "averages_probabilities")
     return averaged or method.states_shares
 
 

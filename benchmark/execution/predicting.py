@@ -19,11 +19,12 @@ from benchmark.errors import UserError
 from benchmark.execution.networks import Bench, axis_seed, initial_weights
 from benchmark.files import atomic, digest
 from benchmark.models.build import preprocessing
-from benchmark.models.predict import INFERENCES, Conditions, Inference, log_mean_probability
+from benchmark.models.predict import Conditions, Inference, log_mean_probability
 from benchmark.numerics import version
+from benchmark.parts import build
 from benchmark.runs import Run
 from benchmark.training.checkpoints import checkpoint_path
-from benchmark.training.readouts import READOUTS, Features, PixelFeatures, Source
+from benchmark.training.readouts import Features, PixelFeatures, Source
 from benchmark.training.records import (
     predictions_table,
     read_outcome,
@@ -48,9 +49,11 @@ def answers(
     method, settings = run["method"], run["settings"]
     train = images.part(run["scenario"]["source"], "train")
     where = conditions(bench, run, train.labels)
-    inference = INFERENCES[method.get("inference", "single")](**settings.get("inference", {}))
+    inference = build(
+        "inference", method.get("inference", "single"), settings.get("inference", {})
+    )()
     block = settings.get("readout", {})
-    if readout := READOUTS[method.get("readout", "head")](**block):
+    if readout := build("readout", method.get("readout", "head"), block)():
         features = Features(model)
         id_val = images.part(run["scenario"]["source"], "id_val")
         seed = axis_seed("readout", run["seed"])

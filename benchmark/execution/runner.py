@@ -27,6 +27,7 @@ from benchmark.execution.networks import Bench, axis_seed, initial_weights
 from benchmark.execution.predicting import answers, average_of_members
 from benchmark.models.build import build_model, preprocessing, weights_sha256
 from benchmark.models.weights import Weights
+from benchmark.parts import build
 from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
 from benchmark.runs import Run
@@ -42,8 +43,6 @@ from benchmark.training.checkpoints import (
 from benchmark.training.contracts import join
 from benchmark.training.device import choose_device, configure, environment
 from benchmark.training.fit import Fit, NotFinite, fit
-from benchmark.training.losses import LOSSES
-from benchmark.training.recipes import RECIPES
 from benchmark.training.records import (
     FAILED,
     kind_of_work,
@@ -335,11 +334,11 @@ def trained_model(
         freezing=method.get("freezing", "none"),
     )
     loss = join(
-        LOSSES[method["loss"]](counts.to(bench.device), **settings["loss"]),
+        build("loss", method["loss"], settings["loss"])(counts.to(bench.device)),
         model,
         seed=axis_seed("head", method["backbone"], run["seed"]),
     )
-    recipe = RECIPES[method["recipe"]](**settings.get("recipe", {}))
+    recipe = build("recipe", method["recipe"], settings.get("recipe", {}))()
     path = checkpoint_path(bench.root, bench.profile, run["training_fingerprint"])
     if settings["training"]["epochs"]:
         result, seconds = read_checkpoint(path), 0.0

@@ -41,6 +41,7 @@ from benchmark.files import write_text
 from benchmark.laboratory.judge import look_at_own
 from benchmark.models.build import build_model, preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
+from benchmark.parts import build
 from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.schema import read_done
@@ -53,7 +54,6 @@ from benchmark.training.checkpoints import (
 )
 from benchmark.training.contracts import join
 from benchmark.training.device import choose_device, configure
-from benchmark.training.losses import LOSSES
 from benchmark.training.records import run_folder
 
 ERROR = 0.05
@@ -353,7 +353,7 @@ def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> t
         state_follows=True,
     )
     # A loss may bring the head that the state is of.
-    join(LOSSES[method["loss"]](torch.ones(classes), **settings["loss"]), model, seed=0)
+    join(build("loss", method["loss"], settings["loss"])(torch.ones(classes)), model, seed=0)
     load_network(model, result, path)
     return model.to(device, memory_format=torch.channels_last)
 

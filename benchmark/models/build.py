@@ -6,18 +6,15 @@ Weights come from timm's hub or a file and are loaded by strict names.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import timm
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
@@ -33,7 +30,6 @@ from benchmark.models import (  # noqa: F401  register with timm
 from benchmark.models.cnn_rnn import SUFFIX, CnnRnn, create_cnn_rnn
 from benchmark.models.heads import FREEZING, HEADS, classifier_name, replace_classifier
 from benchmark.models.normalisation import (
-    NORMALISATIONS,
     Skip,
     batch_norms,
     check_statistics,
@@ -41,8 +37,8 @@ from benchmark.models.normalisation import (
     official_ibn_name,
 )
 from benchmark.models.weights import IMAGENET, SCRATCH, Preprocessing, Weights
+from benchmark.parts import capability, check_block, function_of
 from benchmark.progress import say
-from benchmark.texts import shortened
 
 State = dict[str, Tensor]
 
@@ -74,11 +70,10 @@ def build_model(
         Skip: the combination makes no sense.
     """
     check_backbone(backbone)
-    check_parameters("normalisations", NORMALISATIONS, normalisation, parameters, positional=1)
-    for kind, registry, name in (("head", HEADS, head), ("freezing", FREEZING, freezing)):
-        if name not in registry:
-            raise UserError(f"params.yaml: methods: {kind}: no '{name}'{suggest(name, registry)}")
-    if normalisation == "bn_frozen" and weights.from_scratch:
+    check_block("normalisation", normalisation, parameters)
+    if capability("normalisation", normalisation, "needs_weights", parameters) and (
+        weights.from_scratch
+    ):
         raise Skip("frozen statistics of random weights normalise nothing: give it weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +81,8 @@ def build_model(
         late = weights.names in AFTER_CONVERSION
         if not late and not state_follows:
             load_initial(model, weights, backbone, image_size)
-        normalise(model, normalisation, parameters)
+        conversion = function_of("normalisation", normalisation, parameters)
+        normalise(model, conversion, {k: v for k, v in parameters.items() if k != "of"})
         if late and not state_follows:
             load_initial(model, weights, backbone, image_size)
         if head != "linear":
@@ -137,42 +133,6 @@ def check_backbone(name: str) -> None:
         raise UserError(f"unknown backbone '{name}' (timm){suggest(name, timm.list_models())}")
 
 
-def check_parameters(
-    kind: str,
-    registry: dict[str, object],
-    name: str,
-    parameters: dict[str, object],
-    positional: int,
-) -> None:
-    """Raise a `UserError` if `name` is not registered or does not take these parameters.
-
-    Their kinds, and bounds where there are any, are those of its annotations.
-
-    Args:
-        positional: how many leading arguments the harness itself passes.
-    """
-    if name not in registry:
-        raise UserError(f"params.yaml: {kind}: unknown '{name}'{suggest(name, registry)}")
-    taken = inspect.signature(registry[name], eval_str=True).parameters
-    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    known = [n for n, parameter in taken.items() if parameter.kind not in various][positional:]
-    for parameter, value in parameters.items():
-        where = f"params.yaml: {kind}.{name}"
-        if parameter not in known:
-            near = suggest(parameter, known) or "; it takes none"
-            raise UserError(f"{where}: unknown parameter '{parameter}'{near}")
-        annotation = taken[parameter].annotation
-        kind_of_value = Any if annotation is inspect.Parameter.empty else annotation
-        finite = ConfigDict(allow_inf_nan=False)
-        try:
-            TypeAdapter(kind_of_value, config=finite).validate_python(value, strict=True)
-        except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise UserError(
-                f"{where}.{parameter}: {said}, found {shortened(repr(value))}"
-            ) from None
-
-
 def skip_reason(
     backbone: str,
     normalisation: str,
@@ -189,7 +149,7 @@ def skip_reason(
     Args:
         batch_statistics: whether what answers needs layers with running statistics of batches.
     """
-    check_parameters("normalisations", NORMALISATIONS, normalisation, parameters, positional=1)
+    check_block("normalisation", normalisation, parameters)
     network = (backbone, normalisation, tuple(parameters.items()), image_size)
     reason, keeps_statistics = built_on_meta(*network, weights.model_dump_json(), head, freezing)
     if reason is None and batch_statistics and not keeps_statistics:

@@ -174,6 +174,9 @@ def to_bn_frozen(model: nn.Module) -> None:
         hold_in_evaluation(bn)
 
 
+to_bn_frozen.needs_weights = True  # frozen statistics of random weights normalise nothing
+
+
 def to_gn(model: nn.Module, groups: Annotated[int, Field(ge=1)] = 32) -> None:
     """Group normalisation everywhere (Wu & He, ECCV 2018).
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -91,6 +92,8 @@ class Inference:
     transductive = False
     batch_statistics = False
     """Whether it wants a network with running statistics of batches."""
+    averages_probabilities = False
+    """Whether its logits are logarithms of probabilities."""
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
         """Logits float32 [N, C] of one test set, uint8 [N, S, S, 3]. `model` stays as it was."""
@@ -137,6 +140,8 @@ def log_mean_probability(logits: Tensor) -> Tensor:
 
 class TestTimeAugmentation(Inference):
     """Probabilities averaged over views of each image."""
+
+    averages_probabilities = True
 
     def __init__(self, views: Literal["dihedral", "as_released"] = "dihedral") -> None:
         self.views = VIEWS[views]
@@ -288,8 +293,8 @@ def shuffled(pixels: np.ndarray) -> np.ndarray:
 INFERENCES: dict[str, Callable[..., Inference]] = {
     "single": Inference,
     "tta": TestTimeAugmentation,
-    "tta_as_released": lambda: TestTimeAugmentation("as_released"),
-    "adabn": lambda: BatchStatistics(0.0),
+    "tta_as_released": partial(TestTimeAugmentation, "as_released"),
+    "adabn": partial(BatchStatistics, 0.0),
     "bn_mix": BatchStatistics,
     "tent": Tent,
     "prior_correction": PriorCorrection,

@@ -274,6 +274,7 @@ class CentroidLearning(Loss):
     needs_features = True
     recomputes_features = True
     brings_head = True
+    states_closeness = True
     remedy = "the centroids repel each other without bound; set beta: 0 or renorm: true"
 
     def __init__(

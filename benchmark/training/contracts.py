@@ -38,6 +38,9 @@ class Loss(nn.Module):
     brings_head = False
     """Whether it places its own classifier, so that a method can choose no other head."""
 
+    states_closeness = False
+    """Whether the head that it brings gives logit(D) of a closeness D to each class centroid."""
+
     remedy = "lower the learning rate"
     """What to try where one of the `facts` is no longer finite."""
 

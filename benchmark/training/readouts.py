@@ -111,6 +111,9 @@ def nearest_neighbours(neighbours: PositiveInt = 20) -> Readout:
     return fit
 
 
+nearest_neighbours.states_shares = True  # logarithms of shares of votes, of which few values occur
+
+
 class PixelFeatures(nn.Module):
     """uint8 images [N, S, S, 3] → the features [N, D] of a network, on the processor."""
 
@@ -219,9 +222,4 @@ READOUTS: dict[str, Callable[..., Readout | None]] = {
     "linear_probe": linear_probe,
     "nearest_neighbours": nearest_neighbours,
     "decoupled": decoupled,
-    "decoupled_sampler": decoupled,
-    "decoupled_loss": decoupled,
-    "decoupled_neither": decoupled,
-    "decoupled_drift": decoupled,
 }
-"""Five names of one function, so that each choice of its stage stands as a row of its own."""

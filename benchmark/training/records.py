@@ -182,7 +182,7 @@ def write_index(root: Path, profile: str, experiment: str) -> list[dict[str, Any
     plan["runs"] = [
         {k: run[k] for k in keys}
         | read_outcome(root, profile, run)
-        | {"method": run["method"] | {"training": training_digest(run)}}
+        | {"method": run["method"] | {"training": training_digest(run)} | built(run)}
         | {k: run[k] for k in more}
         for run in plan["runs"]
     ]
@@ -195,6 +195,13 @@ def renew_indices(root: Path, profile: str, run: Run) -> None:
     for path in sorted((profile_folder(root, profile) / "experiments").glob("*.json")):
         if any(row["run_id"] == run["run_id"] for row in read_json(path)["runs"]):
             write_index(root, profile, path.stem)
+
+
+def built(run: Run) -> dict[str, Any]:
+    """What blocks of a run build, where their names do not say so."""
+    blocks = {part: run["settings"].get(part, {}) for part in run["method"]}
+    of = {part: block["of"] for part, block in blocks.items() if "of" in block}
+    return {"of": of} if of else {}
 
 
 def training_digest(run: Run) -> str:
