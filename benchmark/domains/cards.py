@@ -6,6 +6,7 @@ montages of other publishers' images, which stay on the machine that made them.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import seaborn
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageDraw
 
-from benchmark.config import Params
+from benchmark.config import Params, Profile
 from benchmark.data.arrays import Images, PreparedImages, fields_path
 from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces
 from benchmark.data.crop import AroundCell, Crop, crop_box, crop_fraction
+from benchmark.data.fetch import raw_folder
 from benchmark.data.prepare import opened
 from benchmark.domains.facts import (
     COLOURS,
@@ -72,21 +74,20 @@ def write_domain_cards(
     for domain in profile.domains:
         images = prepared.domain(domain)
         labels = np.array(classes)[images.labels]
-        sides = crop_sides(root, params, cards, name, domain)
-        fractions = nucleus_diameters(images.pixels)
+        card = card_of(cards, domain)
+        about = card.domains[domain]
         colours[domain] = colour_vectors(images.pixels)
         if features is not None:
             learnt[domain] = features(images.pixels)
-        card = card_of(cards, domain)
-        crop = card.domains[domain].crop_for(profile.label_space)
-        scale = card.domains[domain].micrometre_per_pixel
-        pixels = fractions * images.table["image"].map(sides).to_numpy(float)
-        facts[domain] = domain_facts(labels, classes, colours[domain], fractions, pixels, scale)
-        cuts = cut_squares(prepared, root / "datasets" / "raw" / card.folder, crop, domain, images)
+        fractions = nucleus_diameters(images.pixels)
+        sides = images.table["image"].map(crop_sides(root, profile, card, domain)).to_numpy(float)
+        scale = about.micrometre_per_pixel
+        facts[domain] = domain_facts(labels, classes, colours[domain], fractions, sides, scale)
+        crop = about.crop_for(profile.label_space)
+        cuts = cut_squares(prepared, raw_folder(root / "datasets", card), crop, domain, images)
         heading = "What was cut of the published image"
         heading += ", the least sure cells" if isinstance(crop, AroundCell) else ""
-        title = card.domains[domain].title
-        figure = card_figure(title, images.pixels, labels, facts[domain], cuts, heading)
+        figure = card_figure(about.title, images.pixels, labels, facts[domain], cuts, heading)
         with atomic(folder / "cards" / f"{domain}.png") as path:
             figure.savefig(path, format="png", metadata={"Software": None})
         say(f"wrote {folder / 'cards' / domain}.png")
@@ -103,11 +104,8 @@ def write_domain_cards(
         say(f"wrote {folder}/distances_{of}.csv")
 
 
-def crop_sides(
-    root: Path, params: Params, cards: dict[str, Card], name: str, domain: str
-) -> dict[str, float]:
+def crop_sides(root: Path, profile: Profile, card: Card, domain: str) -> dict[str, float]:
     """Path → side in published pixels of the square that was prepared; NaN where not known."""
-    profile, card = params.profile(name), card_of(cards, domain)
     table = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
     if not {"width", "height"} <= set(table):
         return dict.fromkeys(table["path"], np.nan)
@@ -161,7 +159,7 @@ def domain_facts(
     classes: list[str],
     colours: np.ndarray,
     fractions: np.ndarray,
-    pixels: np.ndarray,
+    sides: np.ndarray,
     micrometre_per_pixel: float | None,
 ) -> dict[str, Any]:
     """The numbers of one domain's card.
@@ -169,29 +167,29 @@ def domain_facts(
     Args:
         colours: CIELAB means and spreads [N, 6].
         fractions: diameters of the nucleus as fractions of the prepared side [N].
-        pixels: the same in published pixels [N].
+        sides: that side in published pixels [N]; NaN where not known.
     """
     nuclei = {}
     for name in classes:
         chosen = (labels == name) & ~np.isnan(fractions)
         if not chosen.any():
             continue
+        pixels = (fractions * sides)[chosen]
+        known = not np.isnan(pixels).any()
+        in_micrometres = known and micrometre_per_pixel is not None
         nuclei[name] = {
             "images": int(chosen.sum()),
             "of the crop's side": quartiles(fractions[chosen]),
-            "px": None if np.isnan(pixels[chosen]).any() else quartiles(pixels[chosen]),
-            "um": None
-            if micrometre_per_pixel is None or np.isnan(pixels[chosen]).any()
-            else quartiles(pixels[chosen] * micrometre_per_pixel),
+            "px": quartiles(pixels) if known else None,
+            "um": quartiles(pixels * micrometre_per_pixel) if in_micrometres else None,
         }
+    means, spreads = colours.mean(axis=0), colours.std(axis=0)
     return {
         "images": len(labels),
         "classes": {name: int((labels == name).sum()) for name in classes},
         "colour": {
             column: {"mean": round(float(mean), 2), "sd": round(float(spread), 2)}
-            for column, mean, spread in zip(
-                COLOURS, colours.mean(axis=0), colours.std(axis=0), strict=True
-            )
+            for column, mean, spread in zip(COLOURS, means, spreads, strict=True)
         },
         "nucleus diameter, quartiles": nuclei,
     }
@@ -276,14 +274,12 @@ def draw_cuts(figure: SubFigure, cuts: list[tuple[str, Image.Image]], heading: s
     if not cuts:
         return
     figure.suptitle(heading, x=0.01, ha="left", weight="bold")
-    for axes, (caption, picture) in zip(
-        figure.subplots(1, CUTS, squeeze=False)[0], cuts, strict=False
-    ):
-        axes.imshow(picture)
-        axes.set_xlabel(caption, parse_math=False)
-    for axes in figure.axes:
+    for axes, cut in zip_longest(figure.subplots(1, CUTS, squeeze=False)[0], cuts):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+        if cut is not None:
+            axes.set_xlabel(cut[0], parse_math=False)
+            axes.imshow(cut[1])
 
 
 def strip(pixels: np.ndarray) -> np.ndarray:

@@ -9,14 +9,14 @@ framing, so that `predict` needs none of the source's images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark.config import Params
-from benchmark.data.arrays import Images, PreparedImages, facts_path
+from benchmark.data.arrays import PreparedImages, facts_path
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
 from benchmark.domains.facts import nucleus_of
@@ -36,6 +36,9 @@ PARTS = {
     "sharpness": slice(7, 8),
 }
 """What an image is described by → its columns in `appearance`."""
+RANGE_PARTS = ("train", "id_val", "calibration")
+"""Parts of a source that its range is of: mean and covariance of the first, the limit of the rest,
+which are held out from training and are not its test images."""
 LEVEL = 0.99
 """Share of the source's held-out images that lie in its range."""
 FOREIGN_SHARE = 0.15
@@ -130,17 +133,21 @@ def fit_range(source: str, train: np.ndarray, held_out: np.ndarray) -> SourceRan
         )
     mean, spread = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-6)
     shrunk = LedoitWolf(assume_centered=True).fit((train - mean) / spread).covariance_
-    covariance = shrunk * np.outer(spread, spread)
-    found = SourceRange(
+    fitted = SourceRange(
         source,
         len(train),
         len(held_out),
-        [float(f"{value:.6g}") for value in mean],
-        [[float(f"{value:.6g}") for value in row] for row in covariance],
-        0.0,
+        [six_figures(value) for value in mean],
+        [[six_figures(value) for value in row] for row in shrunk * np.outer(spread, spread)],
+        limit=np.inf,
     )
-    limit = float(np.quantile(found.distances(held_out), LEVEL, method="higher"))
-    return SourceRange(**{**vars(found), "limit": float(f"{limit:.6g}")})
+    limit = np.quantile(fitted.distances(held_out), LEVEL, method="higher")
+    return replace(fitted, limit=six_figures(limit))
+
+
+def six_figures(value: float) -> float:
+    """A number as `ranges.json` holds it."""
+    return float(f"{value:.6g}")
 
 
 def ranges_path(root: Path, profile: str) -> Path:
@@ -166,35 +173,19 @@ def write_ranges(root: Path, params: Params, name: str) -> None:
         for source in profile.sources():
             of = {"framing": framing, "source": source, "data": digest_of(data, source, framing)}
             try:
-                train, held_out = parts_of(prepared, source)
-                places = [train.table["image"].tolist(), held_out.table["image"].tolist()]
-                of["parts"] = digest([VERSION, LEVEL, *places])
+                train, *held_out = (prepared.part(source, part) for part in RANGE_PARTS)
+                places = [own.table["image"].tolist() for own in (train, *held_out)]
+                of["parts"] = digest([VERSION, LEVEL, places[0], places[1] + places[2]])
                 entry = next((old for old in known if of.items() <= old.items()), None)
                 if entry is None:
-                    facts = appearance(train.pixels), appearance(held_out.pixels)
-                    entry = of | vars(fit_range(source, *facts))
+                    pixels = np.concatenate([own.pixels for own in held_out])
+                    fitted = fit_range(source, appearance(train.pixels), appearance(pixels))
+                    entry = of | vars(fitted)
             except UserError as why:
                 say(f"note: no range of {source}'s images, so that none is accepted: {why}")
                 continue
             ranges.append(entry)
     write_json(path, {"schema_version": 1, "appearance": list(PARTS), "ranges": ranges})
-
-
-def parts_of(prepared: PreparedImages, source: str) -> tuple[Images, Images]:
-    """A source's training images, and its images held out from training but for id_test."""
-    held_out = prepared.part(source, "id_val"), prepared.part(source, "calibration")
-    return prepared.part(source, "train"), joined(*held_out)
-
-
-def joined(first: Images, second: Images) -> Images:
-    """Two parts of one domain as one."""
-    import pandas as pd
-
-    return Images(
-        np.concatenate([first.pixels, second.pixels]),
-        np.concatenate([first.labels, second.labels]),
-        pd.concat([first.table, second.table], ignore_index=True),
-    )
 
 
 def digest_of(data: dict[str, Any], domain: str, framing: str | None) -> str:
