@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -135,18 +134,15 @@ def by_folders(
     def is_label(name: str) -> bool:
         return plain(name) in told or cell_type_of(name, known) is not None
 
-    refuse_fields(folder, paths, lambda name: cell_type_of(name, known) is not None)
+    refuse_fields(folder, paths, known)
     rows, below = [], {}
     for path in paths:
-        above = parts(path)
-        place = next((i for i in reversed(range(len(above))) if is_label(above[i])), None)
-        if place is None:
-            label, group = (above[-1] if above else ""), path
-        else:
-            label, group = above[place], "/".join(above[place + 1 :]) or path
-            for name in above[place + 1 :]:
-                below.setdefault(name, path)
-        rows.append((path, tidy(label), group))
+        above = folders_of(path)
+        depth = next((i for i in reversed(range(len(above))) if is_label(above[i])), len(above) - 1)
+        label, inner = (above[depth] if above else ""), above[depth + 1 :]
+        for name in inner:
+            below.setdefault(name, path)
+        rows.append((path, tidy(label), "/".join(inner) or path))
     loose = [path for path, label, _ in rows if not label]
     if len(loose) == len(rows):
         raise UserError(
@@ -154,10 +150,10 @@ def by_folders(
             "make a folder for each, or give --labels"
         )
     nameless = [
-        path for path in paths if path.count("/") > 1 and not any(map(is_label, parts(path)))
+        path for path in paths if path.count("/") > 1 and not any(map(is_label, folders_of(path)))
     ]
     if nameless:
-        folders = dict.fromkeys(name for path in nameless for name in parts(path))
+        folders = dict.fromkeys(name for path in nameless for name in folders_of(path))
         likely = {name: found for name in folders if (found := likely_type(name, known))}
         proposed = [f"--map '{name}={found}'" for name, found in likely.items()]
         raise UserError(
@@ -165,17 +161,13 @@ def by_folders(
             f"type, first {nameless[0]}: say which folders are the labels, "
             + (f"perhaps {' '.join(proposed)}" if likely else "as in --map 'FOLDER=CELL_TYPE'")
         )
-    unclear = [
-        name
-        for name in below
-        if not any(letter.isdigit() for letter in name) or likely_type(words_of(name), known)
-    ]
-    if unclear:
-        name = unclear[0]
-        raise UserError(
-            f"{folder}: the folder '{name}' lies below a folder of a cell type ({below[name]}): "
-            f"say what its images are, as in --map '{name}=unusable', or move them up"
-        )
+    for name, path in below.items():
+        words = " ".join(re.findall(r"[^\W\d_]+", name))  # `monocytes` of `Monocytes_2`
+        if not any(letter.isdigit() for letter in name) or likely_type(words, known):
+            raise UserError(
+                f"{folder}: the folder '{name}' lies below a folder of a cell type ({path}): "
+                f"say what its images are, as in --map '{name}=unusable', or move them up"
+            )
     left_out = [(path, "left out", "lies in no folder of a cell type") for path in loose]
     rows = [row for row in rows if row[1]]
     table = pd.DataFrame(rows, columns=["path", "label", "group"])
@@ -191,27 +183,23 @@ def by_folders(
     return OwnImages(table.sort_values("path", ignore_index=True), left_out, notes)
 
 
-def parts(path: str) -> list[str]:
+def folders_of(path: str) -> list[str]:
     """The folders of a path, from the outermost."""
     return path.split("/")[:-1]
 
 
-def words_of(name: str) -> str:
-    """The words of a name without its numbers: `monocytes` of `Monocytes_2`."""
-    return " ".join(re.findall(r"[^\W\d_]+", name))
-
-
-def refuse_fields(folder: Path, paths: list[str], is_cell_type: Callable[[str], bool]) -> None:
+def refuse_fields(folder: Path, paths: list[str], known: LabelSpaces) -> None:
     """Refuse images beside which annotations lie, in folders that are not called as a cell type:
     boxes in fields, as in Pascal VOC (a .xml for each) or YOLO (a .txt)."""
     notes = {
         file.stem: file for suffix in ("*.xml", "*.txt") for file in sorted(folder.rglob(suffix))
     }
     for path in paths:
-        place = PurePosixPath(path)
-        if place.stem in notes and not any(map(is_cell_type, place.parts[:-1])):
+        named = any(cell_type_of(name, known) is not None for name in folders_of(path))
+        note = notes.get(PurePosixPath(path).stem)
+        if note is not None and not named:
             raise UserError(
-                f"{folder}: {path} has an annotation, {notes[place.stem].relative_to(folder)}: it "
+                f"{folder}: {path} has an annotation, {note.relative_to(folder)}: it "
                 "is a field with cells marked in it, and a domain is made of images of one cell "
                 "each: cut the cells out first"
             )
@@ -242,8 +230,7 @@ def cell_types(
             unknown[label] = number
     if unknown:
         listed = ", ".join(f"'{label}' ({number} images)" for label, number in unknown.items())
-        likely = {label: likely_type(label, known) for label in unknown}
-        likely = {label: found for label, found in likely.items() if found is not None}
+        likely = {label: found for label in unknown if (found := likely_type(label, known))}
         examples = [f"--map '{label}={found}'" for label, found in likely.items()]
         examples = examples or [f"--map '{next(iter(unknown))}=CELL_TYPE'"]
         raise UserError(
