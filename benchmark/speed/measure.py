@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,15 @@ class Timing:
 
 
 def in_turn(
-    functions: dict[str, Callable[[], object]],
-    rounds: int,
-    device: torch.device,
-    warmup: int = 1,
+    functions: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, Timing]:
-    """Time functions round after round, each after `warmup` calls that are not counted.
+    """Time functions round after round, after one call of each that is not counted.
 
     A function that returns a float has timed the part of itself that is meant, in seconds.
     """
-    for _ in range(warmup):
-        for function in functions.values():
-            function()
-    seen: dict[str, list[tuple[float, float, int | None]]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    measured: dict[str, list[tuple[float, float, int | None]]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             before = start_of_peak(device)
@@ -75,19 +72,15 @@ def in_turn(
             wall, processor = time.perf_counter(), processor_seconds()
             part = function()
             synchronise(device)
-            seconds = time.perf_counter() - wall, processor_seconds() - processor
-            if isinstance(part, float):
-                seconds = part, seconds[1]
+            wall, processor = time.perf_counter() - wall, processor_seconds() - processor
             above = None if before is None else torch.cuda.max_memory_allocated(device) - before
-            seen[name].append((*seconds, above))
-    return {
-        name: Timing(
-            float(np.median([r[0] for r in measured])),
-            float(np.median([r[1] for r in measured])),
-            None if measured[0][2] is None else max(r[2] for r in measured),
-        )
-        for name, measured in seen.items()
-    }
+            measured[name].append((part if isinstance(part, float) else wall, processor, above))
+    timings = {}
+    for name, rows in measured.items():
+        walls, processors, peaks = zip(*rows, strict=True)
+        peak = None if peaks[0] is None else max(peaks)
+        timings[name] = Timing(float(np.median(walls)), float(np.median(processors)), peak)
+    return timings
 
 
 def processor_seconds() -> float:
@@ -209,17 +202,16 @@ def measure_network(
 ) -> Iterator[Row]:
     """Rows of one network: batch, floor, training and inference, measured in turn."""
     row: Row = {"backbone": backbone, "normalisation": normalisation, "image_size": size}
-    row |= {"rounds": rounds}
-    batch, reason = settings.batch_size, None
+    row |= {"rounds": rounds, "reason": None}
+    build = partial(build_model, backbone, normalisation, parameters, 5, size, seed=0)
+    batch = settings.batch_size
     while True:
         try:
             with torch.device("meta"):
-                network = build_model(backbone, normalisation, parameters, 5, size, seed=0)
-            multiply_adds = summarise(network, size).multiply_adds
-            model = build_model(backbone, normalisation, parameters, 5, size, seed=0)
+                multiply_adds = summarise(build(), size).multiply_adds
             images = noise_images(steps * batch, size, 5)
             chosen = settings.model_copy(update={"batch_size": batch})
-            timed = TrainingSteps(model, images, chosen, device, layout)
+            timed = TrainingSteps(build(), images, chosen, device, layout)
             functions: dict[str, Callable[[], object]] = {
                 "batch": timed.assembled,
                 "train_floor": timed.floor,
@@ -229,23 +221,22 @@ def measure_network(
             if layout != "channels_last":
                 del functions["train"]  # a run trains in channels last alone
             timings = in_turn(functions, rounds, device)
+            break
         except Exception as error:  # noqa: BLE001  one broken network must not end the others
             if out_of_memory(error) and batch >= 4:
-                reason = f"out of memory at a batch of {batch}"
+                row["reason"] = f"out of memory at a batch of {batch}"
                 batch //= 2
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            kind = "oom" if out_of_memory(error) else "error"
-            failed = {"batch_size": batch, "outcome": kind, "reason": str(error).splitlines()[0]}
-            yield from (row | {"stage": stage} | failed for stage in STAGES)
+            row |= {"batch_size": batch, "outcome": "oom" if out_of_memory(error) else "error"}
+            row["reason"] = str(error).splitlines()[0]
+            yield from (row | {"stage": stage} for stage in STAGES)
             return
-        break
+    row |= {"batch_size": batch, "multiply_adds_g": round(multiply_adds / 1e9, 4)}
     for stage, timing in timings.items():
-        count = batch if stage == "batch" else len(images)
-        facts = {"stage": stage, "batch_size": batch, "reason": reason}
-        facts |= {"multiply_adds_g": round(multiply_adds / 1e9, 4)}
-        yield row | facts | rates(timing, count, 1 if stage == "batch" else steps)
+        images_and_steps = (batch, 1) if stage == "batch" else (len(images), steps)
+        yield row | {"stage": stage} | rates(timing, *images_and_steps)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -311,16 +302,16 @@ def measure_speed(
     chosen = networks(params, profile_name, models)
     facts = environment(device)
     here = {key: facts[key] for key in ("device", "device_type", "threads", "torch", "timm")}
-    prepared = measure_prepare(root, params, cards, profile_name, rounds)
+    prepared = here | measure_prepare(root, params, cards, profile_name, rounds)
     paths = []
     for precision in precisions or [profile.training.precision]:
         settings = profile.training.model_copy(update={"precision": precision})
         for layout in layouts or ["channels_last"]:
-            rows = [here | prepared]
+            rows = [prepared]
             for backbone, normalisation, size in chosen:
                 parameters = params.normalisations[normalisation]
-                what = (backbone, normalisation, parameters, settings, size)
-                for row in measure_network(*what, layout, device, steps, rounds):
+                what = (backbone, normalisation, parameters, settings, size, layout, device)
+                for row in measure_network(*what, steps, rounds):
                     rows.append(row | here)
                     say(told(rows[-1]))
             paths.append(write_rows(root, rows, precision, layout))
