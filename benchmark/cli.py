@@ -8,22 +8,27 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from typer.core import TyperCommand
 
 from benchmark import __version__
-from benchmark.config import DEFAULT_PROFILE, PARAMS, Params, load_params
-from benchmark.data.cards import Card, card_of, load_cards
 from benchmark.errors import UserError, suggest
+from benchmark.files import read_yaml
 from benchmark.parallel import INTERRUPTED, interrupts_told
 from benchmark.progress import console, say
-from benchmark.schema import check_name
+from benchmark.schema import DEFAULT_PROFILE, PARAMS, check_name
 from benchmark.texts import visible
 
+if TYPE_CHECKING:  # what a command needs it imports itself, so that help and completion are quick
+    from benchmark.config import Params
+    from benchmark.data.cards import Card
+
 ROOT = Path()
+DATA, STUDY, RESULTS, LABORATORY = "Data", "Study", "Results", "Your own laboratory"
+"""Groups of the commands, in the order of `wbc-shift --help`."""
 
 
 class InProject(TyperCommand):
@@ -42,11 +47,15 @@ class InProject(TyperCommand):
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 domain_commands = typer.Typer(
-    help="Domains: a laboratory's own, and what tells them apart.", no_args_is_help=True
+    help="Add your own images as a domain, and see what tells domains apart.", no_args_is_help=True
 )
-app.add_typer(domain_commands, name="domain")
-command = functools.partial(app.command, cls=InProject)
+app.add_typer(domain_commands, name="domain", rich_help_panel=LABORATORY)
 domain_command = functools.partial(domain_commands.command, cls=InProject)
+
+
+def command(group: str) -> Any:
+    """Register a function as a command, shown in a group of `--help`."""
+    return app.command(cls=InProject, rich_help_panel=group)
 
 
 def named_profile(name: str) -> str:
@@ -57,18 +66,53 @@ def named_profile(name: str) -> str:
         raise UserError(f"--profile: {error}") from None
 
 
+def settings_as_written() -> dict[str, Any]:
+    """`params.yaml` unchecked, for completion; empty where there is none that can be read."""
+    try:
+        found = read_yaml(ROOT / PARAMS)
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def complete_profile(incomplete: str) -> list[str]:
+    profiles = settings_as_written().get("profiles") or {}
+    return [name for name in profiles if name.startswith(incomplete)]
+
+
+def complete_experiment(context: typer.Context, incomplete: str) -> list[str]:
+    profiles = settings_as_written().get("profiles") or {}
+    profile = profiles.get(context.params.get("profile") or DEFAULT_PROFILE) or {}
+    return [name for name in profile.get("experiments") or {} if name.startswith(incomplete)]
+
+
+def complete_run(context: typer.Context, incomplete: str) -> list[str]:
+    runs = ROOT / "results" / (context.params.get("profile") or DEFAULT_PROFILE) / "runs"
+    found = sorted(path.parent.relative_to(runs).as_posix() for path in runs.glob("*/*/*/run.json"))
+    return [run for run in found if run.startswith(incomplete)]
+
+
+def complete_card(incomplete: str) -> list[str]:
+    cards = sorted(path.stem for path in (ROOT / "datasets").glob("*.yaml"))
+    return [name for name in cards if name.startswith(incomplete) and name != "label_spaces"]
+
+
 ProfileOption = Annotated[
     str,
     typer.Option(
         "--profile",
         "-p",
         callback=named_profile,
+        autocompletion=complete_profile,
         help="A profile of params.yaml, as shipped: demo, core or full.",
     ),
 ]
 LabelledFolder = Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
+]
+CropOption = Annotated[
+    float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
 ]
 MapOption = Annotated[
     list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
@@ -137,7 +181,18 @@ def common(
 
 def settings() -> tuple[Params, dict[str, Card]]:
     """The checked `params.yaml` and dataset cards of the project one stands in."""
+    from benchmark.config import load_params
+    from benchmark.data.cards import load_cards
+
     return load_params(ROOT / PARAMS), load_cards(ROOT / "datasets")
+
+
+def classes_of(profile: str) -> list[str]:
+    """The classes that a profile is scored on."""
+    from benchmark.data.cards import load_label_spaces
+
+    params, _ = settings()
+    return load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
 
 
 def warn_of_stages(params: Params, profile: str) -> None:
@@ -158,6 +213,14 @@ def surroundings() -> tuple[Path | None, bool]:
     return Path(mirror) if mirror else None, os.environ.get("WBC_OFFLINE", "0") not in ("", "0")
 
 
+def results_of(profile: str) -> Path:
+    """The results folder of a profile of which something was trained; else a `UserError`."""
+    folder = ROOT / "results" / profile
+    if not (folder / "experiments").is_dir():
+        raise UserError(f"{folder} has no results: run `wbc-shift train -p {profile}`")
+    return folder
+
+
 def cell_types_told(pairs: list[str] | None) -> dict[str, str]:
     """Label → cell type, of options `label=cell type`; a label may hold `=` itself."""
     for pair in pairs or []:
@@ -166,11 +229,14 @@ def cell_types_told(pairs: list[str] | None) -> dict[str, str]:
     return dict(map(str.strip, pair.rpartition("=")[::2]) for pair in pairs or [])
 
 
-@command()
+@command(DATA)
 def fetch(
     profile: ProfileOption = DEFAULT_PROFILE,
     names: Annotated[
-        list[str] | None, typer.Argument(help="Cards or domains; without one, a profile's.")
+        list[str] | None,
+        typer.Argument(
+            autocompletion=complete_card, help="Cards or domains; without one, a profile's."
+        ),
     ] = None,
     subset: Annotated[
         str, typer.Option(help="Of the named cards or domains: all images, or the core of them.")
@@ -184,6 +250,7 @@ def fetch(
     Reads the cards and manifests in datasets/, and WBC_MIRROR=DIR, a folder with the sets in their
     publishers' layout. Writes datasets/raw/. WBC_OFFLINE=1 forbids the network.
     """
+    from benchmark.data.cards import card_of, load_cards
     from benchmark.data.fetch import fetch as fetch_card
     from benchmark.data.fetch import named
     from benchmark.files import write_json
@@ -214,7 +281,7 @@ def fetch(
     write_json(ROOT / "datasets" / "raw" / f"{profile}.json", receipt)
 
 
-@command()
+@command(DATA)
 def doctor(
     links: Annotated[
         bool, typer.Option(help="Also ask every address of the cards whether it answers.")
@@ -241,7 +308,7 @@ def doctor(
         raise UserError(f"{broken} of {len(checks)} checks found something broken, listed above")
 
 
-@command()
+@command(DATA)
 def split(
     anew: Annotated[
         list[str] | None,
@@ -253,6 +320,7 @@ def split(
     A split that is there is kept, if it holds exactly the images of its domain. Reads params.yaml
     and the manifests, no image. Writes datasets/splits/<domain>.csv.
     """
+    from benchmark.data.cards import card_of
     from benchmark.data.split import check_split, split_domain, split_path
 
     params, cards = settings()
@@ -271,7 +339,7 @@ def split(
         say(f"wrote {paths[domain]}")
 
 
-@command()
+@command(DATA)
 def audit(
     profile: ProfileOption = DEFAULT_PROFILE,
     manifest: Annotated[
@@ -286,10 +354,10 @@ def audit(
     """
     if manifest is not None:
         from benchmark.audit.manifest import audit_manifest
+        from benchmark.data.cards import load_cards
 
-        lines, open_conflicts = audit_manifest(
-            ROOT / "datasets", load_cards(ROOT / "datasets"), manifest
-        )
+        cards = load_cards(ROOT / "datasets")
+        lines, open_conflicts = audit_manifest(ROOT / "datasets", cards, manifest)
         for line in lines:
             say(line)
         if open_conflicts:
@@ -305,7 +373,7 @@ def audit(
     )
 
 
-@command()
+@command(DATA)
 def prepare(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     """Decode a profile's images once into uint8 arrays.
 
@@ -319,14 +387,358 @@ def prepare(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     write_ranges(ROOT, params, profile)
 
 
+@command(STUDY)
+def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Check settings, data and splits, and show what would run, before anything is spent.
+
+    Reads params.yaml, datasets/, finished runs and measured speeds. Writes nothing.
+    """
+    from benchmark.validate import forecast_profile, tell_work, validate_profile
+
+    params, cards = settings()
+    experiments, problems, to_do = validate_profile(ROOT, params, cards, profile)
+    table = Table(title=f"profile {profile}", title_justify="left")
+    columns = ("experiment", "planned", "done", "skipped", "failed", "to predict", "to train")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "experiment" else "right")
+    for name, outcomes in experiments.items():
+        count = Counter(o["outcome"] for o in outcomes)
+        failed = count["nan"] + count["oom"] + count["error"]
+        work = Counter(o["work"] for o in outcomes)
+        row = (len(outcomes), count["done"], count["skipped"], failed)
+        row += (work["predict"], work["train"])
+        table.add_row(name, *map(str, row))
+    console.print(table)
+    for reason in dict.fromkeys(o["reason"] for runs in experiments.values() for o in runs):
+        if reason:
+            say(f"note: {reason}")
+    planned = [outcome["run_id"] for outcomes in experiments.values() for outcome in outcomes]
+    for line in tell_work(ROOT, profile, to_do, planned):
+        say(f"note: {line}")
+    if to_do:
+        for line in forecast_profile(ROOT, params, cards, profile, to_do):
+            say(line)
+    warn_of_stages(params, profile)
+    for problem in problems:
+        say(f"missing: {problem}")
+    if problems:
+        raise UserError(f"profile {profile}: {len(problems)} things are missing, listed above")
+
+
+@command(STUDY)
+def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Expand a profile's experiments into planned runs.
+
+    Reads params.yaml, the splits and results/<profile>/data.json. Writes results/<profile>/plans/.
+    """
+    from benchmark.plan import plan_profile
+    from benchmark.training.records import told_of
+
+    params, _ = settings()
+    for name, runs in plan_profile(ROOT, params, profile).items():
+        say(f"{profile}/{name}: {told_of(ROOT, profile, runs)}")
+    warn_of_stages(params, profile)
+
+
+@command(STUDY)
+def pipeline(
+    check: Annotated[
+        bool, typer.Option(help="Only compare; fail if a file is out of date.")
+    ] = False,
+) -> None:
+    """Write the dvc.yaml of every profile.
+
+    Reads params.yaml and the cards. Writes dvc.yaml and pipelines/<profile>/dvc.yaml.
+    """
+    from benchmark.pipeline import write_pipelines
+
+    params, cards = settings()
+    write_pipelines(ROOT, params, cards, check)
+
+
+@command(STUDY)
+def models(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Show what a profile's networks cost: parameters, multiply-adds, activation memory, norms.
+
+    Reads params.yaml. Writes nothing.
+    """
+    from benchmark.models.summary import Summary, summarise_profile
+
+    params, _ = settings()
+    classes = len(classes_of(profile))
+    table = Table(title="per image, in fp32")
+    table.add_column("network", no_wrap=True)
+    for column in ("size (px)", "parameters (M)", "trained (M)", "multiply-adds (G)"):
+        table.add_column(column, justify="right")
+    table.add_column("activations (MiB)", justify="right")
+    table.add_column("norm layers")
+    for (*names, size), cost in summarise_profile(params, profile, classes).items():
+        if isinstance(cost, Summary):
+            numbers = (cost.parameters / 1e6, cost.trainable / 1e6, cost.multiply_adds / 1e9)
+            norms = ", ".join(f"{n} {kind}" for kind, n in cost.norms.items()) or "none"
+            memory = f"{cost.activation_bytes / 2**20:.1f}"
+            network = " ".join(name for name in names if name not in ("linear", "none"))
+            table.add_row(network, str(size), *(f"{n:.3f}" for n in numbers), memory, norms)
+        else:
+            say(f"note: {cost}")
+    console.print(table)
+
+
+@command(STUDY)
+def train(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            "--experiment",
+            "-e",
+            autocompletion=complete_experiment,
+            help="One experiment; default: all.",
+        ),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="One method alone, by name.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Where --method is trained, tested.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --method.")] = 0,
+) -> None:
+    """Carry out the planned runs that are not done; finished ones are never trained again.
+
+    Reads the plans, prepared images and splits. Writes results/<profile>/runs/ (the predictions),
+    checkpoints/, which git ignores, and experiments/, an index of each experiment.
+    """
+    from benchmark.execution.runner import train_experiment, train_one
+    from benchmark.plan import check_plan, plan_one, where_single_runs_stand
+
+    params, _ = settings()
+    known = params.profile(profile).experiments
+    if method is not None or scenario is not None:
+        if method is None or scenario is None or experiment is not None:
+            raise UserError("train: give --method and --scenario together, without --experiment")
+        runs = plan_one(ROOT, params, profile, method, scenario, seed)
+        train_one(ROOT, profile, classes_of(profile), runs)
+        for line in where_single_runs_stand(ROOT, profile, runs):
+            say(line)
+        return
+    if experiment is not None and experiment not in known:
+        raise UserError(
+            f"profile {profile}: no experiment '{experiment}'{suggest(experiment, known)}"
+        )
+    for name in [experiment] if experiment else known:
+        check_plan(ROOT, params, profile, name)
+        train_experiment(ROOT, profile, name)
+
+
+@command(STUDY)
+def launch(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster (host:port or auto); default: this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once on this machine; default: processors.")
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of a GPU that a run takes.")
+    ] = None,
+) -> None:
+    """Carry out a profile's missing runs on many processors, GPUs or machines, through Ray.
+
+    Without --address it starts a Ray of its own on this machine, which listens to this machine
+    alone; RAY_ADDRESS and clusters that run here are left alone.
+
+    Reads and writes what `train` does.
+    """
+    from benchmark.execution.launch import launch as launch_profile
+    from benchmark.plan import check_plan
+
+    params, _ = settings()
+    experiments = list(params.profile(profile).experiments)
+    for name in experiments:
+        check_plan(ROOT, params, profile, name)
+    launch_profile(ROOT, profile, experiments, address, workers, gpus_per_run)
+
+
+@command(STUDY)
+def speed(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Backbones to measure; default: the profile's.")
+    ] = None,
+    precisions: Annotated[
+        list[str] | None, typer.Option("--precision", help="fp32 or bf16; default: the profile's.")
+    ] = None,
+    layouts: Annotated[
+        list[str] | None, typer.Option("--layout", help="channels_last (default) or contiguous.")
+    ] = None,
+) -> None:
+    """Measure how fast this machine decodes, trains and answers.
+
+    Reads params.yaml, and images where they are fetched. Writes results/speed/.
+    """
+    from benchmark.speed.measure import LAYOUTS, PRECISIONS, measure_speed
+    from benchmark.speed.records import write_throughput
+    from benchmark.training.device import choose_device, configure
+
+    for asked, known in ((precisions, PRECISIONS), (layouts, LAYOUTS)):
+        for name in asked or []:
+            if name not in known:
+                raise UserError(f"speed: unknown '{name}'{suggest(name, known)}")
+    params, cards = settings()
+    device = choose_device()
+    configure(device)
+    what = (models or [], precisions or [], layouts or [])
+    written = measure_speed(ROOT, params, cards, profile, *what, device)
+    for path in [*written, write_throughput(ROOT)]:
+        say(f"wrote {path}")
+
+
+@command(RESULTS)
+def evaluate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Compute every metric from the stored predictions; needs no images.
+
+    Reads results/<profile>/experiments/ and runs/. Writes metrics.parquet and the other tables of
+    scores beside them.
+    """
+    from benchmark.evaluation.evaluate import evaluate as evaluate_results
+
+    evaluate_results(results_of(profile))
+
+
+@command(RESULTS)
+def report(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    strict: Annotated[bool, typer.Option(help="Fail if any planned run is not done.")] = False,
+) -> None:
+    """Write tables, figures and the page of a profile.
+
+    Reads what `evaluate` wrote. Writes results/<profile>/tables/, figures/ and report.html.
+    """
+    from benchmark.report.report import report as report_results
+
+    report_results(results_of(profile), strict=strict)
+
+
+@command(RESULTS)
+def compare(
+    first: Annotated[str, typer.Argument(help="A method, by name.")],
+    second: Annotated[str, typer.Argument(help="The method it is compared with.")],
+    profile: ProfileOption = DEFAULT_PROFILE,
+    scenario: Annotated[
+        str | None, typer.Option(help="One scenario; default: all of both.")
+    ] = None,
+) -> None:
+    """Is one method better than another? Paired by image and seed, in words, with the interval.
+
+    Reads the predictions of finished runs. Writes nothing.
+    """
+    from benchmark.evaluation.compare import compare_methods
+
+    for line in compare_methods(results_of(profile), first, second, scenario):
+        say(line)
+
+
+@command(RESULTS)
+def score(
+    predictions: Annotated[
+        Path | None, typer.Argument(help="CSV with the columns named above; or see --images.")
+    ] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    scenario: Annotated[
+        str | None, typer.Option(help="Scenario of the profile that the file answers.")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Only write the scenario's test images to this CSV.")
+    ] = None,
+) -> None:
+    """Score your own predictions, from any framework, and place them among the methods.
+
+    Columns: `image` (path as in --images, or the end of it); `prediction` (a class; `label` is the
+    same) or a column of probabilities per class, `<class>` or `p_<class>`, or both; `domain` where
+    image names are not enough. The CSV that `wbc-shift predict` writes is one. Every image of a
+    domain needs one answer. With --truth the columns are `ID` and `labels`. Reads the predictions
+    of finished runs too; writes nothing, unless --images is given.
+    """
+    from benchmark.evaluation.submission import score_submission, write_test_images
+    from benchmark.evaluation.wbcbench import score_challenge
+
+    if (scenario is None) == (truth is None):
+        raise UserError("score: give --scenario, or --truth for a submission to WBCBench")
+    if (predictions is None) == (images is None):
+        raise UserError("score: name a file of predictions, or --images FILE for the test images")
+    if truth is not None:
+        if predictions is None:
+            raise UserError("score: --images lists the images of a --scenario")
+        scores, notes = score_challenge(predictions, truth)
+        for line in notes:
+            say(line)
+        for name, value in scores._asdict().items():
+            say(f"{name.replace('_', ' ')}: {value:.4f}")
+    elif images is not None:
+        number = write_test_images(images, results_of(profile), scenario)
+        say(f"wrote {images}: {number} test images")
+    else:
+        for line in score_submission(predictions, results_of(profile), scenario):
+            say(line)
+
+
+@command(RESULTS)
+def paper(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Write the numbers, tables and figures that paper/*.tex read.
+
+    Reads what `report` wrote and params.yaml. Writes paper/generated/.
+    """
+    from benchmark.report.paper.paper import write_paper
+
+    say(f"wrote {write_paper(ROOT, profile)}: build the PDF with `make paper`")
+
+
+@command(RESULTS)
+def gallery(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="METHOD/SCENARIO/seedK; without it, all runs vote, as in the report."),
+    ] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+) -> None:
+    """Show the most confident errors on every test set.
+
+    Reads predictions and the prepared images. Writes results/<profile>/gallery/, which is not for
+    git.
+    """
+    from benchmark.report.gallery import write_gallery
+
+    path = write_gallery(ROOT, profile, run)
+    say(f"wrote {path}; it shows images of other publishers: keep it on this machine")
+
+
+@command(RESULTS)
+def embed(
+    runs: Annotated[
+        list[str],
+        typer.Argument(autocompletion=complete_run, help="Finished runs: METHOD/SCENARIO/seedK."),
+    ],
+    profile: ProfileOption = DEFAULT_PROFILE,
+) -> None:
+    """Project the features of runs to two dimensions by t-SNE.
+
+    Reads their checkpoints and the prepared images. Writes results/<profile>/embeddings/, from
+    which the report draws.
+    """
+    from benchmark.execution.embedding import embed as embed_runs
+
+    for path in embed_runs(ROOT, profile, classes_of(profile), runs):
+        say(f"wrote {path}")
+
+
 @domain_command("add")
 def domain_add(
     folder: LabelledFolder,
     name: Annotated[str, typer.Option(help="What the domain is to be called.")],
     labels: LabelsOption = None,
-    crop: Annotated[
-        float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
-    ] = 1.0,
+    crop: CropOption = 1.0,
     told: MapOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
@@ -340,7 +752,7 @@ def domain_add(
 
     for line in add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told)):
         say(line)
-    if name in load_params(ROOT / PARAMS).profile(profile).sources():
+    if name in settings()[0].profile(profile).sources():
         say(f"note: scenarios `*->…` now train on {name} too: run `wbc-shift split` first")
 
 
@@ -397,7 +809,6 @@ def domain_cards(
 
     Reads the prepared images. Writes results/<profile>/domains/.
     """
-    from benchmark.data.cards import load_label_spaces
     from benchmark.domains.cards import write_domain_cards
     from benchmark.domains.frozen_features import features_of_run, features_of_weights
 
@@ -407,210 +818,24 @@ def domain_cards(
     chosen = params.profile(profile)
     features = None
     if run is not None:
-        classes = load_label_spaces(ROOT / "datasets")[chosen.label_space]
-        features = features_of_run(ROOT, profile, run, len(classes))
+        features = features_of_run(ROOT, profile, run, len(classes_of(profile)))
     elif weights is not None:
         features = features_of_weights(*weights, chosen.image_size)
     write_domain_cards(ROOT, params, cards, profile, features)
 
 
-@command()
-def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
-    """Expand a profile's experiments into planned runs.
-
-    Reads params.yaml, the splits and results/<profile>/data.json. Writes results/<profile>/plans/.
-    """
-    from benchmark.plan import plan_profile
-    from benchmark.training.records import told_of
-
-    params, _ = settings()
-    for name, runs in plan_profile(ROOT, params, profile).items():
-        say(f"{profile}/{name}: {told_of(ROOT, profile, runs)}")
-    warn_of_stages(params, profile)
-
-
-@command()
-def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
-    """Check settings, data and splits, and show what would run, before anything is spent.
-
-    Reads params.yaml, datasets/, finished runs and measured speeds. Writes nothing.
-    """
-    from benchmark.validate import forecast_profile, tell_work, validate_profile
-
-    params, cards = settings()
-    experiments, problems, to_do = validate_profile(ROOT, params, cards, profile)
-    table = Table(title=f"profile {profile}", title_justify="left")
-    columns = ("experiment", "planned", "done", "skipped", "failed", "to predict", "to train")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "experiment" else "right")
-    for name, outcomes in experiments.items():
-        count = Counter(o["outcome"] for o in outcomes)
-        failed = count["nan"] + count["oom"] + count["error"]
-        work = Counter(o["work"] for o in outcomes)
-        row = (len(outcomes), count["done"], count["skipped"], failed)
-        row += (work["predict"], work["train"])
-        table.add_row(name, *map(str, row))
-    console.print(table)
-    for reason in dict.fromkeys(o["reason"] for runs in experiments.values() for o in runs):
-        if reason:
-            say(f"note: {reason}")
-    planned = [outcome["run_id"] for outcomes in experiments.values() for outcome in outcomes]
-    for line in tell_work(ROOT, profile, to_do, planned):
-        say(f"note: {line}")
-    if to_do:
-        for line in forecast_profile(ROOT, params, cards, profile, to_do):
-            say(line)
-    warn_of_stages(params, profile)
-    for problem in problems:
-        say(f"missing: {problem}")
-    if problems:
-        raise UserError(f"profile {profile}: {len(problems)} things are missing, listed above")
-
-
-@command()
-def models(profile: ProfileOption = DEFAULT_PROFILE) -> None:
-    """Show what a profile's networks cost: parameters, multiply-adds, activation memory, norms.
-
-    Reads params.yaml. Writes nothing.
-    """
-    from benchmark.data.cards import load_label_spaces
-    from benchmark.models.summary import Summary, summarise_profile
-
-    params, _ = settings()
-    chosen = params.profile(profile)
-    classes = len(load_label_spaces(ROOT / "datasets")[chosen.label_space])
-    table = Table(title="per image, in fp32")
-    table.add_column("network", no_wrap=True)
-    for column in ("size (px)", "parameters (M)", "trained (M)", "multiply-adds (G)"):
-        table.add_column(column, justify="right")
-    table.add_column("activations (MiB)", justify="right")
-    table.add_column("norm layers")
-    for (*names, size), cost in summarise_profile(params, profile, classes).items():
-        if isinstance(cost, Summary):
-            numbers = (cost.parameters / 1e6, cost.trainable / 1e6, cost.multiply_adds / 1e9)
-            norms = ", ".join(f"{n} {kind}" for kind, n in cost.norms.items()) or "none"
-            memory = f"{cost.activation_bytes / 2**20:.1f}"
-            network = " ".join(name for name in names if name not in ("linear", "none"))
-            table.add_row(network, str(size), *(f"{n:.3f}" for n in numbers), memory, norms)
-        else:
-            say(f"note: {cost}")
-    console.print(table)
-
-
-@command()
-def train(
-    profile: ProfileOption = DEFAULT_PROFILE,
-    experiment: Annotated[
-        str | None, typer.Option("--experiment", "-e", help="One experiment; default: all.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="One method alone, by name.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="Where --method is trained, tested.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --method.")] = 0,
-) -> None:
-    """Carry out the planned runs that are not done; finished ones are never trained again.
-
-    Reads the plans, prepared images and splits. Writes results/<profile>/runs/ (the predictions),
-    checkpoints/, which git ignores, and experiments/, an index of each experiment.
-    """
-    from benchmark.data.cards import load_label_spaces
-    from benchmark.execution.runner import train_experiment, train_one
-    from benchmark.plan import check_plan, plan_one, where_single_runs_stand
-
-    params, _ = settings()
-    known = params.profile(profile).experiments
-    if method is not None or scenario is not None:
-        if method is None or scenario is None or experiment is not None:
-            raise UserError("train: give --method and --scenario together, without --experiment")
-        classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
-        runs = plan_one(ROOT, params, profile, method, scenario, seed)
-        train_one(ROOT, profile, classes, runs)
-        for line in where_single_runs_stand(ROOT, profile, runs):
-            say(line)
-        return
-    if experiment is not None and experiment not in known:
-        raise UserError(
-            f"profile {profile}: no experiment '{experiment}'{suggest(experiment, known)}"
-        )
-    for name in [experiment] if experiment else known:
-        check_plan(ROOT, params, profile, name)
-        train_experiment(ROOT, profile, name)
-
-
-@command()
-def speed(
-    profile: ProfileOption = DEFAULT_PROFILE,
-    models: Annotated[
-        list[str] | None, typer.Option(help="Backbones to measure; default: the profile's.")
-    ] = None,
-    precisions: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32 or bf16; default: the profile's.")
-    ] = None,
-    layouts: Annotated[
-        list[str] | None, typer.Option("--layout", help="channels_last (default) or contiguous.")
-    ] = None,
-) -> None:
-    """Measure how fast this machine decodes, trains and answers.
-
-    Reads params.yaml, and images where they are fetched. Writes results/speed/.
-    """
-    from benchmark.speed.measure import LAYOUTS, PRECISIONS, measure_speed
-    from benchmark.speed.records import write_throughput
-    from benchmark.training.device import choose_device, configure
-
-    for asked, known in ((precisions, PRECISIONS), (layouts, LAYOUTS)):
-        for name in asked or []:
-            if name not in known:
-                raise UserError(f"speed: unknown '{name}'{suggest(name, known)}")
-    params, cards = settings()
-    device = choose_device()
-    configure(device)
-    what = (models or [], precisions or [], layouts or [])
-    written = measure_speed(ROOT, params, cards, profile, *what, device)
-    for path in [*written, write_throughput(ROOT)]:
-        say(f"wrote {path}")
-
-
-@command()
-def launch(
-    profile: ProfileOption = DEFAULT_PROFILE,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster (host:port or auto); default: this machine.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once on this machine; default: processors.")
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of a GPU that a run takes.")
-    ] = None,
-) -> None:
-    """Carry out a profile's missing runs on many processors, GPUs or machines, through Ray.
-
-    Without --address it starts a Ray of its own on this machine, which listens to this machine
-    alone; RAY_ADDRESS and clusters that run here are left alone.
-
-    Reads and writes what `train` does.
-    """
-    from benchmark.execution.launch import launch as launch_profile
-    from benchmark.plan import check_plan
-
-    params, _ = settings()
-    experiments = list(params.profile(profile).experiments)
-    for name in experiments:
-        check_plan(ROOT, params, profile, name)
-    launch_profile(ROOT, profile, experiments, address, workers, gpus_per_run)
-
-
-@command()
+@command(LABORATORY)
 def predict(
     folder: Annotated[Path, typer.Argument(help="Images of one cell each, in any folders below.")],
-    run: Annotated[str, typer.Option(help="A finished run: METHOD/SCENARIO/seedK.")],
+    run: Annotated[
+        str,
+        typer.Option(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
+    ],
     profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[
         Path, typer.Option(help="The CSV to write; a sheet of the images goes beside it.")
     ] = Path("predictions.csv"),
-    crop: Annotated[
-        float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
-    ] = 1.0,
+    crop: CropOption = 1.0,
     tta: Annotated[
         bool, typer.Option(help="Average over 8 flips and turns; requires the prepared source.")
     ] = False,
@@ -628,13 +853,11 @@ def predict(
     Reads the folder and the run's checkpoint and predictions. Writes the CSV and, beside it, an
     HTML page that shows the images.
     """
-    from benchmark.data.cards import load_label_spaces
     from benchmark.laboratory.label_images import label_images, write_labels
 
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: name a .csv file")
-    params, _ = settings()
-    classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
+    classes = classes_of(profile)
     table, gauge = label_images(ROOT, profile, run, classes, folder, crop, tta, accuracy)
     sheet = write_labels(table, gauge, folder, run, out)
     for flag, number in table["flag"].value_counts().items():
@@ -648,169 +871,3 @@ def predict(
     say(f"{gauge}")
     say(gauge.scaling)
     say(f"wrote {out} and {sheet}; they name and show the images: keep them out of git")
-
-
-@command()
-def embed(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs: METHOD/SCENARIO/seedK.")],
-    profile: ProfileOption = DEFAULT_PROFILE,
-) -> None:
-    """Project the features of runs to two dimensions by t-SNE.
-
-    Reads their checkpoints and the prepared images. Writes results/<profile>/embeddings/, from
-    which the report draws.
-    """
-    from benchmark.data.cards import load_label_spaces
-    from benchmark.execution.embedding import embed as embed_runs
-
-    params, _ = settings()
-    classes = load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
-    for path in embed_runs(ROOT, profile, classes, runs):
-        say(f"wrote {path}")
-
-
-@command()
-def gallery(
-    run: Annotated[
-        str | None,
-        typer.Argument(help="METHOD/SCENARIO/seedK; without it, all runs vote, as in the report."),
-    ] = None,
-    profile: ProfileOption = DEFAULT_PROFILE,
-) -> None:
-    """Show the most confident errors on every test set.
-
-    Reads predictions and the prepared images. Writes results/<profile>/gallery/, which is not for
-    git.
-    """
-    from benchmark.report.gallery import write_gallery
-
-    path = write_gallery(ROOT, profile, run)
-    say(f"wrote {path}; it shows images of other publishers: keep it on this machine")
-
-
-@command()
-def evaluate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
-    """Compute every metric from the stored predictions; needs no images.
-
-    Reads results/<profile>/experiments/ and runs/. Writes metrics.parquet and the other tables of
-    scores beside them.
-    """
-    from benchmark.evaluation.evaluate import evaluate as evaluate_results
-
-    evaluate_results(results_of(profile))
-
-
-@command()
-def report(
-    profile: ProfileOption = DEFAULT_PROFILE,
-    strict: Annotated[bool, typer.Option(help="Fail if any planned run is not done.")] = False,
-) -> None:
-    """Write tables, figures and the page of a profile.
-
-    Reads what `evaluate` wrote. Writes results/<profile>/tables/, figures/ and report.html.
-    """
-    from benchmark.report.report import report as report_results
-
-    report_results(results_of(profile), strict=strict)
-
-
-@command()
-def compare(
-    first: Annotated[str, typer.Argument(help="A method, by name.")],
-    second: Annotated[str, typer.Argument(help="The method it is compared with.")],
-    profile: ProfileOption = DEFAULT_PROFILE,
-    scenario: Annotated[
-        str | None, typer.Option(help="One scenario; default: all of both.")
-    ] = None,
-) -> None:
-    """Is one method better than another? Paired by image and seed, in words, with the interval.
-
-    Reads the predictions of finished runs. Writes nothing.
-    """
-    from benchmark.evaluation.compare import compare_methods
-
-    for line in compare_methods(results_of(profile), first, second, scenario):
-        say(line)
-
-
-@command()
-def score(
-    predictions: Annotated[
-        Path | None, typer.Argument(help="CSV with the columns named above; or see --images.")
-    ] = None,
-    profile: ProfileOption = DEFAULT_PROFILE,
-    scenario: Annotated[
-        str | None, typer.Option(help="Scenario of the profile that the file answers.")
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Only write the scenario's test images to this CSV.")
-    ] = None,
-) -> None:
-    """Score your own predictions, from any framework, and place them among the methods.
-
-    Columns: `image` (path as in --images, or the end of it); `prediction` (a class; `label` is the
-    same) or a column of probabilities per class, `<class>` or `p_<class>`, or both; `domain` where
-    image names are not enough. The CSV that `wbc-shift predict` writes is one. Every image of a
-    domain needs one answer. With --truth the columns are `ID` and `labels`. Reads the predictions
-    of finished runs too; writes nothing, unless --images is given.
-    """
-    from benchmark.evaluation.submission import score_submission, write_test_images
-    from benchmark.evaluation.wbcbench import score_challenge
-
-    if (scenario is None) == (truth is None):
-        raise UserError("score: give --scenario, or --truth for a submission to WBCBench")
-    if (predictions is None) == (images is None):
-        raise UserError("score: name a file of predictions, or --images FILE for the test images")
-    if truth is not None:
-        if predictions is None:
-            raise UserError("score: --images lists the images of a --scenario")
-        scores, notes = score_challenge(predictions, truth)
-        for line in notes:
-            say(line)
-        for name, value in scores._asdict().items():
-            say(f"{name.replace('_', ' ')}: {value:.4f}")
-    elif images is not None:
-        number = write_test_images(images, results_of(profile), scenario)
-        say(f"wrote {images}: {number} test images")
-    else:
-        for line in score_submission(predictions, results_of(profile), scenario):
-            say(line)
-
-
-@command()
-def paper(profile: ProfileOption = DEFAULT_PROFILE) -> None:
-    """Write the numbers, tables and figures that paper/*.tex read.
-
-    Reads what `report` wrote and params.yaml. Writes paper/generated/.
-    """
-    from benchmark.report.paper.paper import write_paper
-
-    say(f"wrote {write_paper(ROOT, profile)}: build the PDF with `make paper`")
-
-
-@command()
-def pipeline(
-    check: Annotated[
-        bool, typer.Option(help="Only compare; fail if a file is out of date.")
-    ] = False,
-) -> None:
-    """Write the dvc.yaml of every profile.
-
-    Reads params.yaml and the cards. Writes dvc.yaml and pipelines/<profile>/dvc.yaml.
-    """
-    from benchmark.pipeline import write_pipelines
-
-    params, cards = settings()
-    write_pipelines(ROOT, params, cards, check)
-
-
-def results_of(profile: str) -> Path:
-    """The results folder of a profile of which something was trained; else a `UserError`."""
-    folder = ROOT / "results" / profile
-    if not (folder / "experiments").is_dir():
-        raise UserError(f"{folder} has no results: run `wbc-shift train -p {profile}`")
-    return folder

@@ -34,6 +34,7 @@ from benchmark.parts import (
 from benchmark.scenarios import expand_scenario, scenario_folder, sources_of
 from benchmark.schema import (
     LONGEST_FOLDER,
+    PARAMS,
     DomainName,
     Line,
     MethodName,
@@ -45,9 +46,6 @@ from benchmark.schema import (
     refuse_twice,
 )
 
-PARAMS = Path("params.yaml")
-DEFAULT_PROFILE = "demo"
-"""What a command is about where no profile is named: the first of `params.yaml`, as `dvc repro`."""
 LARGEST_SIDE = 1024
 """Pixels: beyond it a single image of a batch fills a GPU's memory."""
 MOST_RUNS = 100_000

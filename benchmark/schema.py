@@ -22,6 +22,10 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import read_json
 from benchmark.texts import shortened
 
+PARAMS = Path("params.yaml")
+DEFAULT_PROFILE = "demo"
+"""What a command is about where no profile is named: the first of `params.yaml`, as `dvc repro`."""
+
 # --------------------------------------------------------------------------- names
 # One rule for all that become folders, files, parts of a run id, or columns of a table. They are
 # checked where settings and cards are read, so that no code behind it meets a name that leads out
