@@ -250,14 +250,14 @@ def fetch(
     Reads the cards and manifests in datasets/, and WBC_MIRROR=DIR, a folder with the sets in their
     publishers' layout. Writes datasets/raw/. WBC_OFFLINE=1 forbids the network.
     """
+    from benchmark.acquire.fetch import fetch as fetch_card
+    from benchmark.acquire.fetch import named
     from benchmark.data.cards import card_of, load_cards
-    from benchmark.data.fetch import fetch as fetch_card
-    from benchmark.data.fetch import named
     from benchmark.files import write_json
 
     mirror, offline = surroundings()
     if listed:
-        from benchmark.data.inventory import lines
+        from benchmark.acquire.inventory import lines
 
         cards = load_cards(ROOT / "datasets")
         if names:
@@ -291,7 +291,7 @@ def doctor(
 
     Reads datasets/ and the installed packages. Writes nothing.
     """
-    from benchmark.data.doctor import check_cards, check_environment, check_links
+    from benchmark.acquire.doctor import check_cards, check_environment, check_links
 
     mirror, offline = surroundings()
     cards, checks = check_cards(ROOT / "datasets")

@@ -23,8 +23,7 @@ from benchmark.files import read_yaml, write_text
 from benchmark.parts import BLOCKS
 from benchmark.progress import say
 
-FETCHING = ("archives", "complete", "downloads", "fetch", "image_files", "layouts", "manifest")
-FETCHING += ("medmnist", "receipt", "sources", "unpack")
+FETCHING = ("archives", "fetch", "manifest", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
 AUDITED = ("label_space", "experiments")
 AUDITING = ("audit", "checks", "images", "manifest", "near_duplicates", "pairs")
@@ -125,7 +124,8 @@ def profile_stages(
             "cmd": f"wbc-shift fetch --profile {name}",
             "params": data_keys,
             "deps": [
-                *(f"benchmark/data/{part}.py" for part in FETCHING),
+                *(f"benchmark/acquire/{part}.py" for part in FETCHING),
+                *(f"benchmark/data/{part}.py" for part in ("image_files", "layouts")),
                 "benchmark/tables.py",
                 *drawing,
                 *facts(names, cards),
@@ -138,7 +138,6 @@ def profile_stages(
             "deps": [
                 f"datasets/raw/{name}.json",
                 "benchmark/data/prepare.py",
-                "benchmark/data/crop.py",
                 "benchmark/data/cell_finder.py",
                 *(f"benchmark/domains/{part}.py" for part in ("facts", "ranges")),
                 *splits,
@@ -215,7 +214,7 @@ def profile_stages(
 def facts(names: list[str], cards: dict[str, Card]) -> list[str]:
     """Cards, manifests and label spaces of the named sets, and the known faults in them."""
     files = [f"datasets/{file}" for file in (LABEL_SPACES, EXCLUSIONS, SAME_CELLS)]
-    files += [f"benchmark/data/{part}.py" for part in ("card", "cards", "label_spaces")]
+    files += [f"benchmark/data/{part}.py" for part in ("card", "cards")]
     files += ["benchmark/data/known_cases.py", *(f"datasets/{name}.yaml" for name in names)]
     # A manifest below raw/ is made by fetch from one's own copy: no dependency, but a product.
     manifests = [cards[name].manifest for name in names]

@@ -136,6 +136,28 @@ def read_table(path: Path, required: Collection[str], optional: Collection[str] 
     return Table(table.loc[:, ~table.columns.duplicated()], notes)
 
 
+def read_strings(path: Path, columns: Collection[str], meaning: str) -> pd.DataFrame:
+    """A table of this project as text, every cell as it stands.
+
+    Args:
+        columns: that it must have.
+        meaning: the end of the line that says that it is missing.
+
+    Raises:
+        UserError: no file, no CSV table, a missing column.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {meaning}") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from None
+    for column in columns:
+        if column not in table:
+            raise UserError(f"{path}: no column '{column}'{suggest(column, table.columns)}")
+    return table
+
+
 def cut(
     text: str, separator: str, above: int, padded: bool = False
 ) -> Iterator[tuple[int, list[str]]]:

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmark.acquire.fetch import verify
 from benchmark.config import Params
 from benchmark.data.arrays import array_path, cache_folder
-from benchmark.data.cards import Card, card_of, domain_images
-from benchmark.data.fetch import raw_folder, verify
+from benchmark.data.cards import Card, card_of, domain_images, raw_folder
 from benchmark.data.split import check_split, read_split, split_path
 from benchmark.errors import UserError
 from benchmark.evaluation.predictions import networks_apart

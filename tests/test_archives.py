@@ -28,11 +28,12 @@ import pandas as pd
 import pytest
 from test_fetch import IMAGES, card, damaged, make_datasets, placed, refusal
 
-from benchmark.data import archives, downloads, sources, unpack
-from benchmark.data.archives import Unobtainable, obtain
-from benchmark.data.cards import Archive
-from benchmark.data.fetch import fetch
-from benchmark.data.unpack import Refused
+from benchmark.acquire import archives, sources, unpack
+from benchmark.acquire.archives import obtain
+from benchmark.acquire.fetch import fetch
+from benchmark.acquire.sources import SourceError
+from benchmark.acquire.unpack import Refused
+from benchmark.data.card import Archive
 from benchmark.errors import UserError
 
 PNG = b"\x89PNG\r\n" + bytes(range(256)) * 20
@@ -308,15 +309,10 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    ("name", "make", "module", "function"),
-    [("x.zip", zipped, shutil, "copyfileobj"), ("x.tar", tarred, tarfile, "copyfileobj")],
-)
-def test_a_disk_that_fills_while_unpacking_leaves_nothing(
-    tmp_path, monkeypatch, name, make, module, function
-):
+@pytest.mark.parametrize(("name", "make"), [("x.zip", zipped), ("x.tar", tarred)])
+def test_a_disk_that_fills_while_unpacking_leaves_nothing(tmp_path, monkeypatch, name, make):
     (tmp_path / name).write_bytes(make(TREE))
-    monkeypatch.setattr(module, function, full_disk)
+    monkeypatch.setattr(shutil, "copyfileobj", full_disk)
     with pytest.raises(UserError, match="disk full"):
         unpack.unpack(tmp_path / name, tmp_path / "out")
     assert everything(tmp_path).keys() == {name}
@@ -437,7 +433,7 @@ def serve(monkeypatch):
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sources, "PAUSES_S", (0.01, 0.02))
-    monkeypatch.setattr(downloads, "BLOCK", 1 << 14)
+    monkeypatch.setattr(archives, "BLOCK", 1 << 14)
     running: list[FileServer] = []
 
     def start(files: dict[str, bytes]) -> FileServer:
@@ -468,7 +464,7 @@ def got(archive: Archive, home: Path, *more: Path, offline: bool = False) -> Pat
 
 
 def lost(*arguments, **keywords) -> str:
-    with pytest.raises(Unobtainable) as caught:
+    with pytest.raises(SourceError) as caught:
         got(*arguments, **keywords)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -491,7 +487,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(server, tmp_path, content)
     begun = int(second.removeprefix("bytes=").removesuffix("-"))
     assert first is None
     # What of the last block had come is not kept.
-    assert len(BODY) // 2 - downloads.BLOCK < begun <= len(BODY) // 2
+    assert len(BODY) // 2 - archives.BLOCK < begun <= len(BODY) // 2
     assert server.sent == len(BODY) + len(BODY) // 2 - begun
 
 
@@ -512,7 +508,7 @@ def test_the_next_run_goes_on_from_another_address_if_a_hash_will_judge(server, 
     home = tmp_path / "home"
     assert "connection broke off" in lost(published(server("half")), home)
     begun = (home / "set.zip.part").stat().st_size
-    assert len(BODY) // 2 - downloads.BLOCK < begun < len(BODY)
+    assert len(BODY) // 2 - archives.BLOCK < begun < len(BODY)
     assert got(published(server("good")), home).read_bytes() == BODY
     assert server.ranges()[-1] == f"bytes={begun}-"
 
@@ -585,7 +581,7 @@ def test_a_download_that_will_not_fit_is_not_begun(server, tmp_path, monkeypatch
 def test_a_disk_that_fills_while_downloading_leaves_nothing_under_the_name(
     server, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(downloads.Download, "write", full_disk)
+    monkeypatch.setattr(archives.Download, "write", full_disk)
     with pytest.raises(UserError, match="disk full while writing"):
         got(published(server("good")), tmp_path / "home")
     assert not (tmp_path / "home/set.zip").exists()
@@ -617,9 +613,9 @@ def test_an_archive_in_the_mirror_is_used_where_it_lies(server, tmp_path):
 def test_a_fetch_that_is_stopped_keeps_what_came_and_asks_no_further_address(server, tmp_path):
     stop = threading.Event()
     archive = published(server("good"), server("good"), content=None)
-    with pytest.raises(Unobtainable, match="stopped"):
+    with pytest.raises(SourceError, match="stopped"):
         obtain(archive, [tmp_path], False, stop, stop.set)
-    assert (tmp_path / "set.zip.part").stat().st_size == downloads.BLOCK
+    assert (tmp_path / "set.zip.part").stat().st_size == archives.BLOCK
     assert len(server.requests) == 1
 
 

@@ -7,23 +7,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmark.acquire.fetch import SHIPPED
+from benchmark.data.card import CentredPixels
 from benchmark.data.cards import (
     Card,
     card_of,
     count_faults,
     domain_images,
-    domain_rows,
-    family_of,
     load_cards,
     load_label_spaces,
     open_set_images,
     published_images,
+    read_label_spaces,
     read_manifest,
     share_cells,
 )
-from benchmark.data.crop import CentredPixels
-from benchmark.data.fetch import SHIPPED
-from benchmark.data.label_spaces import read_label_spaces
 from benchmark.errors import UserError
 from benchmark.files import sha256_file
 
@@ -314,7 +312,6 @@ def test_what_was_not_counted_says_so(cards):
     ],
 )
 def test_the_same_cells_under_two_names_are_one_family(cards, one, other):
-    assert family_of(cards, one) == family_of(cards, other)
     assert share_cells(cards, one, other)
     assert share_cells(cards, other, one)
 
@@ -411,7 +408,7 @@ def test_acevedo_in_cyto11_has_the_numbers_that_the_publishers_of_mll23_used(car
 def test_images_of_pbc_main_are_in_the_space_near_it_or_far_from_it(cards):
     card = cards["pbc"]
     outside = open_set_images(DATASETS, card, "pbc-main", "wbc5", "core")
-    assert outside.groupby("open_set")["fine_label"].value_counts().to_dict() == {
+    assert outside.groupby("class_name")["fine_label"].value_counts().to_dict() == {
         ("near", "MY"): 100,
         ("near", "MMY"): 100,
         ("near", "PMY"): 100,
@@ -419,7 +416,7 @@ def test_images_of_pbc_main_are_in_the_space_near_it_or_far_from_it(cards):
         ("far", "PLATELET"): 100,
     }
     inside = domain_images(DATASETS, card, "pbc-main", "wbc5", "core")
-    rows = domain_rows(DATASETS, card, "pbc-main", "core")
+    rows = read_manifest(DATASETS, card, "core", "pbc-main")
     assert sorted([*inside["path"], *outside["path"]]) == sorted(rows["path"])
 
 

@@ -14,11 +14,11 @@ from fields import BACKGROUND, DIAMETER, NUCLEUS, draw_field, fields_of_toy
 from PIL import Image
 from scipy import ndimage
 
+from benchmark.data.card import AroundCell
 from benchmark.data.cards import load_cards
 from benchmark.data.cell_finder import LEAST_CONTRAST, find_cell, otsu
-from benchmark.data.crop import AroundCell, crop_box, crop_fraction, scaled
 from benchmark.data.layouts import read_layout
-from benchmark.data.prepare import decode
+from benchmark.data.prepare import crop_box, crop_fraction, decode, scaled
 
 ERYTHROCYTE = (215, 140, 140)
 
@@ -76,8 +76,8 @@ def test_c2_the_card_of_lisc_shows_the_whole_cell_and_little_else() -> None:
 def test_c2_every_framing_finds_the_same_cell(tmp_path) -> None:
     crop = AroundCell(around_cell=120, cell_diameter=75)
     Image.fromarray(draw_field(0).pixels).save(tmp_path / "field.png")
-    whole = decode(tmp_path / "field.png", crop, 120).astype(float)
-    tight = decode(tmp_path / "field.png", scaled(crop, 0.8), 96).astype(float)
+    whole = decode(tmp_path / "field.png", crop, 120)[0].astype(float)
+    tight = decode(tmp_path / "field.png", scaled(crop, 0.8), 96)[0].astype(float)
     assert np.abs(whole[12:-12, 12:-12] - tight).mean() < 3
 
 

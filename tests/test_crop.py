@@ -7,10 +7,10 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
+from benchmark.data.card import AroundCell, CentredPixels
 from benchmark.data.cards import load_cards
 from benchmark.data.cell_finder import FINDER
-from benchmark.data.crop import AroundCell, CentredPixels, crop_box, crop_facts, crop_fraction
-from benchmark.data.prepare import decode
+from benchmark.data.prepare import crop_box, crop_facts, crop_fraction, decode
 
 # ------------------------------------------------------------------ which square
 
@@ -34,9 +34,9 @@ def test_pixels_are_those_of_the_published_image_also_where_it_is_decoded_smalle
     picture = np.zeros((1600, 1600, 3), np.uint8)
     picture[600:1000, 600:1000] = (200, 100, 50)
     Image.fromarray(picture).save(tmp_path / "a.jpg", quality=100, subsampling=0)
-    square = decode(tmp_path / "a.jpg", CentredPixels(pixels=400), 32).astype(int)
+    square = decode(tmp_path / "a.jpg", CentredPixels(pixels=400), 32)[0].astype(int)
     assert np.abs(square[4:-4, 4:-4] - (200, 100, 50)).max() < 6
-    wider = decode(tmp_path / "a.jpg", CentredPixels(pixels=800), 32).astype(int)
+    wider = decode(tmp_path / "a.jpg", CentredPixels(pixels=800), 32)[0].astype(int)
     assert wider[3, 3].max() < 6
 
 

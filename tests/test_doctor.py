@@ -17,10 +17,10 @@ from conftest import edit
 from test_archives import COUNTS, FileServer, published, unlisted
 from test_fetch import IMAGES, PATHS, card, make_datasets
 
-from benchmark.data import doctor, inventory, sources
+from benchmark.acquire import doctor, inventory, sources
+from benchmark.acquire.doctor import Check, Link, ask, check_links, links_of
+from benchmark.acquire.fetch import fetch
 from benchmark.data.cards import load_cards
-from benchmark.data.doctor import Check, Link, ask, check_links, links_of
-from benchmark.data.fetch import fetch
 from benchmark.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]

@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.data import sources
+from benchmark.acquire import sources
+from benchmark.acquire.fetch import FetchReport, fetch, verify
 from benchmark.data.cards import Card, load_cards
-from benchmark.data.fetch import FetchReport, fetch, verify
 from benchmark.errors import UserError
 
 PATHS = [f"Set {k % 2}/cell_{k}.png" for k in range(12)]
@@ -343,7 +343,7 @@ def test_kill_leaves_whole_files_only_and_the_rest_comes_later(datasets, mirror,
     """A process killed while it downloads: what carries an image's name is that image."""
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from benchmark.data import fetch as module\n"
+        "from benchmark.acquire import fetch as module\n"
         "from tests.test_fetch import card, fetch, sources\n"
         "module.THREADS = 2\n"
         "whole = sources.check\n"

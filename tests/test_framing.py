@@ -13,8 +13,8 @@ from test_predict_images import assert_answers_as_stored
 
 from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.crop import AroundCell, CentredPixels, scaled
-from benchmark.data.prepare import decode
+from benchmark.data.card import AroundCell, CentredPixels
+from benchmark.data.prepare import decode, scaled
 from benchmark.data.stain import fit_stain
 from benchmark.errors import UserError
 from benchmark.files import read_json
@@ -77,7 +77,7 @@ def test_every_framing_holds_the_same_cells_cut_from_the_published_image(framed:
         assert [len(array) for array in arrays] == [len(rows)] * 3
         file = Path("datasets/raw/toy") / rows["image"].iloc[3]
         for array, crop, size in zip(arrays, (0.9, 0.9, 0.45), (48, 64, 48), strict=True):
-            np.testing.assert_array_equal(array[3], decode(file, crop, size))
+            np.testing.assert_array_equal(array[3], decode(file, crop, size)[0])
     facts = read_json(Path("results/tiny/data.json"))
     assert facts["framings"]["tight"]["domains"]["toy-a"]["crop"] == 0.45
     assert facts["framings"]["large"]["image_size"] == 64

@@ -231,7 +231,7 @@ def decoded() -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "golden.jpg"
         path.write_bytes(buffer.getvalue())
-        return decode(path, crop=0.8, size=32)
+        return decode(path, crop=0.8, size=32)[0]
 
 
 # --------------------------------------------------------------------------- what is pinned

@@ -18,6 +18,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
+from benchmark.acquire.manifest import measure
 from benchmark.audit.images import look_at, small_picture
 from benchmark.data import image_files
 from benchmark.data.image_files import (
@@ -28,7 +29,6 @@ from benchmark.data.image_files import (
     image_file,
     read_image,
 )
-from benchmark.data.manifest import measure
 from benchmark.data.prepare import decode, decode_all
 from benchmark.errors import UserError
 from benchmark.laboratory.judge import look_at_own
@@ -267,7 +267,7 @@ def test_b02_the_depth_is_that_of_the_set_and_not_of_each_image(tmp_path: Path) 
     assert np.abs(found[1].astype(int) - dark).max() <= 1
     # One that would be black beside the others is named, not used.
     (tmp_path / "full.png").write_bytes(deep_png(expected.astype(np.uint16) * 257))
-    looks = look_at_own([*paths, tmp_path / "full.png"], tmp_path / "cache")
+    looks, _ = look_at_own([*paths, tmp_path / "full.png"], tmp_path / "cache")
     assert [seen.fault is None for seen in looks] == [True, False, True] or looks[0].fault is None
     assert "black beside the others" in looks[1].fault
 

@@ -132,4 +132,4 @@ def test_no_array_of_foreign_cells_outlives_them(answered: Path) -> None:
     assert not (cache / "toy-b.open_set.npy").exists()
     assert "open_set" not in read_json(RESULTS / "data.json")["domains"]["toy-b"]
     with pytest.raises(UserError, match="prepare"):
-        PreparedImages(Path(), "tiny", []).open_set("toy-b")
+        PreparedImages(Path(), "tiny", []).test_set("toy-b", "open_set")

@@ -22,8 +22,13 @@ from benchmark.audit.images import Look
 from benchmark.audit.near_duplicates import near_duplicates
 from benchmark.audit.pairs import EQUAL
 from benchmark.config import load_params
-from benchmark.data.cards import Card, load_cards, published_images, read_manifest
-from benchmark.data.label_spaces import read_label_spaces
+from benchmark.data.cards import (
+    Card,
+    load_cards,
+    published_images,
+    read_label_spaces,
+    read_manifest,
+)
 from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError

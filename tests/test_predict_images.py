@@ -331,7 +331,7 @@ def test_a7_too_few_calibration_images_are_said_with_their_number(trained: Path)
 
 
 def test_eight_views_give_one_answer_to_a_turned_image(trained: Path) -> None:
-    pixels = decode(Path("new/2.png"), 1.0, 48)
+    pixels = decode(Path("new/2.png"), 1.0, 48)[0]
     turned = np.stack([np.rot90(pixels), pixels[:, ::-1], pixels])
     network = Network.of_run(Path(), "tiny", RUN, CLASSES, tta=True)
     answers = network.logits(turned)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.cards import card_of, domain_images, load_cards
-from benchmark.data.prepare import decode, decode_all, make_array, shown
+from benchmark.data.cards import card_of, load_cards
+from benchmark.data.prepare import Preparation, decode, decode_all
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
 
@@ -33,11 +33,11 @@ def save(path: Path, array: np.ndarray, **options: object) -> Path:
 def test_the_crop_is_the_centred_square_of_the_shorter_side(tmp_path: Path) -> None:
     picture = np.zeros((100, 140, 3), np.uint8)
     picture[20:80, 40:100] = (200, 100, 50)  # centred 60 px square: 60 % of the shorter side
-    whole = decode(save(tmp_path / "a.png", picture), crop=0.6, size=32)
+    whole = decode(save(tmp_path / "a.png", picture), crop=0.6, size=32)[0]
     assert whole.shape == (32, 32, 3)
     assert whole.dtype == np.uint8
     assert (whole[3:-3, 3:-3] == (200, 100, 50)).all()  # the filter reaches 3 px past the edge
-    assert decode(tmp_path / "a.png", crop=1.0, size=32)[0, 0].tolist() == [0, 0, 0]
+    assert decode(tmp_path / "a.png", crop=1.0, size=32)[0][0, 0].tolist() == [0, 0, 0]
 
 
 def test_a_jpeg_decoded_at_reduced_scale_is_close_to_the_full_decode(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_jpeg_decoded_at_reduced_scale_is_close_to_the_full_decode(tmp_path: P
         Image.fromarray(generator.integers(0, 255, (12, 12, 3), np.uint8)).resize((512, 512))
     )
     path = save(tmp_path / "a.jpg", smooth, quality=95)
-    reduced = decode(path, crop=1.0, size=48).astype(int)
+    reduced = decode(path, crop=1.0, size=48)[0].astype(int)
     full = np.asarray(Image.open(path).resize((48, 48), Image.Resampling.LANCZOS)).astype(int)
     assert np.abs(reduced - full).mean() < 1.0
 
@@ -55,7 +55,7 @@ def test_a_jpeg_decoded_at_reduced_scale_is_close_to_the_full_decode(tmp_path: P
 def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.new("RGB", (40, 40), (255, 255, 255)).convert(mode).save(path)
-    assert (decode(path, 1.0, 32) >= 250).all()
+    assert (decode(path, 1.0, 32)[0] >= 250).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -71,7 +71,7 @@ def test_what_is_transparent_shows_the_white_of_an_empty_slide(tmp_path: Path, m
     else:
         image = image.convert(mode)
     image.save(tmp_path / "a.png", **options)
-    square = decode(tmp_path / "a.png", 1.0, 40)
+    square = decode(tmp_path / "a.png", 1.0, 40)[0]
     assert np.abs(square[:16].astype(int) - 120).max() <= 1
     assert square[24:].min() >= 254
 
@@ -79,7 +79,7 @@ def test_what_is_transparent_shows_the_white_of_an_empty_slide(tmp_path: Path, m
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.full((40, 40, 4), (100, 0, 200, 128), np.uint8))
     expected = 255 - (255 - np.array([100, 0, 200])) * 128 / 255
-    assert np.abs(decode(tmp_path / "a.png", 1.0, 32) - expected).max() <= 1
+    assert np.abs(decode(tmp_path / "a.png", 1.0, 32)[0] - expected).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -87,7 +87,7 @@ def test_of_16_bits_the_upper_8_are_kept(tmp_path: Path, suffix: str) -> None:
     ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(64, 0)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(ramp).save(path)
-    square = decode(path, 1.0, 64)
+    square = decode(path, 1.0, 64)[0]
     assert (square == (ramp // 256).astype(np.uint8)[..., None]).all()
 
 
@@ -154,7 +154,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180°
     save(tmp_path / "a.png", picture, exif=exif)
-    assert decode(tmp_path / "a.png", 1.0, 32)[-1].min() > 250
+    assert decode(tmp_path / "a.png", 1.0, 32)[0][-1].min() > 250
 
 
 def test_a_truncated_jpeg_and_a_page_saved_as_image_are_one_line(tmp_path: Path) -> None:
@@ -233,11 +233,9 @@ def test_the_pixels_of_the_published_sets_have_not_moved(domain: str, tmp_path: 
         pytest.skip("WBC_MIRROR names no copy of the published images")
     profile = load_params(REPOSITORY / "params.yaml").profile("core")
     cards = load_cards(REPOSITORY / "datasets")
-    card = card_of(cards, domain)
-    images = domain_images(REPOSITORY / "datasets", card, domain, "wbc5", "core")
-    (tmp_path / "raw").symlink_to(mirror)
-    how = shown(profile, card.domains[domain], None)
-    found = make_array(tmp_path, tmp_path / "cache", card, how, images, domain, images)
+    work = Preparation(REPOSITORY / "datasets", tmp_path, card_of(cards, domain), domain, profile)
+    work.raw = Path(mirror) / work.card.folder
+    found = work.make_arrays(None)
     published = read_json(REPOSITORY / "results" / "core" / "data.json")["domains"][domain]
     assert found == published
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, REPOSITORY
 
-from benchmark.data.label_spaces import read_label_spaces
+from benchmark.data.cards import read_label_spaces
 from benchmark.errors import UserError
 from benchmark.evaluation.submission import read_submission
 from benchmark.evaluation.wbcbench import CLASSES as CHALLENGE

@@ -29,8 +29,7 @@ from benchmark.audit.images import address, contact_sheet, look_at, small_pictur
 from benchmark.audit.pairs import check_pairs, find_pairs, known_cases, precision, review
 from benchmark.config import Params, Profile
 from benchmark.data.arrays import open_set_of
-from benchmark.data.cards import Card, card_of, domain_images, open_set_images
-from benchmark.data.fetch import raw_folder
+from benchmark.data.cards import Card, card_of, domain_images, open_set_images, raw_folder
 from benchmark.errors import UserError
 from benchmark.files import write_json, write_text
 from benchmark.plan import profile_folder
@@ -108,7 +107,7 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
         table = domain_images(*asked).assign(domain=domain, part="")
         if domain in profile.sources():
             table["part"] = table["path"].map(parts_of(root, domain)).fillna("no part")
-        foreign = open_set_images(*asked).rename(columns={"open_set": "class_name"})
+        foreign = open_set_images(*asked)
         for own in (table, foreign.assign(domain=open_set_of(domain), part="")):
             files = pd.Series([raw / path for path in own["path"]], own.index, dtype=object)
             tables.append(own.assign(dataset=card.name, file=files))

@@ -18,8 +18,8 @@ from benchmark.data.cards import (
     Card,
     card_of,
     count_faults,
-    domain_rows,
     published_images,
+    read_manifest,
     share_cells,
 )
 from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
@@ -152,7 +152,7 @@ def check_splits(root: Path, profile: Profile, cards: dict[str, Card]) -> list[F
     """
     found = []
     for source in profile.sources():
-        rows = domain_rows(root / "datasets", card_of(cards, source), source)
+        rows = read_manifest(root / "datasets", card_of(cards, source), domain=source)
         part = rows["path"].map(parts_of(root, source))
         file = split_path(Path("datasets"), source)
         sides = part.groupby(rows["group"]).nunique()

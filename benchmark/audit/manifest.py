@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmark.data.cards import Card
 from benchmark.data.known_cases import EXCLUSIONS, read_known_cases
-from benchmark.errors import UserError, suggest
+from benchmark.tables import read_strings
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,8 @@ def audit_manifest(
     Raises:
         UserError: not such a table.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: name a manifest of datasets/manifests/") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from None
-    for column in ("path", "label", "sha256"):
-        if column not in table:
-            raise UserError(f"{path}: no column '{column}'{suggest(column, table.columns)}")
+    meaning = "name a manifest of datasets/manifests/"
+    table = read_strings(path, ("path", "label", "sha256"), meaning)
     owners = [c for c in cards.values() if (datasets / c.manifest).resolve() == path.resolve()]
     pairs = equal_files(table, excluded_images(datasets, owners[0].name if owners else "", table))
     lines = [f"{path}: {len(table)} images, {len(pairs)} pairs of equal files"]

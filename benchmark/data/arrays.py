@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.data.card import OPEN_SET
 from benchmark.data.corruptions import corrupt
-from benchmark.data.label_spaces import OPEN_SET
 from benchmark.data.split import anew, read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import ChangedInput, UserError
@@ -39,7 +39,7 @@ def cache_folder(root: Path, profile: str) -> Path:
 
 
 def array_path(cache: Path, domain: str, framing: str | None = None) -> Path:
-    """The uint8 [N, S, S, 3] array of a domain, in the profile's framing or another."""
+    """The uint8 [N, S, S, 3] array of a domain, in a framing or as the profile shows it."""
     return cache / (f"{domain}@{framing}.npy" if framing else f"{domain}.npy")
 
 
@@ -76,38 +76,29 @@ def read_rows(path: Path, profile: str) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, columns=columns)
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-        reason = shortened(str(error))
         again = f"run `wbc-shift prepare -p {profile}`"
-        raise UserError(f"{path} cannot be read ({reason}): {again}") from None
+        raise UserError(f"{path} cannot be read ({shortened(str(error))}): {again}") from None
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one part of one domain, decoded.
-
-    Attributes:
-        pixels: uint8 [N, S, S, 3], RGB.
-        labels: int64 [N], index into the label space's classes; negative, of none of them.
-        table: image, group, domain and part of each row.
-        domains: int64 [N], which of several source domains an image is from; None of one.
-    """
+    """Images of one part of one domain, decoded."""
 
     pixels: np.ndarray
+    """uint8 [N, S, S, 3], RGB."""
     labels: np.ndarray
+    """int64 [N], index into the label space's classes; negative, of none of them (`FOREIGN`)."""
     table: pd.DataFrame
+    """image, group, domain and part of each row."""
     domains: np.ndarray | None = None
+    """int64 [N], which of several source domains an image is from; None of one."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 class PreparedImages:
-    """Prepared images of a profile, read once and kept for all runs of a process.
-
-    Args:
-        framing: how the cells are shown, if not as the profile does.
-        stain: normalises the stain of every domain's images; see `seen_by`.
-    """
+    """Prepared images of a profile, in one framing and stain, each read once and kept."""
 
     def __init__(
         self,
@@ -169,17 +160,11 @@ class PreparedImages:
                 f"run `wbc-shift prepare -p {self.profile}`"
             )
 
-    def open_set(self, domain: str) -> Images:
-        """The cells of a domain that are of no class, labelled as in `FOREIGN`."""
-        whole = self.domain(open_set_of(domain))
-        return replace(whole, table=whole.table.assign(domain=domain, part=OPEN_SET_PART))
-
     def test_set(self, domain: str, part: str) -> Images:
-        """The images of a test set: a part of a source, a target, corrupted or not, or cells of no
-        class.
-        """
+        """A part of a source, a target, corrupted or not, or cells of no class, as a test set."""
         if part == OPEN_SET_PART:
-            return self.open_set(domain)
+            whole = self.domain(open_set_of(domain))
+            return replace(whole, table=whole.table.assign(domain=domain, part=part))
         if part != "shifted":
             return self.part(domain, part)
         corruption = corruption_of(domain)
@@ -192,20 +177,18 @@ class PreparedImages:
             stain: `none`, or a normalisation of `benchmark/data/stain.py`.
             framing: one of the profile's; None, as the profile shows them.
         """
-        framed = self
-        if framing != self.framing:
-            framed = PreparedImages(self.root, self.profile, self.classes, framing)
+        framed = self if framing == self.framing else self._with(framing)
         if stain == "none":
             return framed
-        fitted = fit_stain(stain, framed.part(source, "train").pixels)
-        return PreparedImages(self.root, self.profile, self.classes, framing, fitted)
+        return self._with(framing, fit_stain(stain, framed.part(source, "train").pixels))
+
+    def _with(self, framing: str | None, stain: Stain | None = None) -> PreparedImages:
+        return PreparedImages(self.root, self.profile, self.classes, framing, stain)
 
     def corrupted(self, source: str, corruption: str, severity: int) -> Images:
         """The source's id_test under a corruption, as a domain of its own."""
         # The microscope comes before the stain normalisation: the raw image is what is corrupted.
-        raw = self
-        if self.stain is not None:
-            raw = PreparedImages(self.root, self.profile, self.classes, self.framing)
+        raw = self if self.stain is None else self._with(self.framing)
         whole = raw.part(source, "id_test")
         pixels = corrupt(whole.pixels, whole.table["image"].tolist(), corruption, severity)
         if self.stain is not None:
@@ -221,8 +204,8 @@ class PreparedImages:
             UserError: an image that the split does not know, a part without images, or a training
                 part in which a class is absent.
         """
-        own = [self._part(domain, part) for domain in sources_of(source)]
-        images = own[0] if len(own) == 1 else pooled(own, source)
+        parts = [self._part(domain, part) for domain in sources_of(source)]
+        images = parts[0] if len(parts) == 1 else pooled(parts, source)
         if part == "train" and (absent := set(range(len(self.classes))) - set(images.labels)):
             names = ", ".join(self.classes[c] for c in sorted(absent))
             splits = ", ".join(f"datasets/splits/{domain}.csv" for domain in sources_of(source))
@@ -233,7 +216,6 @@ class PreparedImages:
         return images
 
     def _part(self, domain: str, part: str) -> Images:
-        """One part of one source domain."""
         whole = self.domain(domain)
         if domain not in self._splits:
             split = read_split(self.root / "datasets", domain)

@@ -1,4 +1,9 @@
-"""A dataset card as typed settings: the facts of one published set, `datasets/<name>.yaml`."""
+"""What `datasets/` may say, as typed settings: dataset cards, label spaces and crops.
+
+A *card* (`<name>.yaml`) states the facts of one published image set; a *domain* is one acquisition
+condition in it; a *label space* is the list of classes a scenario is scored on.
+`label_spaces.yaml` maps each set's own labels to every space, for review in one place.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,91 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from benchmark.data.crop import Crop
-from benchmark.data.label_spaces import Labels
 from benchmark.data.layouts import Layout
 from benchmark.data.phantom import Acquisition
+from benchmark.errors import suggest
 from benchmark.schema import DomainName, Line, Name, Strict
 from benchmark.texts import shortened
+
+OPEN_SET = ("near", "far")
+"""What a label may be that is no class of a space: a leucocyte outside it, or no leucocyte. Both
+are scored as unknown (open set); null is neither, and left out."""
+Labels = dict[str, str | None]
+"""A set's own label → a class of the space, `near`, `far`, or None."""
+
+
+class LabelSpaces(Strict):
+    """The content of `datasets/label_spaces.yaml`."""
+
+    spaces: dict[Name, list[Line]]
+    """Label space → its classes, in the order of the logits."""
+    cell_types: dict[str, Labels]
+    """Cell type → label space → class, `near`, `far` or null: every space is named."""
+    sets: dict[str, dict[str, str]]
+    """Card → the set's own label → cell type."""
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> LabelSpaces:
+        for space, classes in self.spaces.items():
+            if len(set(classes)) < max(2, len(classes)) or set(classes) & set(OPEN_SET):
+                raise ValueError(
+                    f"spaces.{space}: needs two or more different classes, none of them "
+                    f"{' or '.join(OPEN_SET)}"
+                )
+        for cell_type, row in self.cell_types.items():
+            where = f"cell_types.{cell_type}"
+            for space, target in row.items():
+                if space not in self.spaces:
+                    raise ValueError(f"{where}: no space '{space}'{suggest(space, self.spaces)}")
+                self.check(space, target, f"{where}.{space}")
+            if missing := [space for space in self.spaces if space not in row]:
+                raise ValueError(
+                    f"{where}: '{missing[0]}' is not given: "
+                    f"name its class, {', '.join(OPEN_SET)} or null"
+                )
+        for card, labels in self.sets.items():
+            for label, cell_type in labels.items():
+                if cell_type not in self.cell_types:
+                    near = suggest(cell_type, self.cell_types)
+                    raise ValueError(f"sets.{card}.{label}: no cell type '{cell_type}'{near}")
+        return self
+
+    def check(self, space: str, target: str | None, where: str) -> None:
+        """Raise a `ValueError` if a label's target is neither a class nor near, far or None."""
+        allowed = [*self.spaces[space], *OPEN_SET]
+        if target is not None and target not in allowed:
+            raise ValueError(f"{where}: no class '{target}'{suggest(target, allowed)}")
+
+    def labels_of(self, cells: dict[str, str]) -> dict[str, Labels]:
+        """Label space → a set's own label → class, `near`, `far` or None.
+
+        Args:
+            cells: the set's own label → cell type.
+        """
+        return {
+            space: {label: self.cell_types[cell_type][space] for label, cell_type in cells.items()}
+            for space in self.spaces
+        }
+
+
+class CentredPixels(Strict):
+    """The centred square of so many pixels of the published image; all of a smaller image."""
+
+    pixels: int = Field(ge=16)
+
+
+class AroundCell(Strict):
+    """The square around the white cell of a field, which must be found first."""
+
+    around_cell: int = Field(ge=16)
+    """The square's side in pixels of the published image."""
+    cell_diameter: int = Field(ge=8)
+    """Of a typical white cell, in the same pixels: the size that is looked for in every framing."""
+
+
+Crop = Annotated[float, Field(gt=0, le=1)] | CentredPixels | AroundCell
+"""The square that shows one cell: a number is the side of the centred square as a fraction of the
+image's shorter side. It is part of the protocol: nothing in it is fitted to labels or a model."""
 
 
 def below(path: str) -> str:
@@ -37,8 +121,6 @@ def web(address: str) -> str:
 Web = Annotated[str, AfterValidator(web)]
 """What a page links to, if it begins with http:// or https://."""
 Below = Annotated[str, AfterValidator(below)]
-"""A path below some folder: no `..`, not absolute."""
-
 
 IN_BIBTEX = {*"aAbcdHiIjklLoOrtuv", "aa", "AA", "ae", "AE", "oe", "OE", "ss", "url", "emph"}
 IN_BIBTEX |= {"textit", "textbf", "textsuperscript", "textsubscript", "href", "doi"}
@@ -93,7 +175,6 @@ class Domain(Strict):
     select: dict[str, str] = Field(default_factory=dict)
     """Manifest column → the value a row must have to belong to this domain."""
     crop: Crop
-    """A number: side of the centred square, as a fraction of the image's shorter side."""
     crop_in: dict[str, Crop] = Field(default_factory=dict)
     """Label space → the crop that its protocol prescribes instead."""
     counts: dict[str, int] = Field(default_factory=dict)
@@ -106,7 +187,6 @@ class Domain(Strict):
     """How a drawn (phantom) domain looks; published sets have none."""
 
     def crop_for(self, label_space: str) -> Crop:
-        """The crop of this domain's images in a label space."""
         return self.crop_in.get(label_space, self.crop)
 
 
@@ -160,3 +240,8 @@ class Card(Strict):
         if stated != (self.counts_source is not None):
             raise ValueError("counts_source: say who counted (counted, literature), if counts are")
         return self
+
+    @property
+    def ships_manifest(self) -> bool:
+        """Whether the manifest comes with the repository; else `fetch` makes it from the files."""
+        return not self.manifest.startswith("raw/")

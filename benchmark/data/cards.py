@@ -1,9 +1,4 @@
-"""Dataset cards and their manifests: `datasets/<name>.yaml` and a CSV → cards and tables of images.
-
-A *card* describes one published image set; a *domain* is one acquisition condition in it; a
-*label space* is the list of classes a scenario is scored on, and `label_spaces.yaml` maps each
-set's own labels to it.
-"""
+"""The cards of `datasets/` and the images that their manifests list."""
 
 from __future__ import annotations
 
@@ -12,41 +7,14 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmark.data.card import Archive, Card, Domain
+from benchmark.data.card import OPEN_SET, Card, Labels, LabelSpaces
 from benchmark.data.known_cases import without_known_cases
-from benchmark.data.label_spaces import (
-    LABEL_SPACES,
-    OPEN_SET,
-    Labels,
-    LabelSpaces,
-    check_target,
-    labels_of_cells,
-    read_label_spaces,
-)
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.schema import parse
+from benchmark.tables import read_strings
 
-__all__ = [
-    "LABEL_SPACES",
-    "Archive",
-    "Card",
-    "Domain",
-    "Subset",
-    "card_of",
-    "count_faults",
-    "domain_images",
-    "domain_rows",
-    "family_of",
-    "load_cards",
-    "load_label_spaces",
-    "open_set_images",
-    "published_images",
-    "read_manifest",
-    "select_domain",
-    "share_cells",
-]
-
+LABEL_SPACES = "label_spaces.yaml"
 Subset = Literal["core", "all"]
 
 
@@ -57,10 +25,10 @@ def load_cards(datasets: Path) -> dict[str, Card]:
         UserError: no card at all, an unknown key, a missing field, a name that is not the file's,
             a domain that two cards claim, a label mapped to a class its space does not have.
     """
-    found = read_label_spaces(datasets)
+    known = read_label_spaces(datasets)
     cards: dict[str, Card] = {}
     owners: dict[str, Path] = {}
-    for path in sorted(Path(datasets).glob("*.yaml")):
+    for path in sorted(datasets.glob("*.yaml")):
         if path.name == LABEL_SPACES:
             continue
         card = parse(Card, read_yaml(path), str(path))
@@ -71,23 +39,26 @@ def load_cards(datasets: Path) -> dict[str, Card]:
                 raise UserError(f"{path}: domain '{name}' is also in {owners[name]}: rename it")
             owners[name] = path
             for space in domain.crop_in:
-                if space not in found.spaces:
-                    near = suggest(space, found.spaces)
+                if space not in known.spaces:
+                    near = suggest(space, known.spaces)
                     raise UserError(f"{path}: domains.{name}.crop_in: no space '{space}'{near}")
-        cards[card.name] = card.model_copy(update={"labels": labels_of_card(card, found, path)})
+        cards[card.name] = card.model_copy(update={"labels": labels_of_card(card, known, path)})
     if not cards:
         raise UserError(f"{datasets} holds no dataset card: run in the project's root folder")
     return cards
 
 
-def labels_of_card(card: Card, found: LabelSpaces, path: Path) -> dict[str, Labels]:
+def labels_of_card(card: Card, known: LabelSpaces, path: Path) -> dict[str, Labels]:
     """A card's labels in every label space: from `label_spaces.yaml`, or the card's own."""
     for space, labels in card.labels.items():
-        if space not in found.spaces:
-            raise UserError(f"{path}: unknown label space '{space}'{suggest(space, found.spaces)}")
+        if space not in known.spaces:
+            raise UserError(f"{path}: unknown label space '{space}'{suggest(space, known.spaces)}")
         for label, target in labels.items():
-            check_target(target, found.spaces[space], f"{path}: labels.{space}.{label}")
-    cells = found.sets.get(card.name)
+            try:
+                known.check(space, target, f"labels.{space}.{label}")
+            except ValueError as fault:
+                raise UserError(f"{path}: {fault}") from None
+    cells = known.sets.get(card.name)
     if cells is None and not card.labels:
         raise UserError(f"{path}: no labels: list them in {LABEL_SPACES} under sets.{card.name}")
     if cells is not None and card.labels:
@@ -95,7 +66,13 @@ def labels_of_card(card: Card, found: LabelSpaces, path: Path) -> dict[str, Labe
             f"{path}: its labels are in {LABEL_SPACES} under sets.{card.name} too: "
             "keep them in one place"
         )
-    return card.labels or labels_of_cells(found, cells or {})
+    return card.labels or known.labels_of(cells or {})
+
+
+def read_label_spaces(datasets: Path) -> LabelSpaces:
+    """Read and check `datasets/label_spaces.yaml`."""
+    path = datasets / LABEL_SPACES
+    return parse(LabelSpaces, read_yaml(path), str(path))
 
 
 def load_label_spaces(datasets: Path) -> dict[str, list[str]]:
@@ -112,20 +89,20 @@ def card_of(cards: dict[str, Card], domain: str) -> Card:
     raise UserError(f"unknown domain '{domain}'{suggest(domain, known)}")
 
 
-def family_of(cards: dict[str, Card], domain: str) -> str:
-    """The family of a domain's set: sets of one family are made of the same cells."""
-    card = card_of(cards, domain)
-    return card.family or card.name
-
-
 def share_cells(cards: dict[str, Card], domain: str, other: str) -> bool:
     """Whether two domains may show the same cells: other sets of one family.
 
     Such domains never stand on two sides of a scenario. Domains of one set are disjoint parts of
     its manifest; whether images of them are copies all the same is the audit's question.
     """
-    different = card_of(cards, domain).name != card_of(cards, other).name
-    return different and family_of(cards, domain) == family_of(cards, other)
+    one, another = card_of(cards, domain), card_of(cards, other)
+    same_family = (one.family or one.name) == (another.family or another.name)
+    return one.name != another.name and same_family
+
+
+def raw_folder(datasets: Path, card: Card) -> Path:
+    """Where a card's images lie: prefix of the manifest's paths."""
+    return datasets / "raw" / card.folder
 
 
 def published_images(datasets: Path, card: Card) -> pd.DataFrame:
@@ -138,18 +115,11 @@ def published_images(datasets: Path, card: Card) -> pd.DataFrame:
     Raises:
         UserError: no file, a missing column, a path given twice or leading outside its folder.
     """
-    path = Path(datasets) / card.manifest
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        shipped = not card.manifest.startswith("raw/")
-        built = "" if shipped else f", made from its images: run `wbc-shift fetch {card.name}`"
-        raise UserError(f"{path} is missing: it is the manifest of {card.name}{built}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from None
-    for column in ("path", "label"):
-        if column not in table:
-            raise UserError(f"{path}: no column '{column}'{suggest(column, table.columns)}")
+    path = datasets / card.manifest
+    made = (
+        "" if card.ships_manifest else f", made from its images: run `wbc-shift fetch {card.name}`"
+    )
+    table = read_strings(path, ("path", "label"), f"it is the manifest of {card.name}{made}")
     if table["path"].duplicated().any():
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
         raise UserError(f"{path}: {twice} is listed twice: remove one row")
@@ -171,17 +141,21 @@ def published_images(datasets: Path, card: Card) -> pd.DataFrame:
     return table
 
 
-def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.DataFrame:
+def read_manifest(
+    datasets: Path, card: Card, subset: Subset = "all", domain: str | None = None
+) -> pd.DataFrame:
     """The published images that may be used: not excluded, groups that share a cell made one.
 
     Args:
         subset: `core` keeps the rows marked `core = 1` (all rows where there is no such column).
+        domain: keeps its rows, whatever their label; may be none.
 
     Returns:
         The columns of `published_images`.
 
     Raises:
-        UserError: as `published_images`; a known case that names no image of the manifest.
+        UserError: as `published_images`; a known case that names no image of the manifest; the
+            domain selects by a column that the manifest does not have.
     """
     table = published_images(datasets, card)
     # Groups are joined before a subset is taken: core and full must agree on what is one group.
@@ -190,16 +164,8 @@ def read_manifest(datasets: Path, card: Card, subset: Subset = "all") -> pd.Data
         table = table[table["excluded"] == ""]
     if subset == "core" and "core" in table:
         table = table[table["core"] == "1"]
-    return table.reset_index(drop=True)
-
-
-def domain_rows(datasets: Path, card: Card, domain: str, subset: Subset = "all") -> pd.DataFrame:
-    """The rows of the manifest that belong to one domain, whatever their label; may be none.
-
-    Raises:
-        UserError: the domain selects by a column that the manifest does not have.
-    """
-    return select_domain(card, domain, read_manifest(datasets, card, subset))
+    table = table.reset_index(drop=True)
+    return table if domain is None else select_domain(card, domain, table)
 
 
 def select_domain(card: Card, domain: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -226,14 +192,13 @@ def domain_images(
         UserError: the card has no map for the label space, a label it does not map, no image left.
     """
     table = with_targets(datasets, card, domain, label_space, subset)
-    known = table["target"].notna() & ~table["target"].isin(OPEN_SET)
-    table = table[known].rename(columns={"target": "class_name"}).reset_index(drop=True)
+    table = table[table["class_name"].notna() & ~table["class_name"].isin(OPEN_SET)]
     if table.empty:
         raise UserError(
             f"datasets/{card.name}.yaml: domain '{domain}' has no image in '{label_space}' "
             f"({subset})"
         )
-    return table
+    return table.reset_index(drop=True)
 
 
 def open_set_images(
@@ -242,33 +207,32 @@ def open_set_images(
     """The images of one domain that are outside a label space, for scoring rejection.
 
     Returns:
-        The manifest's columns plus `open_set`, near or far, in the manifest's order; may be empty.
+        As `domain_images`, with near or far as `class_name`; may be empty.
 
     Raises:
         UserError: the card has no map for the label space, a label it does not map.
     """
     table = with_targets(datasets, card, domain, label_space, subset)
-    table = table[table["target"].isin(OPEN_SET)]
-    return table.rename(columns={"target": "open_set"}).reset_index(drop=True)
+    return table[table["class_name"].isin(OPEN_SET)].reset_index(drop=True)
 
 
 def with_targets(
     datasets: Path, card: Card, domain: str, label_space: str, subset: Subset
 ) -> pd.DataFrame:
-    """The rows of a domain plus `target`: a class of the space, near, far, or None."""
+    """The rows of a domain plus `class_name`: a class of the space, near, far, or None."""
     where = f"datasets/{card.name}.yaml"
     if label_space not in card.labels:
         near = suggest(label_space, card.labels)
         raise UserError(f"{where}: no labels for label space '{label_space}'{near}")
     mapping = card.labels[label_space]
-    table = domain_rows(datasets, card, domain, subset)
+    table = read_manifest(datasets, card, subset, domain)
     unknown = sorted(set(table[card.label_column]) - set(mapping))
     if unknown:
         raise UserError(
             f"{where}: labels.{label_space}: '{unknown[0]}' is not mapped: "
             "give its class, or null to leave it out"
         )
-    return table.assign(target=table[card.label_column].map(mapping))
+    return table.assign(class_name=table[card.label_column].map(mapping))
 
 
 def count_faults(card: Card, table: pd.DataFrame) -> list[str]:

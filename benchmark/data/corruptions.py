@@ -1,4 +1,4 @@
-"""Corruptions: prepared images → the same images as a worse microscope or camera gives them.
+"""Corruptions: prepared images as a worse microscope or camera would give them.
 
 Ten corruptions at four severities, like the noise, blur and illumination faults of WBCBench 2026
 (arXiv 2604.10797); the strengths are this benchmark's own and part of its protocol. Lengths are
@@ -13,18 +13,15 @@ numpy's global generator, fix lengths in pixels, and would bring OpenCV and numb
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from benchmark.data.stain import by_chunks, jpeg_round_trip
 from benchmark.errors import UserError, suggest
 
 SEVERITIES = (1, 2, 3, 4)
-CHUNK = 2**18
-"""Pixels worked on at once by a thread."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +47,13 @@ def corrupt(pixels: np.ndarray, images: list[str], name: str, severity: int) -> 
         raise UserError(f"corruption {name}: no severity {severity}: choose 1, 2, 3 or 4")
     corruption = CORRUPTIONS[name]
     strength = corruption.strengths[SEVERITIES.index(severity)]
-    result = np.empty_like(pixels)
-    size = max(1, CHUNK // (pixels.shape[1] * pixels.shape[2]))
 
-    def one_chunk(start: int) -> None:
-        part = slice(start, start + size)
-        generators = [generator_of(image, name, severity) for image in images[part]]
-        light = corruption.apply(pixels[part] / 255, generators, strength)
-        result[part] = np.rint(255 * light.clip(0, 1))
+    def one_chunk(pixels: np.ndarray, images: list[str]) -> tuple[np.ndarray]:
+        generators = [generator_of(image, name, severity) for image in images]
+        light = corruption.apply(pixels / 255, generators, strength)
+        return (np.rint(255 * light.clip(0, 1)).astype(np.uint8),)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one_chunk, range(0, len(pixels), size)))
-    return result
+    return by_chunks(one_chunk, pixels, images)[0]
 
 
 def generator_of(image: str, name: str, severity: int) -> np.random.Generator:
@@ -175,8 +167,6 @@ def colour_cast(light: np.ndarray, generators: list, density: float) -> np.ndarr
 
 def jpeg(light: np.ndarray, generators: list, quality: float) -> np.ndarray:
     """A JPEG round trip at a quality of libjpeg's scale."""
-    from benchmark.data.stain import jpeg_round_trip
-
     return jpeg_round_trip(np.rint(255 * light).astype(np.uint8), int(quality)) / 255
 
 

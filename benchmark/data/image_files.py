@@ -1,4 +1,4 @@
-"""The one reader of image files: whatever a person brings → upright 8-bit RGB, or one clear reason.
+"""The one reader of image files: gives upright 8-bit RGB, or one clear reason why it cannot.
 
 What a file is, its content says, not its name. Only the formats that cells come in are tried: some
 of Pillow's others start a program (EPS runs Ghostscript). Only regular files are opened, and sizes
@@ -16,9 +16,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -59,23 +58,19 @@ class Unreadable(Exception):
     """Why a file cannot be taken, as the end of a sentence about it: "is not an image"."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image as it is used.
-
-    Attributes:
-        image: upright, 8-bit RGB.
-        size: width and height in pixels as published, before anything was reduced or turned.
-        bits: of `DEPTHS`, how many the highest value of a 16-bit file needs; 0 for other files.
-        conversion: what it was, in words, where it was no upright 8-bit RGB.
-        note: what its owner has to know of what was taken, but for `bits`; "" for nothing.
-    """
+class Picture(NamedTuple):
+    """One image as it is used."""
 
     image: Image.Image
+    """Upright, 8-bit RGB."""
     size: tuple[int, int]
-    bits: int = 0
-    conversion: str = ""
-    note: str = ""
+    """Width and height in pixels as published, before anything was reduced or turned."""
+    bits: int
+    """Of `DEPTHS`, how many the highest value of a 16-bit file needs; 0 for other files."""
+    conversion: str
+    """What it was, in words, where it was no upright 8-bit RGB."""
+    note: str
+    """What its owner has to know of what was taken, but for `bits`; "" for nothing."""
 
 
 @contextmanager
@@ -86,6 +81,16 @@ def image_file(path: Path) -> Iterator[BinaryIO]:
         Unreadable: it is something else, too large, or cannot be read.
         FileNotFoundError: there is none.
     """
+
+    def refuse_kind(facts: os.stat_result) -> None:
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unreadable("is no regular file")
+        if facts.st_size > MOST_BYTES:
+            raise Unreadable(f"has {facts.st_size:,} bytes, more than an image of a cell")
+
+    def without_waiting(path: str, flags: int) -> int:
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
     try:
         refuse_kind(os.stat(path))
         # Should a FIFO have taken its place meanwhile, opening it must not wait for a writer.
@@ -96,19 +101,6 @@ def image_file(path: Path) -> Iterator[BinaryIO]:
         raise
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error})") from None
-
-
-def without_waiting(path: str, flags: int) -> int:
-    """As `os.open`, which waits at a FIFO."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def refuse_kind(facts: os.stat_result) -> None:
-    """Refuse what is no regular file, or no credible image by its size."""
-    if not stat.S_ISREG(facts.st_mode):
-        raise Unreadable("is no regular file")
-    if facts.st_size > MOST_BYTES:
-        raise Unreadable(f"has {facts.st_size:,} bytes, more than an image of a cell")
 
 
 @contextmanager
@@ -126,21 +118,14 @@ def opened(file: BinaryIO) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         file.seek(0)
         kind = format_of(file.read(16))
-        raise Unreadable(
-            f"is a {kind} file that is broken, or of a kind that is not read"
-            if kind
-            else "is not an image"
-        ) from None
+        broken = f"is a {kind} file that is broken, or of a kind that is not read"
+        raise Unreadable(broken if kind else "is not an image") from None
     except Image.DecompressionBombError:
         raise Unreadable("has more pixels than a cell needs") from None
     except BROKEN as error:
-        raise Unreadable(f"cannot be decoded ({reason(error)})") from None
-
-
-def reason(error: Exception) -> str:
-    """An error's text in one line of plain characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c for c in text if c.isprintable())[:200]
+        text = " ".join(str(error).split()) or type(error).__name__
+        reason = "".join(c for c in text if c.isprintable())[:200]
+        raise Unreadable(f"cannot be decoded ({reason})") from None
 
 
 def format_of(head: bytes) -> str | None:
@@ -219,16 +204,6 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or ";16" in str(image.tile[:1]) or max(stated) > 8
 
 
-def bits_of(file: BinaryIO) -> int:
-    """Of `DEPTHS`, how many bits the highest value of a 16-bit file needs; 0 for other files.
-
-    Raises:
-        Unreadable: as `opened`.
-    """
-    with opened(file) as image:
-        return deep_levels(image, file)[0]
-
-
 def bits_of_set(paths: Iterable[Path]) -> int:
     """How many bits the values of a set's 16-bit files have: those of the highest; 0 for none.
 
@@ -238,8 +213,8 @@ def bits_of_set(paths: Iterable[Path]) -> int:
 
     def one(path: Path) -> int:
         try:
-            with image_file(path) as file:
-                return bits_of(file)
+            with image_file(path) as file, opened(file) as image:
+                return deep_levels(image, file)[0]
         except (Unreadable, FileNotFoundError):
             return 0
 
@@ -276,7 +251,8 @@ def both_bytes(image: Image.Image, file: BinaryIO) -> np.ndarray:
     Pillow's colour has 8 bits, the upper ones. Read as if the file had the other order of bytes,
     it gives the lower ones.
     """
-    raw = raw_mode(image)
+    args = image.tile[0].args if image.tile else ""
+    raw = args if isinstance(args, str) else str(args[0])  # how the values lie in the file
     if getattr(image, "tag_v2", {}).get(PLANES) == 2:
         raise ValueError("16-bit colour in separate planes: save it interleaved, or with 8 bits")
     if raw == "LA;16B":  # grey and alpha: the four bytes as they come
@@ -303,12 +279,6 @@ def both_bytes(image: Image.Image, file: BinaryIO) -> np.ndarray:
         return 256 * upper + np.asarray(again)
 
 
-def raw_mode(image: Image.Image) -> str:
-    """How the values lie in the file, in Pillow's words, of an image that is not yet decoded."""
-    args = image.tile[0].args if image.tile else ""
-    return args if isinstance(args, str) else str(args[0])
-
-
 def from_levels(levels: np.ndarray, bits: int, image: Image.Image) -> Image.Image:
     """The upper 8 of `bits` bits as an image, grey for mode I, with what `image` says of itself."""
     mode = "L" if levels.ndim == 2 else image.mode
@@ -320,20 +290,16 @@ def from_levels(levels: np.ndarray, bits: int, image: Image.Image) -> Image.Imag
     return shallow
 
 
-@dataclass(frozen=True)
-class Found:
-    """What lies below a folder: paths relative to it, with `/`, sorted.
-
-    Attributes:
-        images: files that are images, or whose name says so.
-        passed_over: other files → why, but for hidden ones and those that are plainly no image.
-    """
+class Contents(NamedTuple):
+    """What lies below a folder: paths relative to it, with `/`, sorted."""
 
     images: list[str]
+    """Files that are images, or whose name says so."""
     passed_over: dict[str, str]
+    """Other files → why, but for hidden ones and those that are plainly no image."""
 
 
-def find_images(folder: Path) -> Found:
+def find_images(folder: Path) -> Contents:
     """Look for the images below a folder; hidden files and folders are passed over."""
     images: list[str] = []
     passed_over: dict[str, str] = {}
@@ -364,7 +330,7 @@ def find_images(folder: Path) -> Found:
                 images.append(path)
             elif why:
                 passed_over[visible(path)] = why
-    return Found(sorted(images), dict(sorted(passed_over.items())))
+    return Contents(sorted(images), dict(sorted(passed_over.items())))
 
 
 def why_no_image(path: Path) -> str | None:
@@ -387,17 +353,11 @@ def why_no_image(path: Path) -> str | None:
         return str(why)
     except FileNotFoundError:
         return "is gone"
-    if is_text(head):
-        return ""
-    return f"is in no format that is read ({', '.join(FORMATS)})"
-
-
-def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are text, and no program that draws (PostScript, SVG)."""
+    unread = f"is in no format that is read ({', '.join(FORMATS)})"
     if b"\0" in head or head.lstrip().startswith((b"%!", b"<svg")):
-        return False
+        return unread  # binary, or a program that draws
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)  # whose last character may be cut
     except UnicodeDecodeError:
-        return False
-    return True
+        return unread
+    return ""

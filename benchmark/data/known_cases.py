@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.errors import UserError, suggest
+from benchmark.tables import read_strings
 
 EXCLUSIONS = "exclusions.csv"
 SAME_CELLS = "same_cells.csv"
@@ -32,13 +33,10 @@ def read_known_cases(datasets: Path, file: str, dataset: str) -> pd.DataFrame:
     Raises:
         UserError: the file is no CSV of the expected columns.
     """
-    path = Path(datasets) / file
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
+    path = datasets / file
+    if not path.exists():
         return pd.DataFrame(columns=COLUMNS[file])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from None
+    table = read_strings(path, (), "")
     if list(table.columns) != COLUMNS[file]:
         raise UserError(f"{path}: columns must be {','.join(COLUMNS[file])}")
     return table[table["dataset"] == dataset]
@@ -63,7 +61,7 @@ def without_known_cases(datasets: Path, dataset: str, table: pd.DataFrame) -> pd
         for path in paths:
             if path not in known:
                 near = suggest(path, known) if len(known) < 1000 else ": correct or remove the row"
-                raise UserError(f"{Path(datasets) / file}: {dataset} has no image {path}{near}")
+                raise UserError(f"{datasets / file}: {dataset} has no image {path}{near}")
     groups = dict(zip(table["path"], table["group"], strict=True))
     joined = join_groups(groups, zip(pairs["path"], pairs["other"], strict=True))
     table = table.assign(group=table["path"].map(joined))

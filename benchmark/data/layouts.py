@@ -1,4 +1,4 @@
-"""Layouts: a published folder → a table of its images with their labels and groups.
+"""Layouts: how a published folder states the labels and groups of its images, and its readers.
 
 Few ways of publishing labels are in use, and each has one reader here; a card says which one is
 meant and with what parameters. Readers name files that exist inside the folder, and nothing else.
@@ -9,18 +9,28 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 from pydantic import Field, field_validator
 
 from benchmark.data.image_files import MOST_DEPTH, find_images
 from benchmark.errors import UserError
+from benchmark.files import atomic, cannot_write, sha256_file, write_text
+from benchmark.progress import track
 from benchmark.schema import Strict
 from benchmark.tables import leads_elsewhere, read_table, tidy, tidy_path
+
+MOST_IMAGES, MOST_SIDE = 1_000_000, 1024
+"""Of a NumPy archive."""
+UNPACKED_OF = ".unpacked-of"
+"""File beside unpacked images that holds the SHA-256 of their archive."""
 
 
 class Reader(Strict):
@@ -110,7 +120,6 @@ def read_layout(folder: Path, layout: Layout) -> pd.DataFrame:
         UserError: no such folder, no image in the published layout, an image named but missing, a
             link that leaves the folder.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: place the published images there")
     refuse_links_outwards(folder)
@@ -123,7 +132,11 @@ def read_layout(folder: Path, layout: Layout) -> pd.DataFrame:
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
         raise UserError(f"{folder}: {twice} is labelled twice: remove one of its rows")
     if layout.mask is not None:
-        masks = [mask_of(path, layout.mask) for path in table["path"]]
+        places = [PurePosixPath(path) for path in table["path"]]
+        masks = [
+            layout.mask.format(parent=p.parent.as_posix(), folder=p.parent.name, stem=p.stem)
+            for p in places
+        ]
         table["mask"] = [mask if (folder / mask).is_file() else "" for mask in masks]
     return table.sort_values("path", ignore_index=True)
 
@@ -190,13 +203,12 @@ def located(folder: Path, names: pd.Series, what: str) -> list[str]:
     backslashes, `./`, spaces around it, and how accented letters are encoded.
 
     Args:
-        names: by line of the table.
+        names: by line of the table; the index is named after what it counts.
         what: where they are named, for the message.
 
     Raises:
         UserError: a name leads out of the folder, stands for several files, or for none.
     """
-    folder = Path(folder)
     found, missing, known = [], [], None
     for line, name in names.items():
         path = tidy_path(name)
@@ -223,13 +235,13 @@ def located(folder: Path, names: pd.Series, what: str) -> list[str]:
         meant = known.get(path, [])
         if len(meant) > 1:
             raise UserError(
-                f"{folder}: {path} ({what}, line {line}) may be any of {len(meant)} files whose "
-                "names look alike: rename them"
+                f"{folder}: {path} ({what}, {names.index.name} {line}) may be any of "
+                f"{len(meant)} files whose names look alike: rename them"
             )
         if meant:
             found.append(meant[0])
         else:
-            missing.append(f"{path} (line {line})")
+            missing.append(f"{path} ({names.index.name} {line})")
     if missing:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} files are missing ({what}), "
@@ -240,7 +252,7 @@ def located(folder: Path, names: pd.Series, what: str) -> list[str]:
 
 def read_json_index(folder: Path, layout: JsonIndex) -> pd.DataFrame:
     """Images that the JSON objects name, each of which must be there."""
-    rows = []
+    tables = []
     for file, where in layout.files.items():
         try:
             # Of bytes, JSON tells its Unicode encoding itself, with a mark or without.
@@ -251,14 +263,12 @@ def read_json_index(folder: Path, layout: JsonIndex) -> pd.DataFrame:
             raise UserError(f"{folder / file} is not valid JSON: {error}") from None
         if not isinstance(index, dict):
             raise UserError(f"{folder / file}: expected an object, file name → label")
-        paths = [(PurePosixPath(where) / name).as_posix() for name in index]
-        refuse_missing(folder, paths, f"named in {file}")
-        part = PurePosixPath(file).stem
-        rows += [
-            {"path": path, "label": str(label), "part": part}
-            for path, label in zip(paths, index.values(), strict=True)
-        ]
-    return pd.DataFrame(rows, columns=["path", "label", "part"])
+        numbers = pd.RangeIndex(1, len(index) + 1, name="entry")
+        names = pd.Series([f"{where}/{name}" for name in index], numbers, dtype=str)
+        paths = located(folder, names, f"named in {file}")
+        labels, part = map(str, index.values()), PurePosixPath(file).stem
+        tables.append(pd.DataFrame({"path": paths, "label": list(labels), "part": part}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -267,14 +277,6 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if number > 1:
             raise ValueError(f"'{name}' stands there {number} times: remove all but one")
     return dict(pairs)
-
-
-def read_npz(folder: Path, layout: Npz) -> pd.DataFrame:
-    """Images of a NumPy archive, unpacked as PNG files where they are not yet."""
-    # Lazy: only this reader needs it.
-    from benchmark.data.medmnist import unpack_npz
-
-    return unpack_npz(folder, folder / layout.file, layout.parts)
 
 
 def refuse_links_outwards(folder: Path) -> None:
@@ -289,23 +291,101 @@ def refuse_links_outwards(folder: Path) -> None:
                 raise UserError(f"{path} is a link that leaves {folder}: copy what it points to")
 
 
-def refuse_missing(folder: Path, paths: list[str], what: str) -> None:
-    """Refuse paths that lead out of the folder, and files that are not there."""
-    for path in paths:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
-            raise UserError(f"{folder}: {path} ({what}): leads out of its folder")
-    missing = [path for path in paths if not (folder / path).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: {len(missing)} of {len(paths)} files are missing ({what}), "
-            f"first {missing[0]}: place them as published"
-        )
+def read_npz(folder: Path, layout: Npz) -> pd.DataFrame:
+    """Images of a NumPy archive, unpacked as `<part>/<number>.png` where they are not yet.
+
+    Images are streamed: the arrays of a part, up to gigabytes, are never in memory. The files
+    belong to one archive, whose hash is kept beside them: of another one, all are made anew.
+
+    Raises:
+        UserError: no such file, not an archive of uint8 images [N, S, S, 3] and labels [N, 1].
+    """
+    archive, parts = folder / layout.file, layout.parts
+    rows = []
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            named = [(part, read_labels(opened, f"{part}_labels.npy")) for part in parts]
+            remove_those_of_another(folder, sha256_file(archive), parts)
+            for part, labels in named:
+                paths = [f"{part}/{number:05d}.png" for number in range(len(labels))]
+                unpack_images(opened, f"{part}_images.npy", [folder / path for path in paths])
+                rows.append(pd.DataFrame({"path": paths, "label": labels, "part": part}))
+    except FileNotFoundError:
+        raise UserError(f"{archive} is missing: it is the published archive") from None
+    except KeyError as error:
+        raise UserError(f"{archive}: {error.args[0]}: it is not the published archive") from None
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise UserError(f"{archive} is damaged or no .npz ({error}): get it again") from None
+    return pd.concat(rows, ignore_index=True)
 
 
-def mask_of(path: str, form: str) -> str:
-    """Where the mask of an image is, by the layout's form."""
-    image = PurePosixPath(path)
-    return form.format(parent=image.parent.as_posix(), folder=image.parent.name, stem=image.stem)
+def remove_those_of_another(folder: Path, sha256: str, parts: tuple[str, ...]) -> None:
+    """Remove the images that were unpacked of another archive, or of one that is not known.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    of = folder / UNPACKED_OF
+    if of.is_file() and of.read_text(encoding="utf-8", errors="replace").strip() == sha256:
+        return
+    try:
+        # First what vouches for them: killed in between, the next run begins here again.
+        of.unlink(missing_ok=True)
+        for part in parts:
+            for image in (folder / part).glob("*.png"):
+                if image.stem.isdigit():
+                    image.unlink()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    write_text(of, sha256 + "\n")
+
+
+def read_header(file: zipfile.ZipExtFile) -> tuple[int, ...]:
+    """The shape of the uint8 array in C order that follows; a ValueError if it is another."""
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read:
+        raise ValueError(f"array format {version}")
+    shape, fortran, dtype = read[version](file)
+    plain = dtype == np.uint8 and not fortran and len(shape) > 0 and min(shape) > 0
+    if not plain or shape[0] > MOST_IMAGES:
+        raise ValueError(f"an array {shape} of {dtype}")
+    return shape
+
+
+def read_labels(opened: zipfile.ZipFile, member: str) -> list[str]:
+    """The labels [N, 1] as text."""
+    with opened.open(member) as file:
+        shape = read_header(file)
+        if shape[1:] not in ((), (1,)):
+            raise ValueError(f"labels of shape {shape}")
+        return [str(label) for label in read_exactly(file, shape[0])]
+
+
+def unpack_images(opened: zipfile.ZipFile, member: str, targets: list[Path]) -> None:
+    """Write the images [N, S, S, 3] to their places, keeping those that are there."""
+    with opened.open(member) as file:
+        shape = read_header(file)
+        fits = len(shape) == 4 and shape[0] == len(targets) and shape[3] == 3
+        if not fits or max(shape[1:]) > MOST_SIDE:
+            raise ValueError(f"images of shape {shape}, {len(targets)} labels")
+        for target in track(targets, f"unpacking {member}", len(targets)):
+            pixels = read_exactly(file, int(np.prod(shape[1:])))
+            if not target.exists():
+                picture = Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(shape[1:]))
+                with atomic(target) as temporary:
+                    picture.save(temporary, "png")
+
+
+def read_exactly(file: zipfile.ZipExtFile, count: int) -> bytes:
+    """So many bytes; an EOFError if there are fewer."""
+    found = file.read(count)
+    if len(found) < count:
+        raise EOFError("it ends too early")
+    return found
 
 
 READERS: dict[str, Callable[[Path, Any], pd.DataFrame]] = {

@@ -13,10 +13,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property
 from itertools import product
+from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,6 @@ from PIL import Image
 
 from benchmark.config import Profile
 from benchmark.data.arrays import (
-    OPEN_SET_SUFFIX,
     array_path,
     cache_folder,
     data_digest,
@@ -33,10 +33,9 @@ from benchmark.data.arrays import (
     open_set_of,
     table_path,
 )
-from benchmark.data.card import Domain
-from benchmark.data.cards import Card, card_of, domain_images, open_set_images
-from benchmark.data.cell_finder import LEAST_CONTRAST, Found, find_cell
-from benchmark.data.crop import AroundCell, Crop, crop_box, crop_facts, crop_fraction, scaled
+from benchmark.data.card import AroundCell, Card, CentredPixels, Crop
+from benchmark.data.cards import card_of, domain_images, open_set_images, raw_folder
+from benchmark.data.cell_finder import FINDER, LEAST_CONTRAST, Found, find_cell
 from benchmark.data.image_files import Picture, Unreadable, bits_of_set, image_file, read_image
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
@@ -55,32 +54,69 @@ class UnusableImage(UserError):
     """An image is missing, damaged, or too small to show a cell."""
 
 
-def decode(path: Path, crop: Crop, size: int) -> np.ndarray:
+def scaled(crop: Crop, factor: float) -> Crop:
+    """The crop whose square has `factor` times the side, around the same centre."""
+    if factor == 1:
+        return crop
+    if isinstance(crop, int | float):
+        return min(1.0, crop * factor)
+    side = "pixels" if isinstance(crop, CentredPixels) else "around_cell"
+    return crop.model_copy(update={side: round(getattr(crop, side) * factor)})
+
+
+def crop_facts(crop: Crop) -> float | dict[str, int | str]:
+    """A crop as it stands in digests and reports; a fraction stands for itself."""
+    if isinstance(crop, int | float):
+        return crop
+    finder = {"finder": FINDER} if isinstance(crop, AroundCell) else {}
+    return crop.model_dump() | finder
+
+
+def crop_fraction(crop: Crop, size: tuple[int, int]) -> float:
+    """Side of the square as a fraction of the shorter side of an image of (width, height)."""
+    if isinstance(crop, int | float):
+        return crop
+    pixels = crop.pixels if isinstance(crop, CentredPixels) else crop.around_cell
+    return min(1.0, pixels / min(size))
+
+
+def crop_box(
+    size: tuple[int, int], fraction: float, centre: tuple[float, float] | None = None
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the square, in pixels of an image of (width, height).
+
+    Args:
+        fraction: the square's side as a fraction of the image's shorter side.
+        centre: (x, y) that the square is around, as far as it stays in the image; None: its middle.
+    """
+    side = fraction * min(size)
+    x, y = centre or (size[0] / 2, size[1] / 2)
+    left = min(max(x - side / 2, 0.0), size[0] - side)
+    top = min(max(y - side / 2, 0.0), size[1] - side)
+    return (left, top, left + side, top + side)
+
+
+def decode(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[np.ndarray, str]:
     """Read one image as uint8 [size, size, 3]: the square that `crop` keeps, resized.
 
     JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that keeps at least
     twice the target's resolution; the rest is an antialiased Lanczos resize.
 
+    Args:
+        bits: of the values of a 16-bit file, where the whole set tells it.
+
+    Returns:
+        The pixels, and what had to be converted to 8-bit RGB, in words, if anything.
+
     Raises:
         UnusableImage: missing, truncated, not an image, or too small to show a cell.
     """
-    return decode_and_tell(path, crop, size)[0]
-
-
-def decode_and_tell(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[np.ndarray, str]:
-    """As `decode`, and what had to be converted to 8-bit RGB, in words, if anything.
-
-    Args:
-        bits: of the values of a 16-bit file, where the whole set tells it.
-    """
+    centre = None
     if isinstance(crop, AroundCell):
         picture = opened(path, max, bits)
         centre = find_cell(picture.image, crop.cell_diameter).centre
     else:
-        picture = opened(
-            path, lambda whole: int(np.ceil(2 * size / crop_fraction(crop, whole))), bits
-        )
-        centre = None
+        picture = opened(path, lambda whole: ceil(2 * size / crop_fraction(crop, whole)), bits)
     image = picture.image
     box = crop_box(image.size, crop_fraction(crop, picture.size), centre)
     square = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
@@ -92,7 +128,7 @@ def opened(path: Path, needed: Callable[[tuple[int, int]], int], bits: int) -> P
 
     Args:
         needed: from (width, height) to the side in pixels that is needed; `max`, all there are.
-        bits: as in `decode_and_tell`.
+        bits: as in `decode`.
     """
 
     def least(whole: tuple[int, int]) -> int:
@@ -115,53 +151,27 @@ def prepare(root: Path, profile_name: str, profile: Profile, cards: dict[str, Ca
     Raises:
         UserError: the first missing or damaged image, with how many more there are.
     """
-    try:
-        decode_domains(root, profile_name, profile, cards)
-    except UnusableImage as fault:
-        raise UserError(f"{fault}: run `wbc-shift fetch -p {profile_name}`") from None
-
-
-def decode_domains(root: Path, profile_name: str, profile: Profile, cards: dict[str, Card]) -> None:
-    """The work of `prepare`."""
-    datasets = root / "datasets"
     cache = cache_folder(root, profile_name)
     tables: list[pd.DataFrame] = []
-    facts: dict[str | None, dict[str, dict[str, Any]]] = {
-        framing: {} for framing in (None, *profile.framings)
-    }
-    searched: list[pd.DataFrame] = []
-    for domain in profile.domains:
-        card = card_of(cards, domain)
-        asked = datasets, card, domain, profile.label_space, profile.subset
-        sets = {domain: domain_images(*asked)}
-        cells = open_set_images(*asked).rename(columns={"open_set": "class_name"})
-        if len(cells):
-            sets[open_set_of(domain)] = cells
-        whole = pd.concat(sets.values())
-        crop = card.domains[domain].crop_for(profile.label_space)
-        fields = {}
-        if isinstance(crop, AroundCell):
-            look = partial(search, datasets, card, crop, whole)
-            fields = {name: look(name, images) for name, images in sets.items()}
-            sets = {name: sets[name][fields[name]["found"].to_numpy()] for name in sets}
-            searched += fields.values()
-        tables += [rows_of(name, images) for name, images in sets.items()]
-        for framing, own in facts.items():
-            how = shown(profile, card.domains[domain], framing)
-            make = partial(make_array, datasets, cache, card, how, whole)
-            made = {name: make(name, images) for name, images in sets.items()}
-            for name, table in fields.items():
-                made[name]["fields"] = field_facts(table)
-            own[domain], *foreign = made.values()
-            if foreign:
-                own[domain]["open_set"] = foreign[0]
+    fields: list[pd.DataFrame] = []
+    facts: dict[str | None, dict[str, Any]] = {None: {}} | {name: {} for name in profile.framings}
+    try:
+        for domain in profile.domains:
+            work = Preparation(root / "datasets", cache, card_of(cards, domain), domain, profile)
+            if isinstance(work.crop, AroundCell):
+                fields += work.find_cells()
+            tables += [rows_of(name, images) for name, images in work.sets.items()]
+            for framing, made in facts.items():
+                made[domain] = work.make_arrays(framing)
+    except UnusableImage as fault:
+        raise UserError(f"{fault}: run `wbc-shift fetch -p {profile_name}`") from None
     rows = pd.concat(tables, ignore_index=True)
-    names = rows["domain"].unique()
     fields_path(cache).unlink(missing_ok=True)
-    if searched:
+    if fields:
         with atomic(fields_path(cache)) as temporary:
-            pd.concat(searched, ignore_index=True).to_parquet(temporary, index=False)
-    remove_unknown(cache, [array_path(cache, *both) for both in product(names, facts)])
+            pd.concat(fields, ignore_index=True).to_parquet(temporary, index=False)
+    names = product(rows["domain"].unique(), facts)
+    remove_unknown(cache, [array_path(cache, name, framing) for name, framing in names])
     with atomic(table_path(cache)) as temporary:
         rows.to_parquet(temporary, index=False)
     framings = {
@@ -176,60 +186,135 @@ def decode_domains(root: Path, profile_name: str, profile: Profile, cards: dict[
             "image_size": profile.image_size,
             "label_space": profile.label_space,
             "decoder": DECODER,
-            "domains": facts.pop(None),
+            "domains": facts[None],
             **({"framings": framings} if framings else {}),
         },
     )
 
 
-def search(
-    datasets: Path,
-    card: Card,
-    crop: AroundCell,
-    whole: pd.DataFrame,
-    name: str,
-    images: pd.DataFrame,
-) -> pd.DataFrame:
-    """Look for the white cell of every field, and say which fields have none.
+class Preparation:
+    """The images of one domain that a profile uses, on their way into arrays.
 
-    Args:
-        whole: path of every image of the domain, as in `make_array`.
-
-    Returns:
-        domain, image, x and y in pixels of the field, contrast, and found, in the images' order.
-
-    Raises:
-        UnusableImage: a missing or damaged image.
-        UserError: no cell in any field.
+    Attributes:
+        crop: as the profile's label space prescribes.
+        sets: the domain's name → its images of the label space's classes, and the name of its open
+            set → its other cells, if there are any; columns path, sha256, group, class_name.
+        whole: all of them, found or not.
     """
-    raw = datasets / "raw" / card.folder
-    bits = bits_of_set([raw / path for path in whole["path"]])
 
-    def one(path: Path) -> Found:
-        return find_cell(opened(path, max, bits).image, crop.cell_diameter)
+    def __init__(
+        self, datasets: Path, cache: Path, card: Card, domain: str, profile: Profile
+    ) -> None:
+        self.cache, self.card, self.domain, self.profile = cache, card, domain, profile
+        self.raw = raw_folder(datasets, card)
+        self.crop = card.domains[domain].crop_for(profile.label_space)
+        asked = datasets, card, domain, profile.label_space, profile.subset
+        self.sets = {domain: domain_images(*asked)}
+        if len(cells := open_set_images(*asked)):
+            self.sets[open_set_of(domain)] = cells
+        self.whole = pd.concat(self.sets.values())
+        self.fields: dict[str, dict[str, Any]] = {}
 
-    paths = [raw / path for path in images["path"]]
-    cells = each(one, paths, f"finding cells of {name}", name)
-    table = pd.DataFrame(cells, columns=Found._fields)
-    table.insert(0, "domain", name)
-    table.insert(1, "image", images["path"].to_numpy())
-    table["found"] = [cell.is_cell for cell in cells]
-    missed = table[~table["found"]].sort_values("contrast")
-    if len(missed) == len(table):
-        raise UserError(
-            f"{name}: no white cell in any of {len(table)} fields: check crop.cell_diameter "
-            f"({crop.cell_diameter} px) in datasets/{card.name}.yaml"
-        )
-    if len(missed):
-        named = ", ".join(missed["image"][:5]) + (", …" if len(missed) > 5 else "")
+    @cached_property
+    def bits(self) -> int:
+        """Of the values of 16-bit files, which only all images of a domain together tell."""
+        return bits_of_set([self.raw / path for path in self.whole["path"]])
+
+    def find_cells(self) -> list[pd.DataFrame]:
+        """Look for the white cell of every field, and leave out those that have none.
+
+        Returns:
+            A table per set: domain, image, x and y in pixels of the field, contrast, and found.
+
+        Raises:
+            UnusableImage: a missing or damaged image.
+            UserError: no cell in any field.
+        """
+        tables = []
+        for name, images in self.sets.items():
+            table = self.search(name, images["path"])
+            self.fields[name] = field_facts(table)
+            self.sets[name] = images[table["found"].to_numpy()]
+            tables.append(table)
+        return tables
+
+    def search(self, name: str, images: pd.Series) -> pd.DataFrame:
+        """Look for the white cell of every field of a set, and say which have none."""
+
+        def one(image: str) -> Found:
+            return find_cell(opened(self.raw / image, max, self.bits).image, diameter)
+
+        diameter = self.crop.cell_diameter
+        _ = self.bits  # once, before the threads ask for it
+        cells = each(one, images.tolist(), f"finding cells of {name}", name)
+        table = pd.DataFrame(cells, columns=Found._fields)
+        table.insert(0, "domain", name)
+        table.insert(1, "image", images.to_numpy())
+        table["found"] = [cell.is_cell for cell in cells]
+        missed = table[~table["found"]].sort_values("contrast")
+        if len(missed) == len(table):
+            raise UserError(
+                f"{name}: no white cell in any of {len(table)} fields: check crop.cell_diameter "
+                f"({diameter} px) in datasets/{self.card.name}.yaml"
+            )
+        if len(missed):
+            some = ", ".join(missed["image"][:5]) + (", …" if len(missed) > 5 else "")
+            say(
+                f"note: prepare {name}: no cell stands out in {len(missed)} of {len(table)} "
+                f"fields, which are left out: {some}"
+            )
+        least = table[table["found"]].sort_values("contrast")[:3]
+        some = ", ".join(f"{row.image} ({row.contrast:.1f})" for row in least.itertuples())
         say(
-            f"note: prepare {name}: no cell stands out in {len(missed)} of {len(table)} fields, "
-            f"which are left out: {named}"
+            f"prepare {name}: cells found least surely: {some}; `wbc-shift domain cards` shows them"
         )
-    least = table[table["found"]].sort_values("contrast")[:3]
-    named = ", ".join(f"{row.image} ({row.contrast:.1f})" for row in least.itertuples())
-    say(f"prepare {name}: cells found least surely: {named}; `wbc-shift domain cards` shows them")
-    return table
+        return table
+
+    def make_arrays(self, framing: str | None) -> dict[str, Any]:
+        """Decode the domain's sets, shown in a framing or as the profile does, into arrays.
+
+        Returns:
+            What data.json says of the domain, its open set within.
+        """
+        facts, *foreign = (
+            self.make_array(framing, name, images)
+            | ({"fields": self.fields[name]} if name in self.fields else {})
+            for name, images in self.sets.items()
+        )
+        return facts | ({"open_set": foreign[0]} if foreign else {})
+
+    def make_array(self, framing: str | None, name: str, images: pd.DataFrame) -> dict[str, Any]:
+        """Decode images into an array, or keep the one that was made of the same."""
+        size = self.profile.size_of(framing)
+        crop = scaled(self.crop, self.profile.framings[framing].crop if framing else 1.0)
+        look = self.card.domains[self.domain].acquisition
+        facts = images[["path", "sha256", "class_name"]].to_numpy().tolist()
+        look = None if look is None else look.model_dump(mode="json")
+        made = {
+            "key": digest([DECODER, size, crop_facts(crop), facts, look]),
+            "reader": READER,
+            "whole": digest(sorted(self.whole["sha256"])),
+        }
+        array = array_path(self.cache, name, framing)
+        receipt = array.with_suffix(".json")
+        known = read_json(receipt) if is_receipt(receipt) else {}
+        unchanged = made.items() <= known.items() and array.exists()
+        if unchanged and known["sha256"] == sha256_file(array):
+            say(f"prepare {array.stem}: {len(images)} images, unchanged")
+        else:
+            paths = [self.raw / path for path in images["path"]]
+            pixels = decode_all(paths, crop, size, array.stem, self.bits)
+            with atomic(array) as temporary, temporary.open("wb") as file:
+                np.save(file, pixels)
+            known = made | {"sha256": sha256_file(array)}
+            write_json(receipt, known)
+        return {
+            "dataset": self.card.name,
+            "images": len(images),
+            "classes": images["class_name"].value_counts().sort_index().to_dict(),
+            "crop": crop_facts(crop),
+            "digest": data_digest(known["sha256"], rows_of(name, images)),
+        }
 
 
 def field_facts(table: pd.DataFrame) -> dict[str, Any]:
@@ -241,76 +326,6 @@ def field_facts(table: pd.DataFrame) -> dict[str, Any]:
         "least_contrast": LEAST_CONTRAST,
         "contrast, quartiles": found.quantile([0.25, 0.5, 0.75]).round(2).tolist(),
         "left_out": missed.to_dict(),
-    }
-
-
-class Shown(NamedTuple):
-    """How a domain's cells are shown."""
-
-    framing: str | None
-    image_size: int
-    crop: Crop
-
-
-def shown(profile: Profile, domain: Domain, framing: str | None) -> Shown:
-    """How the cells of a domain are shown in a framing, or without one as the profile does."""
-    crop = domain.crop_for(profile.label_space)
-    factor = profile.framings[framing].crop if framing else 1.0
-    return Shown(framing, profile.size_of(framing), scaled(crop, factor))
-
-
-def make_array(
-    datasets: Path,
-    cache: Path,
-    card: Card,
-    how: Shown,
-    whole: pd.DataFrame,
-    name: str,
-    images: pd.DataFrame,
-) -> dict[str, Any]:
-    """Decode images into an array, or keep the one that was made of the same.
-
-    Args:
-        whole: path and sha256 of every image of the domain, which together tell how many bits the
-            values of 16-bit files have.
-        name: of the domain, or of its cells of no class.
-        images: path, sha256, group and class_name of each.
-
-    Returns:
-        What data.json says of the array.
-    """
-    domain = card.domains[name.removesuffix(OPEN_SET_SUFFIX)]
-    key = digest(
-        [
-            DECODER,
-            how.image_size,
-            crop_facts(how.crop),
-            images[["path", "sha256", "class_name"]].to_numpy().tolist(),
-            domain.model_dump(mode="json")["acquisition"],
-        ]
-    )
-    array = array_path(cache, name, how.framing)
-    receipt = array.with_suffix(".json")
-    known = read_json(receipt) if is_receipt(receipt) else {}
-    made = {"key": key, "reader": READER, "whole": digest(sorted(whole["sha256"]))}
-    unchanged = made.items() <= known.items() and array.exists()
-    if unchanged and known["sha256"] == sha256_file(array):
-        say(f"prepare {array.stem}: {len(images)} images, unchanged")
-    else:
-        raw = datasets / "raw" / card.folder
-        paths = [raw / path for path in images["path"]]
-        bits = bits_of_set([raw / path for path in whole["path"]])
-        pixels = decode_all(paths, how.crop, how.image_size, array.stem, bits)
-        with atomic(array) as temporary, temporary.open("wb") as file:
-            np.save(file, pixels)
-        known = made | {"sha256": sha256_file(array)}
-        write_json(receipt, known)
-    return {
-        "dataset": card.name,
-        "images": len(images),
-        "classes": images["class_name"].value_counts().sort_index().to_dict(),
-        "crop": crop_facts(how.crop),
-        "digest": data_digest(known["sha256"], rows_of(name, images)),
     }
 
 
@@ -343,7 +358,7 @@ def decode_all(
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
 
     def one(row: int) -> str:
-        pixels[row], conversion = decode_and_tell(paths[row], crop, size, bits)
+        pixels[row], conversion = decode(paths[row], crop, size, bits)
         return conversion
 
     told = filter(None, each(one, range(len(paths)), f"prepare {domain}", domain))

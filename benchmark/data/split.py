@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.config import SPLIT_PARTS, Split
-from benchmark.data.cards import Card, domain_rows
+from benchmark.data.cards import Card, read_manifest
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
 from benchmark.tables import read_table
@@ -37,7 +37,7 @@ def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> li
     Returns:
         Lines that say which class is missing from which part because its groups do not suffice.
     """
-    table = domain_rows(datasets, card, domain)
+    table = read_manifest(datasets, card, domain=domain)
     if table.empty:
         raise UserError(f"datasets/{card.name}.yaml: domain '{domain}' has no image: check select")
     core = table["core"] if "core" in table else pd.Series("1", index=table.index)
@@ -176,7 +176,7 @@ def check_split(datasets: Path, card: Card, domain: str) -> None:
         UserError: names the first image that is missing, too many, or in another group.
     """
     path, table = split_path(datasets, domain), read_split(datasets, domain)
-    rows = domain_rows(datasets, card, domain)
+    rows = read_manifest(datasets, card, domain=domain)
     for absent, kept, fault in (
         (rows, table, "is in no part"),
         (table, rows, f"is no image of {domain}"),

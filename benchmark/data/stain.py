@@ -1,4 +1,4 @@
-"""Stain normalisation: images of any laboratory → images stained as the source's training set.
+"""Stain normalisation: images of any laboratory, as if stained like the source's training set.
 
 `fit_stain(name, train)` looks at the source's training images and nothing else. What it returns
 maps uint8 images [N, S, S, 3] to images of the same shape and says which of them could not be
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -65,13 +65,17 @@ def fit_stain(name: str, train: np.ndarray) -> Stain:
     return STAINS[name](train)
 
 
-def by_chunks(function: Callable[[np.ndarray], tuple], pixels: np.ndarray) -> tuple:
-    """Apply `function` to chunks of images in parallel (numpy frees the lock), join its results."""
+def by_chunks(function: Callable[..., tuple], pixels: np.ndarray, *others: Sequence) -> tuple:
+    """Apply `function` to chunks of images in parallel (numpy frees the lock), join its results.
+
+    Args:
+        others: what else it takes of each image, in the images' order.
+    """
     size = max(1, CHUNK // (pixels.shape[1] * pixels.shape[2]))
-    starts = range(0, len(pixels), size)
+    parts = [slice(start, start + size) for start in range(0, len(pixels), size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(lambda start: function(pixels[start : start + size]), starts))
-    return tuple(np.concatenate(values) for values in zip(*parts, strict=True))
+        results = list(pool.map(lambda p: function(pixels[p], *(o[p] for o in others)), parts))
+    return tuple(np.concatenate(values) for values in zip(*results, strict=True))
 
 
 def unchanged(pixels: np.ndarray) -> Stained:

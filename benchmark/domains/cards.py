@@ -19,10 +19,9 @@ from PIL import Image, ImageDraw
 
 from benchmark.config import Params, Profile
 from benchmark.data.arrays import Images, PreparedImages, fields_path
-from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces
-from benchmark.data.crop import AroundCell, Crop, crop_box, crop_fraction
-from benchmark.data.fetch import raw_folder
-from benchmark.data.prepare import opened
+from benchmark.data.card import AroundCell, Crop
+from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces, raw_folder
+from benchmark.data.prepare import crop_box, crop_fraction, opened
 from benchmark.domains.facts import (
     COLOURS,
     Features,

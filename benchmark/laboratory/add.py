@@ -19,8 +19,8 @@ import pandas as pd
 from benchmark import schema
 from benchmark.audit.images import look_at
 from benchmark.config import PARAMS, Profile, load_params
-from benchmark.data.cards import Card, card_of, load_cards
-from benchmark.data.label_spaces import OPEN_SET, labels_of_cells, read_label_spaces
+from benchmark.data.card import OPEN_SET
+from benchmark.data.cards import Card, card_of, load_cards, read_label_spaces
 from benchmark.data.prepare import UnusableImage
 from benchmark.data.split import split_path
 from benchmark.errors import UserError, suggest
@@ -137,7 +137,7 @@ def examine(
     if not sound:
         path, _, why = left_out[-1]
         raise UserError(f"{folder}: no image can be used, the last {why}: {path}")
-    targets = labels_of_cells(spaces, types)
+    targets = spaces.labels_of(types)
     grouped = "group" in images
     images = images.assign(
         cell_type=images["label"].map(types),

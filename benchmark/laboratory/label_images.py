@@ -22,10 +22,9 @@ import torch
 
 from benchmark.audit.images import address, small_picture
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.crop import scaled
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
-from benchmark.data.prepare import decode_all
+from benchmark.data.prepare import decode_all, scaled
 from benchmark.domains.ranges import appearance, beyond, read_ranges
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature, probabilities

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from benchmark.data.card import LabelSpaces
 from benchmark.data.image_files import find_images
-from benchmark.data.label_spaces import LabelSpaces
 from benchmark.data.layouts import located, refuse_links_outwards
 from benchmark.errors import UserError, suggest
 from benchmark.tables import plain, read_table, shown, tidy, tidy_path

@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from benchmark.acquire.manifest import write_manifest
 from benchmark.config import PARAMS, Params, load_params
 from benchmark.data.cards import Card, load_cards
-from benchmark.data.manifest import write_manifest
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_json, write_text
 from benchmark.pipeline import write_pipelines

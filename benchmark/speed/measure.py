@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.config import Params, Training
 from benchmark.data.arrays import Images
-from benchmark.data.cards import Card, card_of, domain_images
-from benchmark.data.fetch import raw_folder
+from benchmark.data.cards import Card, card_of, domain_images, raw_folder
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, skip_reason

@@ -1,4 +1,4 @@
-"""An archive that nobody vouches for → files in one new folder, or one line that says why not.
+"""Unpack an archive that nobody vouches for into one new folder, or say in one line why not.
 
 Only plain files at plain relative paths are written, within bounds of number, size and compression
 ratio, into a temporary folder that gets its name once everything is in it.
@@ -14,7 +14,12 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO, Literal
 
 from benchmark.errors import suggest
 from benchmark.files import cannot_write, temporary_beside
@@ -69,9 +74,9 @@ def is_archive(name: str) -> bool:
 
 def opening_fault(file: Path, name: str) -> str | None:
     """Why the file cannot be what its name says, from a glance at its bytes; else None."""
-    with Path(file).open("rb") as opened:
+    with file.open("rb") as opened:
         head = opened.read(512)
-        opened.seek(max(0, Path(file).stat().st_size - 1024))
+        opened.seek(max(0, file.stat().st_size - 1024))
         tail = opened.read()
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head")):
         return "a web page, not the file: an error or log-in page saved under its name"
@@ -84,6 +89,21 @@ def opening_fault(file: Path, name: str) -> str | None:
     if name.endswith(TAR) and (len(tail) < 1024 or any(tail)):
         return "truncated, or not a tar"
     return None
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a zip or a tar says of one of its files or folders.
+
+    Attributes:
+        size, packed: its bytes, and its bytes in the archive where they are stated.
+    """
+
+    name: str
+    kind: Literal["file", "folder", "other"]
+    size: int
+    packed: int | None
+    open: Callable[[], IO[bytes]]
 
 
 def unpack(file: Path, folder: Path, take: str = "") -> int:
@@ -102,17 +122,29 @@ def unpack(file: Path, folder: Path, take: str = "") -> int:
             folder `take`.
         UserError: the disk is full, or the folder cannot be written.
     """
-    file, folder = Path(file), Path(folder)
-    why = opening_fault(file, file.name)
-    if why is not None:
+    if why := opening_fault(file, file.name):
         raise Refused(why)
     admission = Admission(file.stat().st_size, take)
     try:
-        with temporary_beside(folder, folder=True) as temporary:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(temporary_beside(folder, folder=True))
             if file.name.lower().endswith(ZIP):
-                unpack_zip(file, temporary, admission)
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                # A zip's directory states every size, so bounds come first.
+                chosen = list(admission.admitted(zip_members(archive)))
+                if sum(member.size for member, _ in chosen) > shutil.disk_usage(temporary).free:
+                    raise OSError(errno.ENOSPC, "No space left on device")
             else:
-                unpack_tar(file, temporary, admission)
+                # A tar is read in one pass: a bound that breaks stops it there.
+                mode = "r:gz" if file.name.lower().endswith(TAR_GZ) else "r:"
+                archive = stack.enter_context(tarfile.open(file, mode))
+                chosen = admission.admitted(tar_members(archive))
+            for member, path in track(chosen, f"unpacking {file.name}"):
+                target = temporary / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # The standard library reads no more than the stated size, and checks a zip's CRC.
+                with member.open() as source, target.open("xb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
             if not admission.files:
                 raise Refused(admission.nothing())
             temporary.chmod(0o755)
@@ -124,6 +156,25 @@ def unpack(file: Path, folder: Path, take: str = "") -> int:
             raise Refused(f"cannot be read: truncated or damaged ({error})") from None
         raise cannot_write(folder, error) from error
     return len(admission.files)
+
+
+def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
+    """The members of a zip, none of them encrypted."""
+    for info in archive.infolist():
+        plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+        kind = "other" if not plain else "folder" if info.is_dir() else "file"
+        if plain and info.flag_bits & 1:
+            raise Refused("encrypted")
+        name = info.filename.removesuffix("/") if kind == "folder" else info.filename
+        yield Member(name, kind, info.file_size, info.compress_size, partial(archive.open, info))
+
+
+def tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
+    """The members of a tar, but for `.`, the folder itself."""
+    for info in archive:
+        kind = "folder" if info.isdir() else "file" if info.isreg() else "other"
+        if (kind, info.name) != ("folder", "."):
+            yield Member(info.name, kind, info.size, None, partial(archive.extractfile, info))
 
 
 class Admission:
@@ -138,12 +189,18 @@ class Admission:
         self.folders: set[str] = set()
         self.tops: set[str] = set()
 
-    def path(self, name: str, size: int, packed: int | None = None) -> str | None:
-        """Where a file is written below the folder; None if it is not asked for.
+    def admitted(self, members: Iterable[Member]) -> Iterator[tuple[Member, str]]:
+        """The files that are asked for, each with its path below the folder."""
+        for member in members:
+            if member.kind == "other":
+                raise Refused(f"holds {shown(member.name)}, a link or device")
+            if member.kind == "folder":
+                self.parts(member.name)
+            elif path := self.path(member.name, member.size, member.packed):
+                yield member, path
 
-        Args:
-            size: unpacked bytes. packed: its bytes in the archive, where they are stated.
-        """
+    def path(self, name: str, size: int, packed: int | None) -> str | None:
+        """Where a file is written below the folder; None if it is not asked for."""
         self.total += size
         if size > MOST_MEMBER_BYTES or self.total > MOST_TOTAL_BYTES:
             raise Refused(f"unpacks to more than is credible, at {shown(name)}")
@@ -208,49 +265,3 @@ def plain_parts(name: str) -> list[str]:
 def shown(name: str) -> str:
     """A member's name as it may be printed: no control characters, not endless."""
     return repr(name if len(name) <= 80 else name[:77] + "...")
-
-
-def unpack_zip(file: Path, folder: Path, admission: Admission) -> None:
-    """Write a zip's admitted files; its directory states every size, so bounds come first."""
-    with zipfile.ZipFile(file) as archive:
-        chosen: list[tuple[zipfile.ZipInfo, str]] = []
-        for member in archive.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise Refused(f"holds {shown(member.filename)}, a link or device")
-            if member.flag_bits & 1:
-                raise Refused("encrypted")
-            if member.is_dir():
-                admission.parts(member.filename.removesuffix("/"))
-                continue
-            path = admission.path(member.filename, member.file_size, member.compress_size)
-            if path is not None:
-                chosen.append((member, path))
-        if sum(member.file_size for member, _ in chosen) > shutil.disk_usage(folder).free:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        for member, path in track(chosen, f"unpacking {file.name}"):
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # The standard library reads no more than the stated size, and checks the CRC.
-            with archive.open(member) as source, target.open("xb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-
-
-def unpack_tar(file: Path, folder: Path, admission: Admission) -> None:
-    """Write a tar's admitted files in one pass: a bound that breaks stops it there."""
-
-    def admit(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
-        if member.isdir():
-            if member.name != ".":
-                admission.parts(member.name)
-            return None
-        if not member.isreg():
-            raise Refused(f"holds {shown(member.name)}, a link or device")
-        path = admission.path(member.name, member.size)
-        if path is None:
-            return None
-        return tarfile.data_filter(member.replace(name=path, deep=False), destination)
-
-    mode = "r:gz" if file.name.lower().endswith(TAR_GZ) else "r:"
-    with tarfile.open(file, mode) as archive:
-        archive.extractall(folder, track(archive, f"unpacking {file.name}"), filter=admit)

@@ -1,4 +1,4 @@
-"""Images of a card, whole and verified, below `datasets/raw/`: `manifest → files`.
+"""Images of a card, whole and verified, below `datasets/raw/`.
 
 An image is kept if it lies there with the manifest's SHA-256; else it is copied from the images
 that this repository holds (`datasets/images/`), else from the mirror; else it is downloaded from
@@ -9,6 +9,7 @@ only, and the next one gets only what is missing.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -16,15 +17,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from benchmark.data import complete
-from benchmark.data.archives import archive_home, unpacked
-from benchmark.data.cards import Card, Subset, domain_rows, read_manifest
+from benchmark.acquire.archives import archive_home, unpacked
+from benchmark.acquire.sources import Address, Expected, Mirror, Source, fault
+from benchmark.data.cards import Card, Subset, raw_folder, read_manifest
 from benchmark.data.image_files import find_images
-from benchmark.data.receipt import Receipt
-from benchmark.data.sources import Address, Expected, Mirror, fault
 from benchmark.errors import UserError, suggest
+from benchmark.files import read_json, write_text
 from benchmark.progress import track
 
 THREADS = 8
@@ -38,16 +36,59 @@ class FetchReport:
 
     dataset: str
     images: int
-    kept: int
-    copied: int
-    downloaded: int
-    drawn: int
+    kept: int = 0
+    copied: int = 0
+    downloaded: int = 0
     unpacked: int = 0
+    drawn: int = 0
 
     def __str__(self) -> str:
         parts = ("kept", "copied", "downloaded", "unpacked", "drawn")
         counts = [f"{getattr(self, part)} {part}" for part in parts if getattr(self, part)]
         return f"{self.dataset}: {self.images} images ({', '.join(counts) or 'none'})"
+
+
+class Receipt:
+    """Which files of a card were hashed and found right, so that they are not read again.
+
+    `datasets/raw/.verified/<card>.json`: path → "size mtime_ns sha256". A file touched since then
+    is hashed again; a receipt that is lost or broken only costs that time.
+    """
+
+    def __init__(self, datasets: Path, card: Card) -> None:
+        self.file = datasets / "raw" / ".verified" / f"{card.name}.json"
+        try:
+            stored = read_json(self.file)
+        except (UserError, OSError):
+            stored = None
+        self.stamps: dict[str, str] = stored if isinstance(stored, dict) else {}
+        self.changed = False
+
+    @staticmethod
+    def stamp(image: Expected, file: Path) -> str | None:
+        """Size, time of change and hash as one line; None if there is no such file."""
+        try:
+            facts = file.stat()
+        except OSError:
+            return None
+        return f"{facts.st_size} {facts.st_mtime_ns} {image.sha256}"
+
+    def holds(self, image: Expected, file: Path) -> bool:
+        """Whether the file was verified against this hash and is unchanged since."""
+        known = self.stamps.get(image.path)
+        return known is not None and known == self.stamp(image, file)
+
+    def record(self, image: Expected, file: Path) -> None:
+        """Remember that the file is right as it lies there now."""
+        if stamp := self.stamp(image, file):
+            self.stamps[image.path] = stamp
+            self.changed = True
+
+    def write(self) -> None:
+        """Store the receipt, if anything new was verified."""
+        if self.changed:
+            stamps = dict(sorted(self.stamps.items()))
+            write_text(self.file, json.dumps(stamps, indent=0, ensure_ascii=False) + "\n")
 
 
 def fetch(
@@ -61,8 +102,6 @@ def fetch(
     """Make every image of a card's subset present and verified in `datasets/raw/<card.folder>`.
 
     Args:
-        datasets: the folder of the cards.
-        subset: `core` or `all` rows of the manifest.
         mirror: root of a local copy, holding `<card.folder>/<path>` or
             `archives/<folder>/<archive>`; only read, never changed.
         offline: try no address.
@@ -75,20 +114,22 @@ def fetch(
     """
     if card.drawn_by == "phantom":
         return draw(datasets, card, subset, domain)
-    mirror = None if mirror is None else Path(mirror)
     if mirror is not None and not mirror.is_dir():
         raise UserError(f"mirror {mirror} is no folder: correct or unset WBC_MIRROR")
-    if complete.is_built(card):
-        tried = complete.complete(datasets, card, mirror, offline)
-        if not (Path(datasets) / card.manifest).exists():
+    if not card.ships_manifest:
+        # Lazy: measuring images needs the image library, fetching others does not.
+        from benchmark.acquire import manifest
+
+        tried = manifest.complete(datasets, card, mirror, offline)
+        if not (datasets / card.manifest).exists():
             raise UserError(nothing_here(datasets, card, tried))
-        complete.say_differences(datasets, card, tried)
+        manifest.say_differences(datasets, card, tried)
     expected = expected_images(datasets, card, subset, domain)
     folder = raw_folder(datasets, card)
     receipt = Receipt(datasets, card)
     wanted = [image for image in expected if not receipt.holds(image, folder / image.path)]
     stop = threading.Event()
-    sources: list[Mirror | Address] = []
+    sources: list[Source] = []
     if (shipped := datasets / SHIPPED / card.folder).is_dir():
         sources.append(Mirror(shipped, name="repository's folder"))
     if mirror is not None:
@@ -96,36 +137,24 @@ def fetch(
         sources.append(Mirror(mirror / card.folder))
     if not offline:
         sources += [Address(prefix, stop) for prefix in card.addresses]
-    outcomes: dict[str, str] = {}
-    tried = []
-
-    def collect(images: list[Expected], places: list[Mirror | Address], doing: str) -> None:
-        outcomes.update(place_images(images, folder, places, stop, receipt, doing))
-
     try:
-        collect(wanted, sources, f"fetching {card.name}")
+        doing = f"fetching {card.name}"
+        outcomes = place_images(wanted, folder, sources, stop, receipt, doing)
         tried = [source.outcome() for source in sources] + ["no address: offline"] * offline
         missing = [image for image in wanted if outcomes[image.path] == "missing"]
         if missing and card.archives:
+            doing = f"unpacking {card.name}"
             with unpacked(datasets, card, mirror, offline, tried) as folders:
                 places = [Mirror(f, "unpacked", f"archive of {card.name},") for f in folders]
-                collect(missing, places, f"unpacking {card.name}")
+                outcomes |= place_images(missing, folder, places, stop, receipt, doing)
     finally:
         receipt.write()
     absent = [image.path for image in wanted if outcomes[image.path] == "missing"]
     if absent:
         raise UserError(still_missing(datasets, card, absent, len(expected), tried))
     count = Counter(outcomes.values())
-    kept = len(expected) - len(wanted) + count["kept"]
-    return FetchReport(
-        card.name,
-        len(expected),
-        kept,
-        count["copied"],
-        count["downloaded"],
-        drawn=0,
-        unpacked=count["unpacked"],
-    )
+    count["kept"] += len(expected) - len(wanted)
+    return FetchReport(card.name, len(expected), **count)
 
 
 def named(cards: dict[str, Card], names: Iterable[str]) -> list[tuple[Card, str | None]]:
@@ -150,36 +179,35 @@ def named(cards: dict[str, Card], names: Iterable[str]) -> list[tuple[Card, str 
 def place_images(
     images: list[Expected],
     folder: Path,
-    places: list[Mirror | Address],
+    sources: list[Source],
     stop: threading.Event,
     receipt: Receipt,
     doing: str,
 ) -> dict[str, str]:
-    """Path → where the image came from (`kept`, a place's verb), or `missing`; in parallel."""
+    """Path → where the image came from (`kept`, a source's verb), or `missing`; in parallel."""
 
     def get(image: Expected) -> str:
         target = folder / image.path
         if fault(image, target) is None:
             return "kept"
-        for place in places:
-            if not stop.is_set() and place.get(image, target):
-                return place.verb
+        for source in sources:
+            if not stop.is_set() and source.get(image, target):
+                return source.verb
         return "missing"
 
     outcomes: dict[str, str] = {}
     pool = ThreadPoolExecutor(THREADS)
     futures = {pool.submit(get, image): image for image in images}
-    whole = False
     try:
         for future in track(as_completed(futures), doing, total=len(futures)):
             image = futures[future]
             outcomes[image.path] = future.result()
             if outcomes[image.path] != "missing":
                 receipt.record(image, folder / image.path)
-        whole = True
+    except BaseException:
+        stop.set()
+        raise
     finally:
-        if not whole:
-            stop.set()
         pool.shutdown(cancel_futures=True)
     return outcomes
 
@@ -189,8 +217,7 @@ def refuse_link_into_mirror(folder: Path, mirror: Path, wanted: list[Expected]) 
     if not folder.resolve().is_relative_to(mirror.resolve()):
         return
     for image in wanted:
-        why = fault(image, folder / image.path)
-        if why is not None:
+        if why := fault(image, folder / image.path):
             raise UserError(
                 f"{folder} leads into the mirror, which is only read, and {image.path} in it is "
                 f"not whole ({why}): remove that link, or mend the mirror by hand"
@@ -206,33 +233,22 @@ def verify(datasets: Path, card: Card, subset: Subset, domain: str | None = None
     folder, receipt = raw_folder(datasets, card), Receipt(datasets, card)
     bad = []
     for image in expected_images(datasets, card, subset, domain):
-        if receipt.holds(image, folder / image.path):
+        file = folder / image.path
+        if receipt.holds(image, file):
             continue
-        if fault(image, folder / image.path) is None:
-            receipt.record(image, folder / image.path)
+        if fault(image, file) is None:
+            receipt.record(image, file)
         else:
             bad.append(image.path)
     receipt.write()
     return bad
 
 
-def raw_folder(datasets: Path, card: Card) -> Path:
-    """Where a card's images lie: prefix of the manifest's paths."""
-    return Path(datasets) / "raw" / card.folder
-
-
-def rows(datasets: Path, card: Card, subset: Subset, domain: str | None) -> pd.DataFrame:
-    """The manifest's rows of a subset, or of one domain in it where one is named."""
-    if domain is None:
-        return read_manifest(datasets, card, subset)
-    return domain_rows(datasets, card, domain, subset)
-
-
 def expected_images(
     datasets: Path, card: Card, subset: Subset, domain: str | None = None
 ) -> list[Expected]:
     """The manifest's paths, hashes and, where stated and the images are not drawn, sizes."""
-    table = rows(datasets, card, subset, domain)
+    table = read_manifest(datasets, card, subset, domain)
     sizes = table["bytes"] if "bytes" in table and card.drawn_by is None else [""] * len(table)
     return [
         Expected(path, sha256.lower(), int(size) if size else None)
@@ -245,27 +261,25 @@ def draw(datasets: Path, card: Card, subset: Subset, domain: str | None) -> Fetc
     # Lazy: drawing needs the image libraries, fetching does not.
     from benchmark.data.phantom import draw_images
 
-    wanted = rows(datasets, card, subset, domain)
+    wanted = read_manifest(datasets, card, subset, domain)
     looks = {
         domain.select["acquisition"]: domain.acquisition
         for domain in card.domains.values()
         if domain.acquisition is not None and "acquisition" in domain.select
     }
     drawn = draw_images(wanted, looks, raw_folder(datasets, card))
-    return FetchReport(card.name, len(wanted), len(wanted) - drawn, 0, 0, drawn)
+    return FetchReport(card.name, len(wanted), kept=len(wanted) - drawn, drawn=drawn)
 
 
 def still_missing(
     datasets: Path, card: Card, missing: list[str], total: int, tried: list[str]
 ) -> str:
     """The line that says what is missing, what was tried, and what to place where."""
-    anew = ""
-    if complete.is_built(card):
-        anew = f"; if these files are right, delete {Path(datasets) / card.manifest}"
+    again = f"; if these files are right, delete {datasets / card.manifest}"
     return (
         f"{card.name}: {len(missing)} of {total} images are missing or damaged, "
         f"first {missing[0]}; tried {', '.join(tried) or 'nothing: the card has no address'}"
-        f"{anew}; {what_to_place(datasets, card)}"
+        f"{'' if card.ships_manifest else again}; {what_to_place(datasets, card)}"
     )
 
 
@@ -284,7 +298,7 @@ def what_to_place(datasets: Path, card: Card) -> str:
     archives = ""
     if card.archives:
         names = ", ".join(archive.file for archive in card.archives)
-        home, lent = archive_home(Path(datasets) / "raw", card), archive_home(Path("DIR"), card)
+        home, lent = archive_home(datasets / "raw", card), archive_home(Path("DIR"), card)
         archives = f" (archives unopened: {names} in {home} or {lent})"
     return (
         f"to place them by hand: {card.by_hand}; the folder is {raw_folder(datasets, card)}, "

@@ -1,4 +1,4 @@
-"""This machine, and the addresses of the cards → one line per check: what works, what is broken.
+"""Check this machine and the addresses of the cards: a line per check says what is broken.
 
 The environment is checked without network; links are asked for their head only, several at once.
 """
@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -22,12 +22,11 @@ from urllib.parse import quote, urlsplit
 import requests
 from packaging.requirements import Requirement
 
-from benchmark.data import sources
+from benchmark.acquire import sources
+from benchmark.acquire.archives import DRIVE
+from benchmark.acquire.inventory import readable
+from benchmark.acquire.sources import Busy, NotThere, Unreachable, translated
 from benchmark.data.cards import Card, load_cards, published_images
-from benchmark.data.complete import is_built
-from benchmark.data.downloads import DRIVE
-from benchmark.data.inventory import readable
-from benchmark.data.sources import Busy, NotThere, Unreachable, translated
 from benchmark.errors import UserError
 from benchmark.progress import track
 
@@ -67,16 +66,15 @@ def check_environment(
     checks.append(Check("network", "ok", state))
     archives = [archive for card in cards.values() for archive in card.archives]
     if any(url.startswith(DRIVE) for archive in archives for url in archive.urls):
-        if find_spec("gdown") is None:
-            text = "gdown is not installed: pip install 'wbc-shift[drive]'"
-            checks.append(Check("Google Drive", "note", text))
-        else:
-            checks.append(Check("Google Drive", "ok", f"gdown {metadata.version('gdown')}"))
+        here = find_spec("gdown") is not None
+        absent = "gdown is not installed: pip install 'wbc-shift[drive]'"
+        text = f"gdown {metadata.version('gdown')}" if here else absent
+        checks.append(Check("Google Drive", "ok" if here else "note", text))
     return checks
 
 
 def check_cards(datasets: Path) -> tuple[dict[str, Card], list[Check]]:
-    """The cards that the further checks are about; none if one of them is broken."""
+    """The cards, which the further checks are about: none if one of them is broken."""
     try:
         cards = load_cards(datasets)
     except UserError as error:
@@ -99,8 +97,8 @@ def check_packages() -> list[Check]:
         required = [Requirement(line) for line in metadata.requires("wbc-shift") or ()]
     except metadata.PackageNotFoundError:
         return [Check("packages", "broken", "wbc-shift is not installed: pip install -e .")]
-    bad = []
     required = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    bad = []
     for requirement in required:
         try:
             version = metadata.version(requirement.name)
@@ -110,8 +108,8 @@ def check_packages() -> list[Check]:
         if not requirement.specifier.contains(version, prereleases=True):
             bad.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if bad:
-        text = f"{'; '.join(bad)}: pip install -r requirements.lock"
-        return [Check("packages", "broken", text)]
+        mend = "pip install -r requirements.lock"
+        return [Check("packages", "broken", f"{'; '.join(bad)}: {mend}")]
     return [Check("packages", "ok", f"all {len(required)} in versions that will do")]
 
 
@@ -134,8 +132,7 @@ def check_torch() -> Check:
 
 def check_disk(datasets: Path) -> Check:
     """Whether there is room, and leave to write, where images go."""
-    folder = Path(datasets) / "raw"
-    place = folder if folder.exists() else Path(datasets)
+    place = datasets / "raw" if (datasets / "raw").exists() else datasets
     free = shutil.disk_usage(place).free
     if not os.access(place, os.W_OK):
         return Check("disk", "broken", f"{place} cannot be written: make the folder writable")
@@ -146,7 +143,7 @@ def check_disk(datasets: Path) -> Check:
 
 def check_manifest(datasets: Path, card: Card) -> Check:
     """Whether a card's manifest can be read."""
-    if is_built(card) and not (Path(datasets) / card.manifest).exists():
+    if not card.ships_manifest and not (datasets / card.manifest).exists():
         return Check(card.name, "note", "not here; its manifest is made once its images are")
     try:
         table = published_images(datasets, card)
@@ -185,7 +182,7 @@ def links_of(datasets: Path, cards: dict[str, Card]) -> list[Link]:
     """Every address of every card: the first image below each prefix, archives, pages."""
     links = []
     for card in cards.values():
-        if card.addresses and not is_built(card):
+        if card.addresses and card.ships_manifest:
             first = published_images(datasets, card).iloc[0]
             size = int(first["bytes"]) if first.get("bytes") else None
             for prefix in card.addresses:
@@ -217,19 +214,14 @@ def check_links(datasets: Path, cards: dict[str, Card], offline: bool) -> list[C
     turns: defaultdict[str, threading.Semaphore] = defaultdict(
         lambda: threading.Semaphore(ASKED_AT_ONE_HOST)
     )
-    hosts = {link: turns[urlsplit(link.url).netloc] for link in links}
+    hosts = [turns[urlsplit(link.url).netloc] for link in links]
 
-    def ask_in_turn(link: Link) -> Check:
-        with hosts[link]:
+    def ask_in_turn(link: Link, host: threading.Semaphore) -> Check:
+        with host:
             return ask(link)
 
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        futures = {pool.submit(ask_in_turn, link): link for link in links}
-        answers = {
-            futures[future]: future.result()
-            for future in track(as_completed(futures), "asking addresses", len(futures))
-        }
-    return [answers[link] for link in links]
+        return list(track(pool.map(ask_in_turn, links, hosts), "asking addresses", len(links)))
 
 
 def ask(link: Link) -> Check:

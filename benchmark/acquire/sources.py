@@ -25,7 +25,7 @@ from benchmark.progress import say
 TIMEOUT_S = (10, 60)
 """Connecting, and waiting for the next bytes."""
 PAUSES_S = (1.0, 4.0)
-"""Before the second and the third attempt at one image."""
+"""Before the second and the third attempt at one file."""
 CONNECTION_PATIENCE = 5
 """Connection failures in a row before an address is given up: never 10,000 time-outs."""
 ANSWER_PATIENCE = 50
@@ -34,6 +34,46 @@ OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Error numbers of a disk that takes no more: no source is to blame, and no other one helps."""
 NAMED = 3
 """Damaged files named per source; the rest is counted."""
+
+
+class SourceError(Exception):
+    """Why a source did not give a file."""
+
+
+class Unreachable(SourceError):
+    """No answer, or one that broke off: worth another attempt."""
+
+
+class Busy(SourceError):
+    """The address says later (too many requests, server error): worth another attempt."""
+
+
+class NotThere(SourceError):
+    """The address answers, but has no such file."""
+
+
+class Unusable(SourceError):
+    """What came is not the published file."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Tell requests' errors apart as this module does. Whoever writes a file must not see them:
+    they are OSErrors, which `atomic` takes for a disk that cannot be written."""
+    try:
+        yield
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        if status == 429 or status >= 500:
+            raise Busy(f"HTTP {status}") from None
+        raise NotThere(f"HTTP {status}") from None
+    except requests.Timeout:
+        raise Unreachable("timed out") from None
+    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+        raise Unreachable("connection broke off") from None
+    except requests.RequestException as error:
+        known = isinstance(error, requests.ConnectionError)
+        raise Unreachable("no connection" if known else type(error).__name__) from None
 
 
 @dataclass(frozen=True)
@@ -65,23 +105,56 @@ def fault(image: Expected, file: Path) -> str | None:
 
 def check(image: Expected, temporary: Path) -> None:
     """Refuse content that is not the manifest's before it is placed."""
-    why = fault(image, temporary)
-    if why is not None:
+    if why := fault(image, temporary):
         raise Unusable(why)
 
 
-class Mirror:
+class Source:
+    """A place of single images. It counts those that are damaged there, and names the first ones.
+
+    Attributes:
+        verb: how its images come, for the report.
+    """
+
+    def __init__(self, where: str, verb: str) -> None:
+        self.where, self.verb = where, verb
+        self.damaged = 0
+        self.lock = threading.Lock()
+
+    def get(self, image: Expected, target: Path) -> bool:
+        """Write one image to `target`, whole and as the manifest states it, or return False."""
+        raise NotImplementedError
+
+    def report(self, image: Expected, why: SourceError) -> None:
+        """Say that an image is damaged; beyond the first ones, only that there are more."""
+        with self.lock:
+            self.damaged += 1
+            count = self.damaged
+        if count <= NAMED:
+            say(f"{self.where}: {image.path}: {why}: damaged or changed there, not used")
+        elif count == NAMED + 1:
+            say(f"{self.where}: more such files, not named")
+
+    def outcome(self) -> str:
+        """What became of this source, for the error line."""
+        damaged = f"{self.damaged} not matching the manifest" if self.damaged else ""
+        return f"{self.where} ({damaged or self.why_not()})"
+
+    def why_not(self) -> str:
+        """Why it did not give an image."""
+        raise NotImplementedError
+
+
+class Mirror(Source):
     """A local folder. Files are copied, not linked, so that nobody's mirror is ever changed."""
 
     def __init__(
         self, folder: Path, verb: Literal["copied", "unpacked"] = "copied", name: str = "mirror"
     ) -> None:
+        super().__init__(f"{name} {folder}", verb)
         self.folder = folder
-        self.verb = verb
-        self.damaged = Damaged(f"{name} {folder}")
 
     def get(self, image: Expected, target: Path) -> bool:
-        """Copy one image if it is there and whole."""
         file = self.folder / image.path
         if not os.path.isfile(file):
             return False
@@ -96,34 +169,26 @@ class Mirror:
                     raise
                 check(image, temporary)
         except Unusable as error:
-            self.damaged.report(image, str(error))
+            self.report(image, error)
             return False
         return True
 
-    def outcome(self) -> str:
-        """What became of this source, for the error line."""
-        if not self.folder.is_dir():
-            return f"mirror {self.folder} (no such folder)"
-        return f"mirror {self.folder} ({self.damaged or 'lacks them'})"
+    def why_not(self) -> str:
+        return "lacks them" if self.folder.is_dir() else "no such folder"
 
 
-class Address:
+class Address(Source):
     """One URL prefix. Given up after failures in a row; threads share it."""
 
-    verb = "downloaded"
-
     def __init__(self, prefix: str, stop: threading.Event) -> None:
-        self.prefix = prefix
+        super().__init__(prefix, "downloaded")
         self.stop = stop
-        self.damaged = Damaged(prefix)
-        self.lock = threading.Lock()
         self.silent = 0
         self.useless = 0
         self.last = "not tried"
         self.download = pooch.HTTPDownloader(timeout=TIMEOUT_S, chunk_size=1 << 16)
 
     def get(self, image: Expected, target: Path) -> bool:
-        """Download one image; False if this address does not give it whole."""
         for pause in (*PAUSES_S, None):
             if self.given_up() or self.stop.is_set():
                 return False
@@ -141,7 +206,7 @@ class Address:
                 return False
             except Unusable as error:
                 self.note("useless", "wrong content")
-                self.damaged.report(image, str(error))
+                self.report(image, error)
                 return False
             self.note("good", self.last)
             return True
@@ -150,7 +215,7 @@ class Address:
     def receive(self, image: Expected, temporary: Path) -> None:
         """Write what the address answers."""
         with translated():
-            self.download(self.prefix + quote(image.path), str(temporary), None)
+            self.download(self.where + quote(image.path), str(temporary), None)
 
     def note(self, answer: Literal["silent", "useless", "good"], last: str) -> None:
         """Count failures in a row: any answer ends a silence, a good one ends both."""
@@ -164,67 +229,5 @@ class Address:
         """Whether this address failed too often in a row to be asked again in this fetch."""
         return self.silent >= CONNECTION_PATIENCE or self.useless >= ANSWER_PATIENCE
 
-    def outcome(self) -> str:
-        """What became of this source, for the error line."""
-        return f"{self.prefix} ({self.damaged or self.last})"
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Tell requests' errors apart as this module does. Whoever writes a file must not see them:
-    they are OSErrors, which `atomic` takes for a disk that cannot be written."""
-    try:
-        yield
-    except requests.HTTPError as error:
-        status = error.response.status_code
-        if status == 429 or status >= 500:
-            raise Busy(f"HTTP {status}") from None
-        raise NotThere(f"HTTP {status}") from None
-    except requests.Timeout:
-        raise Unreachable("timed out") from None
-    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
-        raise Unreachable("connection broke off") from None
-    except requests.RequestException as error:
-        known = isinstance(error, requests.ConnectionError)
-        raise Unreachable("no connection" if known else type(error).__name__) from None
-
-
-class Damaged:
-    """Counts files whose content is not the manifest's, and names the first ones, a line each."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.count = 0
-        self.lock = threading.Lock()
-
-    def report(self, image: Expected, why: str) -> None:
-        """Say one line; beyond the first ones, only that there are more."""
-        with self.lock:
-            self.count += 1
-            count = self.count
-        if count <= NAMED:
-            say(f"{self.where}: {image.path}: {why}: damaged or changed there, not used")
-        elif count == NAMED + 1:
-            say(f"{self.where}: more such files, not named")
-
-    def __bool__(self) -> bool:
-        return self.count > 0
-
-    def __str__(self) -> str:
-        return f"{self.count} not matching the manifest"
-
-
-class Unreachable(Exception):
-    """No answer, or one that broke off: worth another attempt."""
-
-
-class Busy(Exception):
-    """The address says later (too many requests, server error): worth another attempt."""
-
-
-class NotThere(Exception):
-    """The address answers, but has no such file."""
-
-
-class Unusable(Exception):
-    """What came is not the image of the manifest."""
+    def why_not(self) -> str:
+        return self.last
