@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.data.cards import Subset
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.models.weights import Weights
@@ -41,6 +40,7 @@ from benchmark.schema import (
     Name,
     ProfileName,
     Strict,
+    Subset,
     check_method,
     parse,
     refuse_twice,

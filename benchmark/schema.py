@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
@@ -126,6 +126,8 @@ Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\n]*$")]
 """A title: some words on one line."""
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Subset = Literal["core", "all"]
+"""Of a set's images: the rows of its manifest marked `core`, or all."""
 
 
 class Strict(BaseModel):

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from benchmark.acquire.archives import archive_home, unpacked
 from benchmark.acquire.sources import Address, Expected, Mirror, Source, fault
-from benchmark.data.cards import Card, Subset, raw_folder, read_manifest
+from benchmark.data.cards import Card, raw_folder, read_manifest
 from benchmark.data.image_files import find_images
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json, write_text
 from benchmark.progress import track
+from benchmark.schema import Subset
 
 THREADS = 8
 SHIPPED = "images"

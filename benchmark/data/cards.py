@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
@@ -11,11 +10,10 @@ from benchmark.data.card import OPEN_SET, Card, Labels, LabelSpaces
 from benchmark.data.known_cases import without_known_cases
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
-from benchmark.schema import parse
+from benchmark.schema import Subset, parse
 from benchmark.tables import read_strings
 
 LABEL_SPACES = "label_spaces.yaml"
-Subset = Literal["core", "all"]
 
 
 def load_cards(datasets: Path) -> dict[str, Card]:
