@@ -7,11 +7,12 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from benchmark.evaluation import calibration
+from benchmark.evaluation.metrics import probabilities
 
 
-def logits_of(probabilities):
+def logits_of(chances):
     """Logits whose softmax these are."""
-    return np.log(np.asarray(probabilities, float))
+    return np.log(np.asarray(chances, float))
 
 
 def random_logits(seed=0, images=400, classes=4, sharpness=2.0):
@@ -31,17 +32,17 @@ def test_likelihood_and_brier_by_hand():
     nll = -(math.log(0.7) + math.log(0.25)) / 2
     assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(nll)
     brier = (0.3**2 + 0.2**2 + 0.1**2 + 0.5**2 + 0.25**2 + 0.75**2) / 2
-    assert calibration.brier(calibration.probabilities(logits), labels) == pytest.approx(brier)
+    assert calibration.brier(probabilities(logits), labels) == pytest.approx(brier)
 
 
 def test_likelihood_and_brier_agree_with_scikit_learn():
     logits, labels = random_logits()
-    stated = calibration.probabilities(logits)
+    stated = probabilities(logits)
     expected = sklearn_metrics.log_loss(labels, stated)
     assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(expected)
     binary, truth = random_logits(classes=2)
     # scikit-learn's binary score counts one of two equal squares.
-    stated = calibration.probabilities(binary)
+    stated = probabilities(binary)
     expected = 2 * sklearn_metrics.brier_score_loss(truth, stated[:, 1])
     assert calibration.brier(stated, truth) == pytest.approx(expected)
 
@@ -55,7 +56,7 @@ def test_calibration_error_by_hand():
 
 def test_calibration_error_agrees_with_a_loop_over_bins():
     logits, labels = random_logits(1)
-    stated = calibration.probabilities(logits)
+    stated = probabilities(logits)
     total = 0.0
     for lower in range(15):
         inside = [i for i in range(len(labels)) if lower / 15 < stated[i].max() <= (lower + 1) / 15]
@@ -68,7 +69,7 @@ def test_calibration_error_agrees_with_a_loop_over_bins():
 def test_certain_and_right_is_perfectly_calibrated():
     logits = np.array([[60.0, -60.0], [-60.0, 60.0]])
     labels = np.array([0, 1])
-    stated = calibration.probabilities(logits)
+    stated = probabilities(logits)
     assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(0, abs=1e-12)
     assert calibration.brier(stated, labels) == pytest.approx(0, abs=1e-12)
     assert calibration_error(stated, labels) == pytest.approx(0, abs=1e-12)
@@ -77,13 +78,13 @@ def test_certain_and_right_is_perfectly_calibrated():
 def test_huge_half_precision_logits_give_finite_scores():
     logits, labels = np.array([[65504, -65504, 0]], np.float16), np.array([1])
     assert math.isfinite(calibration.negative_log_likelihood(logits, labels))
-    assert calibration.brier(calibration.probabilities(logits), labels) == 2
-    assert calibration_error(calibration.probabilities(logits), labels) == 1
+    assert calibration.brier(probabilities(logits), labels) == 2
+    assert calibration_error(probabilities(logits), labels) == 1
 
 
 def test_every_image_falls_into_one_bin():
     logits, labels = random_logits(2)
-    bins = calibration.reliability(calibration.probabilities(logits), labels)
+    bins = calibration.reliability(probabilities(logits), labels)
     count, confidence, accuracy = bins
     assert count.sum() == len(labels)
     empty = count == 0
@@ -99,7 +100,7 @@ def test_the_fitted_temperature_is_the_one_that_was_applied(true):
     # Labels drawn from the softmax of z are calibrated; z · T has the temperature T.
     random = np.random.default_rng(3)
     logits = 2 * random.normal(size=(20000, 5))
-    chance = calibration.probabilities(logits).cumsum(axis=1)
+    chance = probabilities(logits).cumsum(axis=1)
     labels = (random.random((20000, 1)) > chance).sum(axis=1)
     assert calibration.fit_temperature(logits * true, labels) == pytest.approx(true, rel=0.05)
 

@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmark.evaluation.evaluate import images_by_domain
-from benchmark.evaluation.experiments import done_runs, load_experiments
-from benchmark.evaluation.predictions import read_predictions
+from benchmark.evaluation.experiments import done_runs, load_experiments, read_run
 from benchmark.evaluation.selective import open_set_rows, rejection_rows
 from benchmark.report.sheets.measures import constant_ld
 from benchmark.report.tables import read_evaluated
@@ -34,7 +33,7 @@ def scores() -> dict[str, pd.DataFrame]:
     found: dict[str, list[dict]] = {"rejection": [], "open_set": []}
     for run, classes in done_runs(load_experiments(CORE)).values():
         if run.method.readout == "nearest_neighbours" or "+" in run.scenario.source:
-            own = read_predictions(CORE, run, classes)
+            own = read_run(CORE, run, classes)
             about = {"method": run.method.name, "source": run.scenario.source}
             rows = open_set_rows(run, own.known, own.foreign, tested)
             found["open_set"] += [about | row for row in rows]

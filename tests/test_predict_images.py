@@ -19,9 +19,9 @@ from test_image_files import deep_png
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
-from benchmark.evaluation.calibration import probabilities
 from benchmark.evaluation.experiments import Run
-from benchmark.evaluation.predictions import Answers
+from benchmark.evaluation.metrics import probabilities
+from benchmark.evaluation.predictions import Predictions
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
 from benchmark.laboratory.label_images import Network, label_images
@@ -300,7 +300,7 @@ def test_a13_predict_and_evaluate_fit_the_same_temperature_and_threshold(trained
     run = Run.model_validate(record | {"scenario": {"name": "a", "source": "a", "targets": []}})
     labels = np.arange(320) % 5
     images, predicted = labels.astype(str), logits.argmax(axis=1)
-    held = Answers(images, labels, labels, "", predicted, None, logits)
+    held = Predictions(images, labels, labels, "", predicted, None, logits)
     rows = rejection_rows(run, {("a", "calibration"): held, ("a", "id_test"): held})
     found = {(row["rejector"], row["fit"]): row for row in rows}
     gauge = Network.of_run(Path(), "tiny", RUN, CLASSES).gauge(ACCURACY)

@@ -11,9 +11,9 @@ from test_evaluate import CLASSES, predictions, run_record, write_experiment, wr
 from benchmark.errors import UserError
 from benchmark.evaluation import open_set, selective
 from benchmark.evaluation.evaluate import evaluate, images_by_domain
-from benchmark.evaluation.experiments import Run, load_experiments
-from benchmark.evaluation.predictions import Foreign, read_answers
-from benchmark.evaluation.selective import curve_rows, open_set_rows, rejection_rows
+from benchmark.evaluation.experiments import Run, load_experiments, read_run
+from benchmark.evaluation.predictions import Foreign
+from benchmark.evaluation.selective import curve_rows, open_set_rows, rejection_rows, stated_of
 
 COUNTS = {
     ("raabin", "calibration"): [100, 100, 90, 80, 30],
@@ -29,7 +29,11 @@ def answers_of(tmp_path, name="resnet18-bn-ce", table=None, targets=("bccd",)):
     record["predictions_sha256"] = write_run(tmp_path, record["run_id"], table)
     write_experiment(tmp_path, [record])
     run = Run.model_validate(record)
-    return run, read_answers(tmp_path, run, tuple(CLASSES))
+    return run, read_run(tmp_path, run, tuple(CLASSES)).known
+
+
+def curves(run, answers):
+    return curve_rows(run, answers, {name: stated_of(own) for name, own in answers.items()})
 
 
 def by_rejector(rows, domain):
@@ -158,7 +162,7 @@ def test_coverage_at_an_accuracy_is_the_largest_one(tmp_path):
 
 def test_curves_end_at_the_accuracy_of_all_images(tmp_path):
     run, answers = answers_of(tmp_path)
-    rows = [row for row in curve_rows(run, answers) if row["domain"] == "raabin"]
+    rows = [row for row in curves(run, answers) if row["domain"] == "raabin"]
     risk = [row for row in rows if row["curve"] == "risk_coverage"]
     bins = [row for row in rows if row["curve"] == "reliability"]
     tested = answers["raabin", "id_test"]
@@ -176,7 +180,7 @@ def test_corruptions_have_groups_of_columns_and_no_curves(tmp_path):
     table = predictions(3, counts=counts)
     table["image"] = table["group"] = table["image"].str.split("/").str[1]
     run, answers = answers_of(tmp_path, table=table, targets=targets)
-    assert {row["domain"] for row in curve_rows(run, answers)} == {"raabin"}
+    assert {row["domain"] for row in curves(run, answers)} == {"raabin"}
     evaluate(tmp_path)
     cells = pd.read_parquet(tmp_path / "intervals.parquet").query("metric == 'macro_f1'")
     means = cells.set_index("column")["mean"]

@@ -2,9 +2,6 @@
 
 Also temperature scaling, which mends a part of it. Its temperature is fitted on the `calibration`
 part of the source domain, which chose nothing before, and never on a test set.
-
-Probabilities are divided by a sum over *sorted* terms: two images with the same logits in another
-order of the classes have the same confidence to the last bit, so that they tie.
 """
 
 from __future__ import annotations
@@ -13,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+
+from benchmark.evaluation.metrics import below_the_highest
 
 BINS = 15
 """of equal width, as in Guo et al. 2017; a small test set inflates the ECE (each bin is noisy)"""
@@ -33,26 +32,11 @@ class Reliability(NamedTuple):
     """(bins,) share predicted correctly; NaN for an empty bin"""
 
 
-def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """(images, classes) softmax of logits divided by the temperature, in float64."""
-    powers = np.exp(_below_the_highest(np.asarray(logits, np.float64) / temperature))
-    return (powers / np.sort(powers, axis=0).sum(axis=0)).T
-
-
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -log p(label), natural logarithm."""
-    below = _below_the_highest(logits)
+    below = below_the_highest(logits)
     own = below[labels, np.arange(len(labels))]
     return float(-(own - np.log(np.exp(below).sum(axis=0))).mean())
-
-
-def _below_the_highest(logits: np.ndarray) -> np.ndarray:
-    """(classes, images) logits minus the highest of each image.
-
-    Classes first: of a few classes SciPy's softmax, image by image, takes five times as long.
-    """
-    logits = np.ascontiguousarray(np.asarray(logits).T, np.float64)
-    return logits - logits.max(axis=0)
 
 
 def brier(stated: np.ndarray, labels: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.evaluation.experiments import Scenario
 from benchmark.evaluation.metrics import HEADLINE, METRICS, TABLED, Metric, supported
-from benchmark.evaluation.predictions import DROPPED, REDUCED, Answers, TestSet
+from benchmark.evaluation.predictions import DROPPED, REDUCED, Predictions, TestSet
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.scenarios import corruption_of
 
@@ -129,7 +129,7 @@ def summarise(by_test_set: list[np.ndarray], scenario: Scenario, counted: Sequen
     return dict(zip(column_names(scenario, counted), columns, strict=True))
 
 
-def has_reduced_form(answers: dict[str, dict[TestSet, Answers]], scenario: Scenario) -> bool:
+def has_reduced_form(answers: dict[str, dict[TestSet, Predictions]], scenario: Scenario) -> bool:
     """Whether runs are also scored without the dropped class."""
     # Corruptions are of one test set, whose basophils are as many in each.
     return not scenario.target_groups and all(
@@ -140,7 +140,7 @@ def has_reduced_form(answers: dict[str, dict[TestSet, Answers]], scenario: Scena
 def resample(
     scenario: Scenario,
     classes: tuple[str, ...],
-    answers: dict[str, dict[TestSet, Answers]],
+    answers: dict[str, dict[TestSet, Predictions]],
     reduced: bool = False,
 ) -> Resampled:
     """Resample the test sets of a scenario for the runs in `answers` (by run id).
@@ -177,7 +177,7 @@ def metric_keys(name: str, classes: tuple[str, ...]) -> list[MetricKey]:
 
 
 def images_of(
-    answers: list[Answers], test_set: TestSet, classes: tuple[str, ...], reduced: bool
+    answers: list[Predictions], test_set: TestSet, classes: tuple[str, ...], reduced: bool
 ) -> JointPredictions:
     """What several runs answered on one test set; `reduced` leaves out the dropped class."""
     first = answers[0]

@@ -17,11 +17,10 @@ from benchmark.evaluation.evidence import (
     compare,
     shared_rows,
 )
-from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments
+from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments, read_run
 from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.paired import holm, shown
 from benchmark.evaluation.permutation import permutation_tests
-from benchmark.evaluation.predictions import read_answers
 
 
 def compare_methods(
@@ -57,7 +56,7 @@ def compare_methods(
         both = first in members and second in members
         if scenario in (None, own.name) and both and common_seeds(members, first, second):
             said = True
-            answers = {run.run_id: read_answers(results, run, classes) for run in runs}
+            answers = {run.run_id: read_run(results, run, classes).known for run in runs}
             resampled = resample(own, classes, answers)
             yield from scenario_lines(resampled, members, first, second)
             tracks = {run.track for run in runs if run.method.name in (first, second)}

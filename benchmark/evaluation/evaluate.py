@@ -38,14 +38,15 @@ from benchmark.evaluation.experiments import (
     load_experiments,
     planned_since,
     predictions_digest,
-    train_command,
+    read_run,
 )
 from benchmark.evaluation.predictions import (
-    Answers,
+    Layouts,
     Predictions,
+    RunPredictions,
     TestSet,
     networks_apart,
-    read_predictions,
+    train_command,
 )
 from benchmark.evaluation.scores import (
     CONFUSION_SCHEMA,
@@ -62,6 +63,7 @@ from benchmark.evaluation.selective import (
     curve_rows,
     open_set_rows,
     rejection_rows,
+    stated_of,
 )
 from benchmark.files import atomic
 from benchmark.parallel import in_processes, processors
@@ -129,17 +131,18 @@ def evaluate(results: Path) -> None:
 def run_columns(
     run: Run,
     classes: tuple[str, ...],
-    predictions: Predictions,
+    predictions: RunPredictions,
     tested: dict[str, np.ndarray],
 ) -> dict[str, dict[str, list]]:
     """Columns of every file in `BY_RUN` for one run."""
     # Copies, so that what is computed along the way goes with them.
     answers = {test_set: replace(answer) for test_set, answer in predictions.known.items()}
+    stated = {test_set: stated_of(answer) for test_set, answer in answers.items()}
     rows = {
-        "metrics": metric_rows(run, classes, answers),
+        "metrics": metric_rows(run, classes, answers, stated),
         "confusion": confusion_rows(run, classes, answers),
         "rejection": rejection_rows(run, answers),
-        "curves": curve_rows(run, answers),
+        "curves": curve_rows(run, answers, stated),
         "open_set": open_set_rows(run, answers, predictions.foreign, tested),
     }
     return {name: in_columns(rows[name], schema) for name, schema in BY_RUN.items()}
@@ -168,7 +171,7 @@ def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]
 
 
 def majority(
-    runs: dict[str, tuple[Run, tuple[str, ...]]], answers: dict[str, dict[TestSet, Answers]]
+    runs: dict[str, tuple[Run, tuple[str, ...]]], answers: dict[str, dict[TestSet, Predictions]]
 ) -> dict[str, dict[str, list]]:
     """Columns of `metrics.parquet` for the majority constant of each scenario, by its id."""
     found: dict[str, tuple[Run, tuple[str, ...], dict[TestSet, np.ndarray]]] = {}
@@ -183,7 +186,7 @@ def majority(
 
 
 def evidence(
-    experiments: list[Experiment], answers: dict[str, dict[TestSet, Answers]]
+    experiments: list[Experiment], answers: dict[str, dict[TestSet, Predictions]]
 ) -> tuple[list[dict], ...]:
     """Rows of each file in `EVIDENCE`."""
     scenarios = dict.fromkeys(
@@ -221,7 +224,7 @@ def scenario_evidence(
     experiments: list[Experiment],
     scenario: Scenario,
     classes: tuple[str, ...],
-    answers: dict[str, dict[TestSet, Answers]],
+    answers: dict[str, dict[TestSet, Predictions]],
     reduced: bool,
 ) -> tuple[list[dict], ...]:
     """The same for one scenario, whose done runs are resampled together, once for all experiments.
@@ -253,11 +256,13 @@ def scenario_evidence(
     return interval_rows(resampled, members, tracks, columns), *standings, effects
 
 
-def read_all(results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]) -> dict[str, Predictions]:
+def read_all(
+    results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]
+) -> dict[str, RunPredictions]:
     """Predictions by run id, those of known classes checked to be paired."""
-    layouts: dict = {}
+    layouts: Layouts = {}
     with ThreadPoolExecutor(processors()) as pool:
-        jobs = pool.map(lambda pair: read_predictions(results, *pair, layouts), runs.values())
+        jobs = pool.map(lambda pair: read_run(results, *pair, layouts), runs.values())
         predictions = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
     seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
     for run_id, (run, _) in runs.items():

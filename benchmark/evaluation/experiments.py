@@ -12,6 +12,14 @@ import pyarrow.compute as pc
 from pydantic import Field, ValidationError, field_validator
 
 from benchmark.errors import UserError
+from benchmark.evaluation.predictions import (
+    Layouts,
+    RunPredictions,
+    fault_of_file,
+    predictions_path,
+    read_predictions,
+    train_command,
+)
 from benchmark.files import digest, read_json
 from benchmark.parts import capability
 from benchmark.scenarios import corruption_of, scenario_folder, sources_of
@@ -169,11 +177,6 @@ class Experiment(Record):
         return blocks
 
 
-def train_command(results: Path) -> str:
-    """What makes the runs and indices of a results folder, which bears its profile's name."""
-    return f"wbc-shift train -p {Path(results).name}"
-
-
 def load_experiments(results: Path) -> list[Experiment]:
     """Read every `experiments/*.json` of a results folder, in the order of the profile.
 
@@ -231,6 +234,56 @@ def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, 
                     "both up to date"
                 )
     return dict(sorted(runs.items()))
+
+
+def read_run(
+    results: Path, run: Run, classes: tuple[str, ...], layouts: Layouts | None = None
+) -> RunPredictions:
+    """The predictions of a done run, if they are those that were recorded.
+
+    Raises:
+        UserError: the file is missing, is not the one recorded, does not follow the schema, or
+            lacks a test set of the run's scenario.
+    """
+    check_recorded(results, run)
+    shares = run.method.states_shares
+    return read_predictions(results, run.run_id, classes, run.scenario.test_sets, shares, layouts)
+
+
+def check_recorded(results: Path, run: Run) -> None:
+    """Refuse predictions that are not what both the experiment's index and the record mean.
+
+    Raises:
+        UserError: the file is missing or another one; index and record name different runs.
+    """
+    path = predictions_path(results, run.run_id)
+    train = train_command(results)
+    record_path = path.with_name("run.json")
+    if not record_path.is_file():
+        record = run.model_dump(include={"run_id", "predictions_sha256"})
+    else:
+        record = read_json(record_path)
+        try:
+            told = Run.model_validate(record)
+        except ValidationError:
+            raise UserError(
+                f"run {run.run_id}: {record_path} is no record of a run: `{train}` makes it again"
+            ) from None
+        indexed = run.model_copy(update={"method": run.method.model_copy(update={"training": ""})})
+        of_both = ("run_id", "method", "track", "scenario", "seed")
+        if any(getattr(told, key) != getattr(indexed, key) for key in of_both):
+            raise UserError(
+                f"run {run.run_id}, {run.method.name} in the experiment's index: {record_path} is "
+                f"of {told.run_id}, {told.method.name}: `{train}` writes the index anew"
+            )
+    if fault := fault_of_file(path, record):
+        raise UserError(f"run {run.run_id}: {path} {fault}: `{train}` makes it again")
+    if record["predictions_sha256"] != run.predictions_sha256:
+        raise UserError(
+            f"run {run.run_id}: the experiment's index is older than the run: `{train} "
+            f"--method {run.method.name} --scenario '{run.scenario.name}' --seed {run.seed}` "
+            "brings it up to date, and trains nothing"
+        )
 
 
 def predictions_digest(experiments: list[Experiment]) -> str:

@@ -1,7 +1,7 @@
-"""Predictions: a run's file, checked against its record, as labels, answers and scores.
+"""Predictions: the one module that reads `predictions.parquet`, checked against the run's record.
 
 In the label space `wbc5` every test set is also scored on four classes (`wbc4`): images of
-basophils are left out, and basophil is struck from the answers (the highest of the other four
+basophils are left out, and basophil is struck from the predictions (the highest of the other four
 logits counts). Public test sets hold one to three basophils, which nothing can be said of.
 """
 
@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
 from benchmark.evaluation import metrics
-from benchmark.evaluation.calibration import Reliability, probabilities, reliability
-from benchmark.evaluation.experiments import Run, train_command
-from benchmark.evaluation.rejection import risk_coverage
-from benchmark.files import read_json, sha256_file
+from benchmark.files import sha256_file
 from benchmark.schema import read_done
 
 TestSet = tuple[str, str]
@@ -44,7 +41,7 @@ WBC5 = frozenset({"neutrophil", "lymphocyte", "monocyte", "eosinophil", DROPPED}
 
 
 class Foreign(NamedTuple):
-    """What a run answered on cells that are of no class of the label space."""
+    """A run's predictions of cells that are of no class of the label space."""
 
     kinds: np.ndarray
     """(images,) negative, as in `benchmark.data.arrays.FOREIGN`"""
@@ -53,26 +50,27 @@ class Foreign(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a run answered on one test set; what several measures ask for is computed once."""
+class Predictions:
+    """A run's predictions of one test set."""
 
     images: np.ndarray
     """(images,) names"""
     labels: np.ndarray
-    """(images,) class indices, as are the answers"""
+    """(images,) class indices"""
     groups: np.ndarray
     """(images,) index of the patient, smear or source image"""
     digest: str
     """tells apart test sets of other images or labels"""
     predicted: np.ndarray
+    """(images,) class indices"""
     reduced: np.ndarray | None
-    """answers without the dropped class; None in a label space that has no reduced form"""
+    """predictions without the dropped class; None in a label space that has no reduced form"""
     logits: np.ndarray
     """(images, classes) as stored, in half precision"""
     shares: bool = False
     """whether they are logarithms of shares of votes"""
 
-    @cached_property
+    @property
     def correct(self) -> np.ndarray:
         """(images,) booleans"""
         return self.predicted == self.labels
@@ -80,32 +78,22 @@ class Answers:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(images, classes)"""
-        return stated(self.logits, self.shares)
-
-    @cached_property
-    def reliability(self) -> Reliability:
-        """Confidence and accuracy by bin of confidence"""
-        return reliability(self.probabilities, self.labels)
-
-    @cached_property
-    def risk_coverage(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coverage and risk, (images,) each, where the largest probability decides what is kept"""
-        return risk_coverage(self.probabilities.max(axis=1), self.correct)
+        return stated_probabilities(self.logits, self.shares)
 
 
-def stated(logits: np.ndarray, shares: bool) -> np.ndarray:
+def stated_probabilities(logits: np.ndarray, shares: bool) -> np.ndarray:
     """(images, classes) the probabilities that logits state: their softmax.
 
     Shares of votes are taken as they are: a division by their sum, which half precision leaves up
     to 0.1 % off 1, would set images of equally many votes apart.
     """
-    return np.exp(np.asarray(logits, np.float64)) if shares else probabilities(logits)
+    return np.exp(np.asarray(logits, np.float64)) if shares else metrics.probabilities(logits)
 
 
-class Predictions(NamedTuple):
-    """What a run answered."""
+class RunPredictions(NamedTuple):
+    """All predictions of a run."""
 
-    known: dict[TestSet, Answers]
+    known: dict[TestSet, Predictions]
     foreign: dict[str, Foreign]
     """by domain; empty where no cell of no class was tested"""
 
@@ -118,34 +106,59 @@ class Layout(NamedTuple):
     order: np.ndarray
     """(rows,) places in the file, sorted by test set and image"""
     test_sets: dict[TestSet, tuple[slice, tuple[np.ndarray, np.ndarray, np.ndarray, str]]]
-    """slice of the order, and the first fields of `Answers`"""
+    """slice of the order, and the first fields of `Predictions`"""
 
 
-def read_answers(results: Path, run: Run, classes: tuple[str, ...]) -> dict[TestSet, Answers]:
-    """Every test set of known classes; see `read_predictions`."""
-    return read_predictions(results, run, classes).known
+Layouts = dict[tuple[tuple[TestSet, ...], tuple[str, ...]], Layout]
+"""the last one by test sets and classes, which a file that has the same shares"""
+
+
+def train_command(results: Path) -> str:
+    """What makes the runs and indices of a results folder, which bears its profile's name."""
+    return f"wbc-shift train -p {Path(results).name}"
+
+
+def predictions_path(results: Path, run_id: str) -> Path:
+    return Path(results) / "runs" / run_id / "predictions.parquet"
+
+
+def read_stored(results: Path, record: dict[str, Any]) -> pd.DataFrame:
+    """A run's predictions as they were written: one row per image, in the order of its test sets.
+
+    Args:
+        record: the run's `run.json`.
+
+    Raises:
+        UserError: the file is missing or is not the one that the record means.
+    """
+    path = predictions_path(results, record["run_id"])
+    if fault := fault_of_file(path, record):
+        raise UserError(f"{path} {fault}: `{train_command(results)}` makes it again")
+    return pd.read_parquet(path)
 
 
 def read_predictions(
     results: Path,
-    run: Run,
+    run_id: str,
     classes: tuple[str, ...],
-    layouts: dict[tuple[str, tuple[str, ...]], Layout] | None = None,
-) -> Predictions:
-    """Every test set in a run's `predictions.parquet`.
+    test_sets: tuple[TestSet, ...],
+    shares: bool = False,
+    layouts: Layouts | None = None,
+) -> RunPredictions:
+    """A run's predictions by test set; `evaluation.experiments` checks before that they are whole.
 
     Args:
-        layouts: the last one by scenario and classes, which a file that has the same shares.
+        test_sets: those that the file has to hold.
+        shares: whether the logits are logarithms of shares of votes.
 
     Raises:
-        UserError: the file is missing, is not the one recorded, does not follow the schema, or
-            lacks a test set of the run's scenario.
+        UserError: the file does not follow the schema, or lacks a test set.
     """
-    path = check_recorded(results, run)
+    path = predictions_path(results, run_id)
     again = f"then `{train_command(results)}` makes it again"
     logit_columns = [f"logit_{name}" for name in classes]
     layouts = {} if layouts is None else layouts
-    key = run.scenario.name, classes
+    key = test_sets, classes
     try:
         # Files are read side by side: threads within one would only wait for each other.
         table = pq.ParquetFile(path).read([*KEYS, *logit_columns], use_threads=False)
@@ -153,22 +166,20 @@ def read_predictions(
         if layout is None or not layout.table.equals(table.select(KEYS)):
             layout = layouts[key] = layout_of(table.select(KEYS), len(classes))
         logits = np.column_stack([table[name].to_numpy() for name in logit_columns])[layout.order]
-        found = Predictions({}, {})
-        for (domain, part), (rows, shown) in layout.test_sets.items():
+        found = RunPredictions({}, {})
+        for (domain, part), (rows, facts) in layout.test_sets.items():
+            own = logits[rows]
             if part == OPEN_SET_PART:
-                found.foreign[domain] = Foreign(shown[1], logits[rows])
+                found.foreign[domain] = Foreign(facts[1], own)
             else:
-                predicted = metrics.predicted_classes(logits[rows])
-                reduced = without_dropped(logits[rows], classes)
-                shares = run.method.states_shares
-                answer = Answers(*shown, predicted, reduced, logits[rows], shares)
-                found.known[domain, part] = answer
+                predicted, reduced = metrics.predicted_classes(own), without_dropped(own, classes)
+                found.known[domain, part] = Predictions(*facts, predicted, reduced, own, shares)
     except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"run {run.run_id}: {path}: {error}: delete it, {again}") from error
-    for domain, part in run.scenario.test_sets:
+        raise UserError(f"run {run_id}: {path}: {error}: delete it, {again}") from error
+    for domain, part in test_sets:
         if (domain, part) not in found.known:
             raise UserError(
-                f"run {run.run_id}: no prediction for domain '{domain}', part '{part}', which its "
+                f"run {run_id}: no prediction for domain '{domain}', part '{part}', which its "
                 f"scenario tests: delete its folder, {again}"
             )
     return found
@@ -229,43 +240,6 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
                 )
                 break
     return lines
-
-
-def check_recorded(results: Path, run: Run) -> Path:
-    """The file of a run's predictions, if both the experiment's index and the record mean it.
-
-    Raises:
-        UserError: the file is missing or another one; index and record name different runs.
-    """
-    path = Path(results) / "runs" / run.run_id / "predictions.parquet"
-    train = train_command(results)
-    record_path = path.with_name("run.json")
-    if not record_path.is_file():
-        record = run.model_dump(include={"run_id", "predictions_sha256"})
-    else:
-        record = read_json(record_path)
-        try:
-            told = Run.model_validate(record)
-        except ValidationError:
-            raise UserError(
-                f"run {run.run_id}: {record_path} is no record of a run: `{train}` makes it again"
-            ) from None
-        indexed = run.model_copy(update={"method": run.method.model_copy(update={"training": ""})})
-        of_both = ("run_id", "method", "track", "scenario", "seed")
-        if any(getattr(told, key) != getattr(indexed, key) for key in of_both):
-            raise UserError(
-                f"run {run.run_id}, {run.method.name} in the experiment's index: {record_path} is "
-                f"of {told.run_id}, {told.method.name}: `{train}` writes the index anew"
-            )
-    if fault := fault_of_file(path, record):
-        raise UserError(f"run {run.run_id}: {path} {fault}: `{train}` makes it again")
-    if record["predictions_sha256"] != run.predictions_sha256:
-        raise UserError(
-            f"run {run.run_id}: the experiment's index is older than the run: `{train} "
-            f"--method {run.method.name} --scenario '{run.scenario.name}' --seed {run.seed}` "
-            "brings it up to date, and trains nothing"
-        )
-    return path
 
 
 def layout_of(table: pa.Table, classes: int) -> Layout:

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import entr
 from scipy.stats import binom
 
-from benchmark.evaluation.calibration import probabilities
+from benchmark.evaluation.metrics import probabilities
 
 
 def maximum_probability(logits: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def maximum_probability(logits: np.ndarray) -> np.ndarray:
 def energy(logits: np.ndarray) -> np.ndarray:
     """(images,) log Σ_c exp z_c: the negative energy of Liu et al. 2020, T = 1.
 
-    Classes first, as in `calibration`: SciPy's logsumexp takes three times as long of so few.
+    Classes first, as in `metrics`: SciPy's logsumexp takes three times as long of so few.
     """
     logits = np.ascontiguousarray(np.asarray(logits).T, np.float64)
     highest = logits.max(axis=0)

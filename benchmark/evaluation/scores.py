@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from benchmark.evaluation import metrics
 from benchmark.evaluation.experiments import Run
-from benchmark.evaluation.predictions import DROPPED, REDUCED, WBC5, Answers, TestSet
-from benchmark.evaluation.selective import stated_scores
+from benchmark.evaluation.predictions import DROPPED, REDUCED, WBC5, Predictions, TestSet
+from benchmark.evaluation.selective import Stated, stated_scores
 
 MAJORITY = "majority"
 """Name of the constant that answers the commonest class of each test set: an oracle, no method."""
@@ -36,10 +36,15 @@ Confusions = dict[TestSet, np.ndarray]
 """test set → (classes, classes) counts"""
 
 
-def metric_rows(run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answers]) -> list[dict]:
+def metric_rows(
+    run: Run,
+    classes: tuple[str, ...],
+    answers: dict[TestSet, Predictions],
+    stated: dict[TestSet, Stated],
+) -> list[dict]:
     """Rows of `metrics.parquet` for one run."""
     rows = score_rows(describe(run), confusions_of(answers, len(classes)), classes)
-    rows += stated_rows(describe(run), answers)
+    rows += stated_rows(describe(run), answers, stated)
     reduced = {}
     for test_set, answer in answers.items() if frozenset(classes) == WBC5 else ():
         kept = answer.labels != classes.index(DROPPED)
@@ -50,7 +55,7 @@ def metric_rows(run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answe
 
 
 def confusion_rows(
-    run: Run, classes: tuple[str, ...], answers: dict[TestSet, Answers]
+    run: Run, classes: tuple[str, ...], answers: dict[TestSet, Predictions]
 ) -> list[dict]:
     """Rows of `confusion.parquet` for one run, zeros included."""
     return [
@@ -78,7 +83,7 @@ def majority_rows(
     return score_rows(described, constant, classes) + reduced_rows(described, reduced)
 
 
-def confusions_of(answers: dict[TestSet, Answers], classes: int) -> Confusions:
+def confusions_of(answers: dict[TestSet, Predictions], classes: int) -> Confusions:
     return {
         test_set: metrics.confusion_matrix(answer.labels, answer.predicted, classes)
         for test_set, answer in answers.items()
@@ -134,14 +139,16 @@ def score_rows(
     return rows
 
 
-def stated_rows(run: dict, answers: dict[TestSet, Answers]) -> list[dict]:
+def stated_rows(
+    run: dict, answers: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
+) -> list[dict]:
     """Rows of the stated probabilities: calibration, and rejection by maximum probability."""
     return [
         run
         | {"domain": domain, "part": part, "class_name": ""}
         | {"metric": name, "value": value, "n": len(answer.labels)}
         for (domain, part), answer in answers.items()
-        for name, value in stated_scores(answer).items()
+        for name, value in stated_scores(answer, stated[domain, part]).items()
     ]
 
 

@@ -17,13 +17,15 @@ from scipy.special import expit
 from benchmark.data.arrays import FOREIGN
 from benchmark.evaluation import conformal, open_set, rejection
 from benchmark.evaluation.calibration import (
+    Reliability,
     brier,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
+    reliability,
 )
 from benchmark.evaluation.experiments import Method, Run
-from benchmark.evaluation.predictions import Answers, Foreign, TestSet, stated
+from benchmark.evaluation.predictions import Foreign, Predictions, TestSet, stated_probabilities
 from benchmark.scenarios import corruption_of, sources_of
 
 ACCURACY = 0.99
@@ -78,8 +80,8 @@ known cells of the same domain, which are in `part`; of a source of several doma
 domain's alone."""
 
 
-class Judged(NamedTuple):
-    """A rejector's view of one test set."""
+class Confidence(NamedTuple):
+    """How sure a rejector is of the predictions of one test set."""
 
     confidence: np.ndarray
     """(images,)"""
@@ -92,7 +94,7 @@ def closeness(method: Method) -> bool:
     return method.answers_itself and method.says("loss", "states_closeness")
 
 
-def closeness_or_probability(method: Method, answer: Answers) -> np.ndarray:
+def closeness_or_probability(method: Method, answer: Predictions) -> np.ndarray:
     """(images, classes) in [0, 1], as a method states them."""
     return expit(answer.logits.astype(np.float64)) if closeness(method) else answer.probabilities
 
@@ -103,9 +105,9 @@ def log_probabilities(method: Method) -> bool:
     return averaged or method.states_shares
 
 
-def judged(
-    answers: dict[TestSet, Answers], method: Method, temperature: float | None
-) -> dict[TestSet, dict[str, Judged]]:
+def confidence_views(
+    answers: dict[TestSet, Predictions], method: Method, temperature: float | None
+) -> dict[TestSet, dict[str, Confidence]]:
     """Every rejector that works on confidences, the method's own first, on each test set.
 
     Args:
@@ -116,7 +118,7 @@ def judged(
     found = confidences(logits, method, temperature).items()
     parts = {name: np.split(confidence, ends) for name, confidence in found}
     return {
-        test_set: {name: Judged(own[place], answer.correct) for name, own in parts.items()}
+        test_set: {name: Confidence(own[place], answer.correct) for name, own in parts.items()}
         for place, (test_set, answer) in enumerate(answers.items())
     }
 
@@ -128,7 +130,7 @@ def confidences(
     if closeness(method):
         near = expit(logits.astype(np.float64))
         return {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
-    found = rejection.probability_confidences(stated(logits, method.states_shares))
+    found = rejection.probability_confidences(stated_probabilities(logits, method.states_shares))
     if not log_probabilities(method):
         found["energy"] = rejection.energy(logits)
     if temperature is not None:
@@ -138,16 +140,31 @@ def confidences(
     return found
 
 
-def stated_scores(answer: Answers) -> dict[str, float]:
+class Stated(NamedTuple):
+    """What scores and curves of stated probabilities have in common, on one test set."""
+
+    reliability: Reliability
+    coverage: np.ndarray
+    """(images,), the largest probability deciding what is accepted"""
+    risk: np.ndarray
+    """(images,)"""
+
+
+def stated_of(answer: Predictions) -> Stated:
+    bins = reliability(answer.probabilities, answer.labels)
+    return Stated(bins, *rejection.risk_coverage(answer.probabilities.max(axis=1), answer.correct))
+
+
+def stated_scores(answer: Predictions, about: Stated) -> dict[str, float]:
     """Metrics of the stated probabilities: calibration, and rejection by the largest of them."""
     return {
         "nll": negative_log_likelihood(answer.logits, answer.labels),
         "brier": brier(answer.probabilities, answer.labels),
-        "ece": expected_calibration_error(answer.reliability),
-    } | rejection.areas(answer.risk_coverage[1], answer.correct)
+        "ece": expected_calibration_error(about.reliability),
+    } | rejection.areas(about.risk, answer.correct)
 
 
-def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answers]:
+def scored_sets(run: Run, answers: dict[TestSet, Predictions]) -> dict[TestSet, Predictions]:
     """The test sets of a run's scenario without single corruptions."""
     return {
         test_set: answers[test_set]
@@ -156,13 +173,14 @@ def scored_sets(run: Run, answers: dict[TestSet, Answers]) -> dict[TestSet, Answ
     }
 
 
-def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
+def rejection_rows(run: Run, answers: dict[TestSet, Predictions]) -> list[dict]:
     """Rows of `rejection.parquet`. Without a calibration part there is no threshold."""
     calibration = run.scenario.source, "calibration"
     held, scored = answers.get(calibration), scored_sets(run, answers)
     soft = held is not None and not closeness(run.method)
     temperature = fit_temperature(held.logits, held.labels) if soft else None
-    views = judged(scored | ({calibration: held} if held else {}), run.method, temperature)
+    fitted_on = {calibration: held} if held else {}
+    views = confidence_views(scored | fitted_on, run.method, temperature)
     thresholds = {
         name: {fit: f(*view, ACCURACY) for fit, f in FITS.items()}
         for name, view in views.get(calibration, {}).items()
@@ -192,7 +210,7 @@ def rejection_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
 
 def open_set_rows(
     run: Run,
-    answers: dict[TestSet, Answers],
+    answers: dict[TestSet, Predictions],
     foreign: dict[str, Foreign],
     tested: dict[str, np.ndarray],
 ) -> list[dict]:
@@ -226,7 +244,7 @@ def open_set_rows(
 
 
 def conformal_rows(
-    method: Method, held: Answers, scored: dict[TestSet, Answers]
+    method: Method, held: Predictions, scored: dict[TestSet, Predictions]
 ) -> dict[TestSet, dict]:
     """The row of conformal prediction: accepted is what has exactly one plausible class."""
     scores = conformal.improbability(closeness_or_probability(method, held))
@@ -245,11 +263,11 @@ def conformal_rows(
         row |= {"rejected": float(1 - accepted.mean()), "right": float(right.mean())}
         row["accuracy"] = float(right.sum() / accepted.sum()) if accepted.any() else np.nan
         row["marginal_classes"] = int(calibration.marginal.sum())
-        rows[test_set] = row | curve_scores(Judged(-second, correct))
+        rows[test_set] = row | curve_scores(Confidence(-second, correct))
     return rows
 
 
-def curve_scores(view: Judged) -> dict[str, float]:
+def curve_scores(view: Confidence) -> dict[str, float]:
     """AURC, E-AURC and the coverage at each accuracy of `MATCHED`."""
     coverage, risk = rejection.risk_coverage(*view)
     scores = rejection.areas(risk, view.correct)
@@ -259,17 +277,19 @@ def curve_scores(view: Judged) -> dict[str, float]:
     return scores
 
 
-def curve_rows(run: Run, answers: dict[TestSet, Answers]) -> list[dict]:
+def curve_rows(
+    run: Run, answers: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
+) -> list[dict]:
     """Rows of `curves.parquet`."""
     rows = []
     for (domain, part), answer in scored_sets(run, answers).items():
         where = {"run_id": run.run_id, "domain": domain, "part": part}
-        coverage, risk = answer.risk_coverage
+        bins, coverage, risk = stated[domain, part]
         if closeness(run.method):
             own = next(iter(confidences(answer.logits, run.method, None).values()))
             coverage, risk = rejection.risk_coverage(own, answer.correct)
         steps = np.unique(np.ceil(np.arange(1, POINTS + 1) * len(risk) / POINTS).astype(int)) - 1
-        count, confidence, accuracy = answer.reliability
+        count, confidence, accuracy = bins
         full = np.flatnonzero(count)
         for curve, columns in (
             ("risk_coverage", (coverage[steps], risk[steps], steps + 1)),

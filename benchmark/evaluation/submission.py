@@ -18,9 +18,9 @@ import pandas as pd
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import calibration, metrics
 from benchmark.evaluation.columns import counted_targets
-from benchmark.evaluation.experiments import Run, done_runs, load_experiments
+from benchmark.evaluation.experiments import Run, done_runs, load_experiments, read_run
 from benchmark.evaluation.intervals import interval
-from benchmark.evaluation.predictions import Answers, TestSet, read_answers
+from benchmark.evaluation.predictions import Predictions, TestSet
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.files import write_text
 from benchmark.tables import left_out, plain, read_table, shown, tidy_path
@@ -70,7 +70,7 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     """
     found = runs_of(Path(results), scenario)
     reference, classes = next(iter(found.values()))
-    answers = read_answers(Path(results), reference, classes)
+    answers = read_run(Path(results), reference, classes).known
     submission = read_submission(Path(path), classes)
     placed, spare = place_rows(Path(path), submission, answers, reference)
     yield f"{path}: scored on {scenario}, {len(classes)} classes; intervals cover the images only"
@@ -112,7 +112,7 @@ def write_test_images(path: Path, results: Path, scenario: str) -> int:
         UserError: no finished run of the scenario.
     """
     reference, classes = next(iter(runs_of(Path(results), scenario).values()))
-    answers = read_answers(Path(results), reference, classes)
+    answers = read_run(Path(results), reference, classes).known
     rows = [
         (image, test_set[0])
         for test_set in reference.scenario.test_sets
@@ -274,7 +274,7 @@ def rounding(numbers: np.ndarray) -> float:
 
 
 def place_rows(
-    path: Path, submission: Submission, answers: dict[TestSet, Answers], reference: Run
+    path: Path, submission: Submission, answers: dict[TestSet, Predictions], reference: Run
 ) -> tuple[dict[TestSet, np.ndarray], list[str]]:
     """For each test set the row of every image, in the order of the labels; and images left over.
 
@@ -356,7 +356,7 @@ def tails_of(path: str) -> Iterable[str]:
 def place_lines(
     results: Path,
     found: Finished,
-    answers: dict[TestSet, Answers],
+    answers: dict[TestSet, Predictions],
     macro_f1: dict[TestSet, tuple[float, np.ndarray]],
 ) -> Iterator[str]:
     """Where the file stands among the methods of each track, by mean macro-F1 over its targets.
@@ -376,7 +376,7 @@ def place_lines(
         return
     tracks: dict[str, dict[str, list[float]]] = {}
     for run, classes in found.values():
-        theirs = read_answers(results, run, classes)
+        theirs = read_run(results, run, classes).known
         scores = [
             metrics.macro_f1(metrics.confusion_matrix(own.labels, own.predicted, len(classes)))
             for own in (theirs[test_set] for test_set in sets)

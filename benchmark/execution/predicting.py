@@ -16,12 +16,14 @@ from safetensors.numpy import save
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
+from benchmark.evaluation.predictions import read_stored
 from benchmark.execution.networks import Bench, axis_seed, initial_weights
 from benchmark.files import atomic, digest
 from benchmark.models.build import preprocessing
 from benchmark.models.predict import Conditions, Inference, log_mean_probability
 from benchmark.numerics import version
 from benchmark.parts import build
+from benchmark.plan import profile_folder
 from benchmark.runs import Run
 from benchmark.training.checkpoints import checkpoint_path
 from benchmark.training.readouts import Features, PixelFeatures, Source
@@ -29,7 +31,6 @@ from benchmark.training.records import (
     predictions_table,
     read_outcome,
     read_record,
-    run_folder,
 )
 
 
@@ -147,8 +148,7 @@ def average_of_members(bench: Bench, run: Run) -> tuple[list[dict[str, Any]], pd
         record = read_record(bench.root, bench.profile, member["run_id"])
         of = ("run_id", "predictions_sha256", "network_sha256")
         averaged.append({key: record.get(key) for key in of})
-        folder = run_folder(bench.root, bench.profile, member["run_id"])
-        tables.append(pd.read_parquet(folder / "predictions.parquet"))
+        tables.append(read_stored(profile_folder(bench.root, bench.profile), record))
     columns = [f"logit_{name}" for name in bench.classes]
     logits = [torch.from_numpy(t[columns].to_numpy(np.float32, copy=True)) for t in tables]
     mean = log_mean_probability(torch.stack(logits)).numpy()

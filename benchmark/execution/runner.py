@@ -22,7 +22,7 @@ from benchmark.data.arrays import (
 )
 from benchmark.errors import ChangedInput, UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
-from benchmark.evaluation.predictions import TestSet, networks_apart
+from benchmark.evaluation.predictions import TestSet, networks_apart, read_stored
 from benchmark.execution.networks import Bench, axis_seed, initial_weights
 from benchmark.execution.predicting import answers, average_of_members
 from benchmark.models.build import build_model, preprocessing, weights_sha256
@@ -48,6 +48,7 @@ from benchmark.training.records import (
     kind_of_work,
     predictions_table,
     read_outcome,
+    read_record,
     renew_indices,
     run_folder,
     run_lock,
@@ -138,7 +139,8 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         outcome = read_outcome(root, profile, run)
         if outcome["outcome"] != "done":
             raise UserError(f"{run['run_id']}: {outcome['outcome']}: {outcome['reason']}")
-        table = pd.read_parquet(run_folder(root, profile, run["run_id"]) / "predictions.parquet")
+        record = read_record(root, profile, run["run_id"])
+        table = read_stored(profile_folder(root, profile), record)
         known = table[table["part"] != OPEN_SET_PART]
         for (domain, part), rows in known.groupby(["domain", "part"], sort=False):
             predicted = rows[[f"logit_{name}" for name in classes]].to_numpy().argmax(1)
@@ -298,8 +300,8 @@ def standing_predictions(
 
     A new target costs its own images alone.
     """
-    folder = run_folder(bench.root, bench.profile, run["run_id"])
-    tables = pd.read_parquet(folder / "predictions.parquet").groupby(["domain", "part"], sort=False)
+    stored = read_stored(profile_folder(bench.root, bench.profile), record)
+    tables = stored.groupby(["domain", "part"], sort=False)
     return {
         name: table.reset_index(drop=True)
         for name, table in tables

@@ -27,9 +27,9 @@ from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
 from benchmark.domains.ranges import appearance, beyond, read_ranges
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature, probabilities
-from benchmark.evaluation.metrics import predicted_classes
-from benchmark.evaluation.predictions import fault_of_file
+from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
+from benchmark.evaluation.metrics import predicted_classes, probabilities
+from benchmark.evaluation.predictions import read_stored
 from benchmark.evaluation.rejection import (
     guaranteed_threshold,
     images_needed,
@@ -270,11 +270,8 @@ class Network:
         if self.tta and self.record["method"].get("inference") != "tta":
             chosen = self.images.part(self.source, part)
             return self.answer(chosen.pixels), chosen.labels
-        folder = run_folder(self.root, self.profile, self.record["run_id"])
-        path = folder / "predictions.parquet"
-        if fault := fault_of_file(path, self.record):
-            raise UserError(f"{path} {fault}: `wbc-shift train -p {self.profile}` makes it again")
-        table = pd.read_parquet(path).query("part == @part")
+        table = read_stored(profile_folder(self.root, self.profile), self.record)
+        table = table.query("part == @part")
         logits = table[[f"logit_{name}" for name in self.classes]]
         return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.experiments import Experiment, Run, done_runs
-from benchmark.evaluation.predictions import Answers, read_predictions
+from benchmark.evaluation.experiments import Experiment, Run, done_runs, read_run
+from benchmark.evaluation.predictions import Predictions
 from benchmark.scenarios import corruption_of
 
 MOST_SHOWN = 8
@@ -83,7 +83,7 @@ def confident_errors(
     found = []
     for (scenario, classes), runs in scenarios.items():
         layouts = {}
-        votes = [read_predictions(results, run, classes, layouts).known for run in runs]
+        votes = [read_run(results, run, classes, layouts).known for run in runs]
         for test_set in scenario.test_sets:
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
@@ -96,7 +96,7 @@ def mistakes(
     test_set: tuple[str, str],
     source: str,
     classes: tuple[str, ...],
-    votes: list[Answers],
+    votes: list[Predictions],
     most: int,
 ) -> Mistakes:
     """The errors of the mean probability, the most confident first."""
