@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import binom
 from sklearn import metrics as sklearn_metrics
 
-from benchmark.evaluation import conformal, open_set, rejection
+from benchmark.evaluation import rejection
 from benchmark.evaluation.metrics import probabilities
 
 STATED = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
@@ -179,9 +179,9 @@ def test_p_values_agree_with_the_naive_loop():
     random = np.random.default_rng(0)
     stated, labels = cells(random, 150)
     new, _ = cells(random, 40)
-    score = conformal.improbability
-    calibration = conformal.calibrate(score(stated), labels)
-    found = conformal.p_values(calibration, score(new))
+    score = rejection.improbability
+    calibration = rejection.conformal_calibration(score(stated), labels)
+    found = rejection.p_values(calibration, score(new))
     own = [score(stated)[i, label] for i, label in enumerate(labels)]
     assert list(calibration.marginal) == [False, False, False, True]
     for i, y in np.ndindex(found.shape):
@@ -191,14 +191,14 @@ def test_p_values_agree_with_the_naive_loop():
 
 
 def test_nonconformity_by_hand():
-    assert conformal.improbability(STATED)[0] == pytest.approx([0.3, 0.8, 0.9])
+    assert rejection.improbability(STATED)[0] == pytest.approx([0.3, 0.8, 0.9])
 
 
 def test_left_out_p_values_agree_with_calibrating_again_without_the_image():
     stated, labels = cells(np.random.default_rng(3), 90)
-    scores = conformal.improbability(stated)
-    calibration = conformal.calibrate(scores, labels)
-    found = conformal.leave_one_out_p_values(calibration, scores, labels)
+    scores = rejection.improbability(stated)
+    calibration = rejection.conformal_calibration(scores, labels)
+    found = rejection.leave_one_out_p_values(calibration, scores, labels)
     own = scores[np.arange(90), labels]
     for i, y in np.ndindex(found.shape):
         marginal = calibration.marginal[y]
@@ -216,8 +216,8 @@ def test_true_classes_are_left_out_as_rarely_as_promised():
     for _ in range(60):
         stated, labels = cells(random, 300, rare=0.25)
         new, truth = cells(random, 300, rare=0.25)
-        calibration = conformal.calibrate(conformal.improbability(stated), labels)
-        p = conformal.p_values(calibration, conformal.improbability(new))
+        calibration = rejection.conformal_calibration(rejection.improbability(stated), labels)
+        p = rejection.p_values(calibration, rejection.improbability(new))
         out = (p <= epsilon)[np.arange(300), truth]
         missed += np.bincount(truth, weights=out, minlength=4)
         total += np.bincount(truth, minlength=4)
@@ -228,9 +228,11 @@ def test_true_classes_are_left_out_as_rarely_as_promised():
 
 def test_the_chosen_epsilon_accepts_most_at_the_accuracy():
     stated, labels = cells(np.random.default_rng(5), 250, rare=0.25)
-    scores = conformal.improbability(stated)
-    p = conformal.leave_one_out_p_values(conformal.calibrate(scores, labels), scores, labels)
-    found = conformal.epsilon_at(p, labels, 0.9)
+    scores = rejection.improbability(stated)
+    p = rejection.leave_one_out_p_values(
+        rejection.conformal_calibration(scores, labels), scores, labels
+    )
+    found = rejection.epsilon_at(p, labels, 0.9)
 
     def accepted(epsilon):
         sets = p > epsilon
@@ -242,7 +244,7 @@ def test_the_chosen_epsilon_accepts_most_at_the_accuracy():
     assert accuracy >= 0.9
     others = [accepted(epsilon) for epsilon in np.unique(p)]
     assert count == max(n for n, share in others if share >= 0.9)
-    assert math.isnan(conformal.epsilon_at(np.array([[0.9, 0.1]]), np.array([1]), 0.5))
+    assert math.isnan(rejection.epsilon_at(np.array([[0.9, 0.1]]), np.array([1]), 0.5))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -253,13 +255,13 @@ def test_open_set_scores_agree_with_scikit_learn(ties):
         known, foreign = known.round(), foreign.round()
     truth = np.repeat([1, 0], [130, 70])
     both = np.concatenate([known, foreign])
-    assert open_set.auroc(known, foreign) == pytest.approx(
+    assert rejection.auroc(known, foreign) == pytest.approx(
         sklearn_metrics.roc_auc_score(truth, both)
     )
     false, true, _ = sklearn_metrics.roc_curve(truth, both, drop_intermediate=False)
-    assert open_set.fpr_at_95(known, foreign) == pytest.approx(false[true >= 0.95].min())
+    assert rejection.fpr_at_95(known, foreign) == pytest.approx(false[true >= 0.95].min())
 
 
 def test_open_set_without_foreign_cells_has_no_score():
-    assert math.isnan(open_set.auroc(np.ones(3), np.ones(0)))
-    assert math.isnan(open_set.fpr_at_95(np.ones(0), np.ones(3)))
+    assert math.isnan(rejection.auroc(np.ones(3), np.ones(0)))
+    assert math.isnan(rejection.fpr_at_95(np.ones(0), np.ones(3)))

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from test_evaluate import predictions, run_record, write_experiment, write_run
 
+from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Method, Scenario, load_experiments
-from benchmark.evaluation.paired import shown
 from benchmark.report.facts import run_records
 from benchmark.report.figures.forest import not_worse
 from benchmark.report.figures.overview import heat_maps
@@ -234,10 +234,10 @@ def test_a8_what_is_shown_is_corrected_for_all_that_is_looked_through(results):
     steps = own["p"].to_numpy() * np.arange(len(own), 0, -1)
     expected = np.minimum(np.maximum.accumulate(steps), 1)
     assert own["p_holm"].to_numpy() == pytest.approx(expected, abs=2e-6)
-    assert shown(np.array([0.049, 0.05, np.nan])).tolist() == [True, False, False]
+    assert significant(np.array([0.049, 0.05, np.nan])).tolist() == [True, False, False]
     standings = pd.read_parquet(results / "standings.parquet").query("metric == 'macro_f1'")
     compared = standings.dropna(subset=["p_holm"])
-    assert (compared["as_good"] == ~shown(compared["p_holm"])).all()
+    assert (compared["as_good"] == ~significant(compared["p_holm"])).all()
 
 
 def test_a_plain_method_may_have_any_backbone_normalisation_and_training():

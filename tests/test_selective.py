@@ -9,7 +9,7 @@ from scipy.special import logit
 from test_evaluate import CLASSES, predictions, run_record, write_experiment, write_run
 
 from benchmark.errors import UserError
-from benchmark.evaluation import open_set, selective
+from benchmark.evaluation import rejection, selective
 from benchmark.evaluation.evaluate import evaluate, images_by_domain
 from benchmark.evaluation.experiments import Run, load_experiments, read_run
 from benchmark.evaluation.predictions import Foreign
@@ -97,7 +97,7 @@ def test_a2_known_cells_of_a_pooled_test_set_are_those_of_the_foreign_cells_labo
     row = open_set_rows(pooled, {("raabin+pbc-main", "id_test"): tested}, foreign, places)[0]
     confidence = tested.probabilities.max(axis=1)
     assert row["known_n"] == own.sum()
-    assert row["auroc"] == pytest.approx(open_set.auroc(confidence[own], confidence[:40]))
+    assert row["auroc"] == pytest.approx(rejection.auroc(confidence[own], confidence[:40]))
 
 
 def test_a2_two_laboratories_that_name_an_image_alike_are_refused(tmp_path):
@@ -154,7 +154,7 @@ def test_a_cell_far_from_every_centroid_is_accepted_by_the_published_confidence(
 
 def test_coverage_at_an_accuracy_is_the_largest_one(tmp_path):
     correct = np.array([True] * 9 + [False, True, False])
-    view = selective.Judged(np.arange(12, 0, -1.0), correct)
+    view = selective.Confidence(np.arange(12, 0, -1.0), correct)
     # Of the first 10, 9 are right; of the first 11, 10 (90.9 %); of all 12, 10.
     assert selective.curve_scores(view)["coverage_90"] == pytest.approx(11 / 12)
     assert selective.curve_scores(view)["coverage_99"] == pytest.approx(9 / 12)

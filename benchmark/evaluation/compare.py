@@ -9,18 +9,19 @@ import numpy as np
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.columns import SUMMARIES, Resampled, resample
-from benchmark.evaluation.evidence import (
+from benchmark.evaluation.comparisons import (
     UNRANKED,
     Comparison,
     Members,
     column_of,
     compare,
+    holm,
+    permutation_tests,
     shared_rows,
+    significant,
 )
 from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments, read_run
 from benchmark.evaluation.metrics import HEADLINE
-from benchmark.evaluation.paired import holm, shown
-from benchmark.evaluation.permutation import permutation_tests
 
 
 def compare_methods(
@@ -118,7 +119,7 @@ def sentence(
     networks, across = (
         f"{100 * value:.1f}" for value in (comparison.detectable, comparison.detectable_both)
     )
-    if shown(p):
+    if significant(p):
         words = ("drops less", "drops more") if column == UNRANKED else ("is worse", "is better")
         scope = "" if seeds > 1 else ", of these two networks only"
         return f"{numbers}: {first} {words[mean > 0]} ({p_text(p)}{scope})."
@@ -127,7 +128,7 @@ def sentence(
             f"{numbers}: not told apart ({p_text(p)}, of these two networks only); "
             f"a difference of {networks} would have been found."
         )
-    if shown(p_images):
+    if significant(p_images):
         return (
             f"{numbers}: these networks differ ({p_text(p_images)}), but other seeds "
             f"may turn it round ({p_text(p)}); across seeds a difference of {across} would have "

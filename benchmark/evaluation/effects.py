@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark.evaluation.columns import Resampled
-from benchmark.evaluation.evidence import Column, compare, rounded
+from benchmark.evaluation.comparisons import MetricColumn, compare, holm
+from benchmark.evaluation.evidence import rounded
 from benchmark.evaluation.experiments import Method
 from benchmark.evaluation.metrics import HEADLINE
-from benchmark.evaluation.paired import holm
 from benchmark.parts import ANSWERING, PARTS, PLAIN
 
 BASELINES = {
@@ -74,7 +74,7 @@ def effect_rows(
     untested = {(method, reference): np.nan for _, method, reference in pairs}
     rows = []
     for name in runs.ranked_columns if pairs else ():
-        column: Column = columns[HEADLINE, name]
+        column: MetricColumn = columns[HEADLINE, name]
         found = compare(column, untested)
         for part, method, reference in pairs:
             if comparison := found.get((method, reference)):

@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 from benchmark.data.split import read_split
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import has_reduced_form, resample
+from benchmark.evaluation.comparisons import Members, scenario_columns
 from benchmark.evaluation.effects import EFFECTS_SCHEMA, adjusted_rows, effect_rows
 from benchmark.evaluation.evidence import (
     COLUMNS_SCHEMA,
     INTERVALS_SCHEMA,
     STANDINGS_SCHEMA,
-    Members,
     interval_rows,
-    scenario_columns,
     standing_rows,
 )
 from benchmark.evaluation.experiments import (

@@ -13,31 +13,25 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from scipy import special
+from scipy import stats
 
-from benchmark.evaluation.columns import MetricKey, Resampled, Series
-from benchmark.evaluation.intervals import (
-    Interval,
-    Variances,
-    intervals,
-    percentiles,
-    seed_variances,
-    two_level,
-    two_level_p,
-)
-from benchmark.evaluation.paired import (
-    detectable_difference,
+from benchmark.evaluation.columns import Resampled
+from benchmark.evaluation.comparisons import (
+    UNRANKED,
+    Comparison,
+    Members,
+    MetricColumn,
+    Pair,
+    Pairs,
+    column_of,
+    compare,
     holm,
-    rank_agreement,
-    rank_stability,
-    shown,
-    variance_components,
+    permutation_tests,
+    shared_rows,
+    significant,
 )
-from benchmark.evaluation.permutation import Pairs, permutation_tests
+from benchmark.evaluation.intervals import intervals, percentiles
 from benchmark.evaluation.resampling import groups_behind
-
-UNRANKED = "shift_drop"
-"""The column without a best method: what is useless everywhere drops least."""
 
 INTERVALS_SCHEMA = pa.schema(
     [
@@ -80,130 +74,6 @@ would carry as much of the metric, `detectable` the median over methods, `tau` K
 correlation with the in-domain order of the methods. Its range holds the middle 95 % of resamples
 and is no confidence interval: resampled orders are less alike than the observed ones, so that a
 true tau of 1 hardly ever lies in it."""
-
-Members = dict[str, list[tuple[int, str]]]
-"""method → (seed, run id) of its done runs"""
-Pair = tuple[str, str]
-
-
-class Comparison(NamedTuple):
-    """Paired evidence on the difference first - second in one column."""
-
-    difference: Interval
-    p_images: float
-    """these networks, other images (permutation)"""
-    p_both: float
-    """other seeds and other images; NaN where the variance between seeds is not known"""
-    detectable: float
-    """the smallest difference that would have been found between these networks"""
-    detectable_both: float
-    """the same across seeds: from the width of the interval, the images' where seeds are unknown"""
-
-    @property
-    def p(self) -> float:
-        """The larger: a difference has to outlast other images and other seeds."""
-        return float(np.fmax(self.p_images, self.p_both))
-
-
-class Column(NamedTuple):
-    """One metric of methods in one column, with draws that hold both levels."""
-
-    name: str
-    metric: MetricKey
-    series: dict[str, Series]
-    variances: Variances
-    draws: np.ndarray
-    """(methods, resamples)"""
-
-    def of(self, methods: list[str]) -> Column:
-        """The same for some of its methods: no number moves."""
-        places = list(self.series)
-        rows = [places.index(method) for method in methods]
-        series = {method: self.series[method] for method in methods}
-        variances = Variances(*(values[rows] for values in self.variances))
-        return self._replace(series=series, variances=variances, draws=self.draws[rows])
-
-    @property
-    def means(self) -> np.ndarray:
-        """(methods,)"""
-        return np.array([own.mean for own in self.series.values()])
-
-
-def column_of(runs: Resampled, members: Members, metric: MetricKey, name: str) -> Column:
-    """Gather one column of a scenario.
-
-    Args:
-        members: all methods of the scenario, each with a run at least.
-    """
-    series = {method: runs.series(own, metric, name) for method, own in members.items()}
-    variances = seed_variances([own.points for own in series.values()])
-    draws = [
-        two_level(own.draws, variance, freedom, runs.scenario.name, method, *metric, name)
-        for (method, own), variance, freedom in zip(series.items(), *variances, strict=True)
-    ]
-    return Column(name, metric, series, variances, np.array(draws))
-
-
-def compare(column: Column, p_images: dict[Pair, float]) -> dict[Pair, Comparison]:
-    """First minus second on the seeds that both have, by pair; none without a common seed.
-
-    The variance of the difference is the sum of both (moderated) variances: seeds of two methods
-    share the order of images, which was not seen to tie their scores.
-
-    Args:
-        p_images: (first, second) → p-value of the permutation test, NaN without one.
-    """
-    places = {method: place for place, method in enumerate(column.series)}
-    found, images, draws = {}, [], []
-    for pair in p_images:
-        one, other = (column.series[method] for method in pair)
-        if not (seeds := tuple(seed for seed in one.seeds if seed in other.seeds)):
-            continue
-        one, other = one.of(seeds), other.of(seeds)
-        rows = [places[method] for method in pair]
-        variance = column.variances.values[rows].sum()
-        freedom = column.variances.freedom[rows].min()
-        difference = one.draws - other.draws
-        images.append(difference.mean(axis=0))
-        names = "difference", *pair, column.name, column.metric[0]
-        draws.append(two_level(difference, variance, freedom, *names))
-        p_both = two_level_p(difference, variance, freedom)
-        found[pair] = one.mean - other.mean, len(seeds), p_both
-    if not found:
-        return {}
-    most = 2.0 if column.name == UNRANKED else 1.0
-    means, seeds, p_both = zip(*found.values(), strict=True)
-    low, high = ends = percentiles(np.array(draws))
-    differences = intervals(ends, means, seeds, (-most, most))
-    return {
-        pair: Comparison(
-            differences[i],
-            p_images[pair],
-            p_both[i],
-            detectable_difference(images[i].std()),
-            detectable_difference((high[i] - low[i]) / 2 / special.ndtri(0.975)),
-        )
-        for i, pair in enumerate(found)
-    }
-
-
-def shared_rows(runs: Resampled, members: Members, first: str, second: str) -> list:
-    """Rows of the runs of two methods, for each seed that both have."""
-    others = dict(members[second])
-    return [
-        (runs.places[run_id], runs.places[others[seed]])
-        for seed, run_id in members[first]
-        if seed in others
-    ]
-
-
-def scenario_columns(runs: Resampled, members: Members) -> dict[tuple[str, str], Column]:
-    """Every column of a scenario for the metrics over all classes, by (metric, name)."""
-    return {
-        (metric, name): column_of(runs, members, (metric, ""), name)
-        for metric in runs.metrics
-        for name in runs.columns
-    }
 
 
 def interval_rows(
@@ -279,14 +149,14 @@ def standing_rows(
     return cells, summary
 
 
-def best_method(column: Column) -> str | None:
+def best_method(column: MetricColumn) -> str | None:
     """The method with the highest mean; none where there is nothing to choose from."""
     means = {m: own.mean for m, own in column.series.items() if not np.isnan(own.mean)}
     return max(means, key=means.get) if len(means) > 1 and column.name != UNRANKED else None
 
 
 def column_cells(
-    key: dict, column: Column, leader: str | None, comparisons: dict[str, Comparison]
+    key: dict, column: MetricColumn, leader: str | None, comparisons: dict[str, Comparison]
 ) -> list[dict]:
     """One row per method: its rank, and its comparison with the best of the column."""
     # Smoothing moves draws off the edge; ranks are of what was seen: draws are centred on it.
@@ -299,7 +169,7 @@ def column_cells(
         row |= {"rank": ranks.rank[place], "rank_low": ranks.low[place]}
         row |= {"rank_high": ranks.high[place], "first": ranks.first[place]}
         if leader and method != leader and not np.isnan(own.mean):
-            row["as_good"] = not shown(adjusted.get(method, np.nan))
+            row["as_good"] = not significant(adjusted.get(method, np.nan))
         if comparison := comparisons.get(method):
             mean, low, high, _ = comparison.difference
             row |= {"difference": -mean, "difference_low": -high, "difference_high": -low}
@@ -310,7 +180,10 @@ def column_cells(
 
 
 def column_summary(
-    runs: Resampled, column: Column, in_domain: Column, comparisons: dict[str, Comparison]
+    runs: Resampled,
+    column: MetricColumn,
+    in_domain: MetricColumn,
+    comparisons: dict[str, Comparison],
 ) -> dict:
     """What the images of a column could show, and where the spread in it comes from."""
     series = list(column.series.values())
@@ -328,6 +201,86 @@ def column_summary(
         if row["images"]:
             row["effective_groups"] = groups_behind(images, runs.metrics[column.metric[0]])
     return rounded(row)
+
+
+class Ranks(NamedTuple):
+    """Where methods stand, 1 being the best, and how firmly. Each is (methods,)."""
+
+    rank: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    """95 % range over the draws"""
+    first: np.ndarray
+    """share of draws in which the method is the best"""
+
+
+def rank_stability(points: np.ndarray, draws: np.ndarray, descending: bool = True) -> Ranks:
+    """Ranks by the (methods,) points, with their spread over (methods, resamples) draws.
+
+    A method without a value has no rank.
+    """
+    sign = -1 if descending else 1
+    rank, low, high, first = (np.full(len(points), np.nan) for _ in range(4))
+    known = ~(np.isnan(points) | np.isnan(draws).any(axis=1))
+    if known.any():
+        rank[known] = stats.rankdata(sign * points[known], method="min")
+        drawn = stats.rankdata(sign * draws[known], axis=0, method="min")
+        low[known], high[known] = np.quantile(drawn, [0.025, 0.975], axis=1, method="inverted_cdf")
+        first[known] = (drawn == 1).mean(axis=1)
+    return Ranks(rank, low, high, first)
+
+
+def rank_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Kendall's τ of two orders of the same methods: 1 the same, -1 reversed, ties count 0.
+
+    Args:
+        first, second: (methods, ...) values by which each orders the methods.
+
+    Returns:
+        (...) (pairs in the same order - pairs in reversed order) / pairs; NaN for one method.
+    """
+    one, other = np.triu_indices(len(first), k=1)
+    if not len(one):
+        return np.full(np.shape(first)[1:], np.nan)[()]
+    return (np.sign(first[one] - first[other]) * np.sign(second[one] - second[other])).mean(axis=0)
+
+
+class Components(NamedTuple):
+    """Standard deviations of a metric on one test set, by where they come from."""
+
+    method: float
+    seed: float
+    image: float
+
+
+def variance_components(points: list[np.ndarray], draws: list[np.ndarray]) -> Components:
+    """What the choice of method, the seed and the test images each add to the spread of one run.
+
+    Method of moments. A test set moves all runs together, those of one method more than others;
+    the covariance of the image draws says how much, and is taken off what the seeds and methods
+    seem to spread. A negative remainder is 0; NaN where there is nothing to compare.
+
+    Args:
+        points: for each method its (seeds,) values.
+        draws: for each method (seeds, resamples) values in the same resamples.
+    """
+    sizes = [len(values) for values in points]
+    owner = np.repeat(np.arange(len(points)), sizes)
+    covariance = np.atleast_2d(np.cov(np.concatenate(draws)))
+    same = owner[:, None] == owner
+    other_seed = same & ~np.eye(len(owner), dtype=bool)
+    single = covariance.diagonal().mean()
+    within = covariance[other_seed].mean() if other_seed.any() else np.nan
+    between = covariance[~same].mean() if (~same).any() else np.nan
+    freedom = sum(size - 1 for size in sizes)
+    spread = (
+        sum(((v - v.mean()) ** 2).sum() for v in points) / freedom if freedom else np.nan
+    )  # of seeds, and of the images' part that seeds do not share
+    seed = spread - (single - within)
+    means = np.array([values.mean() for values in points])
+    noise = spread * np.mean([1 / size for size in sizes]) + within - between
+    method = means.var(ddof=1) - noise if len(points) > 1 else np.nan
+    return Components(*(float(np.sqrt(np.maximum(v, 0))) for v in (method, seed, single)))
 
 
 def rounded(row: dict) -> dict:

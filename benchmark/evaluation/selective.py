@@ -15,7 +15,7 @@ import pyarrow as pa
 from scipy.special import expit
 
 from benchmark.data.arrays import FOREIGN
-from benchmark.evaluation import conformal, open_set, rejection
+from benchmark.evaluation import rejection
 from benchmark.evaluation.calibration import (
     Reliability,
     brier,
@@ -235,8 +235,8 @@ def open_set_rows(
             where |= {"known_n": len(logits), "foreign_n": int(chosen.sum())}
             rows += [
                 where
-                | {"rejector": name, "auroc": open_set.auroc(own[name], strange[name][chosen])}
-                | {"fpr_at_95": open_set.fpr_at_95(own[name], strange[name][chosen])}
+                | {"rejector": name, "auroc": rejection.auroc(own[name], strange[name][chosen])}
+                | {"fpr_at_95": rejection.fpr_at_95(own[name], strange[name][chosen])}
                 for name in own
                 if chosen.any()
             ]
@@ -247,14 +247,14 @@ def conformal_rows(
     method: Method, held: Predictions, scored: dict[TestSet, Predictions]
 ) -> dict[TestSet, dict]:
     """The row of conformal prediction: accepted is what has exactly one plausible class."""
-    scores = conformal.improbability(closeness_or_probability(method, held))
-    calibration = conformal.calibrate(scores, held.labels)
-    own = conformal.leave_one_out_p_values(calibration, scores, held.labels)
-    epsilon = conformal.epsilon_at(own, held.labels, ACCURACY)
+    scores = rejection.improbability(closeness_or_probability(method, held))
+    calibration = rejection.conformal_calibration(scores, held.labels)
+    own = rejection.leave_one_out_p_values(calibration, scores, held.labels)
+    epsilon = rejection.epsilon_at(own, held.labels, ACCURACY)
     rows = {}
     for test_set, answer in scored.items():
-        tested = conformal.improbability(closeness_or_probability(method, answer))
-        p = conformal.p_values(calibration, tested)
+        tested = rejection.improbability(closeness_or_probability(method, answer))
+        p = rejection.p_values(calibration, tested)
         second, first = np.partition(p, -2, axis=1)[:, -2:].T
         correct = p.argmax(axis=1) == answer.labels
         accepted = (second <= epsilon) & (epsilon < first)

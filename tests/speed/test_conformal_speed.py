@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmark.evaluation.conformal import calibrate, p_values
+from benchmark.evaluation.rejection import conformal_calibration, p_values
 from benchmark.speed.measure import in_turn
 
 CLASSES, QUERIES = 5, 200
@@ -41,7 +41,7 @@ def test_p_values_sorted_once_against_their_definition(benchmark) -> None:
     for size in SIZES:
         labels = random.integers(0, CLASSES, size)
         scores = random.random((size, CLASSES)).round(4)
-        calibration = calibrate(scores, labels)
+        calibration = conformal_calibration(scores, labels)
         own = scores[np.arange(size), labels]
         sides = {
             "sorted": lambda: p_values(calibration, queries),  # noqa: B023

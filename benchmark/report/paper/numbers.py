@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmark.evaluation.comparisons import SIGNIFICANCE
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT
-from benchmark.evaluation.paired import SIGNIFICANCE
 from benchmark.evaluation.resampling import RESAMPLES
 from benchmark.evaluation.selective import ACCURACY
 from benchmark.report import facts

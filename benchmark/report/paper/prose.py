@@ -25,8 +25,8 @@ import pandas as pd
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.compare import p_text
+from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.paired import shown
 from benchmark.report.formats import cell_text
 from benchmark.report.paper.latex import tex
 from benchmark.report.sheets.measures import load_effects, signed
@@ -133,7 +133,7 @@ def row_of(tables: Path, name: str, row: str, column: str) -> pd.Series:
 
 def verdict(row: pd.Series) -> str:
     """`not shown, p = 0.41`."""
-    return f"{'shown' if shown(row['p_holm']) else 'not shown'}, {p_text(row['p_holm'])}"
+    return f"{'shown' if significant(row['p_holm']) else 'not shown'}, {p_text(row['p_holm'])}"
 
 
 def difference(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.evaluation.paired import shown
+from benchmark.evaluation.comparisons import significant
 from benchmark.report.formats import number
 from benchmark.report.sheets.measures import Evidence
 from benchmark.report.sheets.sheet import Sheet
@@ -19,7 +19,7 @@ def exchanges_sheet(evidence: Evidence) -> Sheet | None:
     rows = []
     keys = ["part", "choice", "plain", "track"]
     for (part, choice, plain, track), own in table.groupby(keys, sort=True):
-        told = own["mean"][shown(own["p_holm"])]
+        told = own["mean"][significant(own["p_holm"])]
         higher, lower = int((told > 0).sum()), int((told < 0).sum())
         counts = (len(own), higher, lower, len(own) - higher - lower)
         ends = (number(100 * own["mean"].min()), number(100 * own["mean"].max()))

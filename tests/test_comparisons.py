@@ -7,11 +7,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from benchmark.evaluation import metrics, paired
+from benchmark.evaluation import comparisons, evidence, metrics
 from benchmark.evaluation.columns import Resampled, summarise
 from benchmark.evaluation.experiments import Scenario
 from benchmark.evaluation.metrics import TABLED
-from benchmark.evaluation.permutation import permutation_tests
 from benchmark.evaluation.resampling import JointPredictions, generator
 
 ALONE = Scenario(name="a->", source="a", targets=())
@@ -43,7 +42,7 @@ def resampled(scenario, tables):
 def p_values_of(runs, pairs, permutations):
     """p-values by pair and column, for macro-F1 over the present classes."""
     name = "macro_f1_present"
-    return permutation_tests(runs, {name: pairs}, permutations)[name]
+    return comparisons.permutation_tests(runs, {name: pairs}, permutations)[name]
 
 
 def answers(random, labels, skill, runs=2):
@@ -127,7 +126,7 @@ def test_a_clear_difference_is_found_whichever_comes_first():
     labels = random.integers(0, CLASSES, 200)
     runs = resampled(ALONE, [(labels, np.arange(200), answers(random, labels, [0.9, 0.6]))])
     pairs = {("a", "b"): [(0, 1)], ("b", "a"): [(1, 0)]}
-    found = permutation_tests(runs, dict.fromkeys(TABLED, pairs), 400)
+    found = comparisons.permutation_tests(runs, dict.fromkeys(TABLED, pairs), 400)
     for metric in TABLED:
         assert found[metric]["a", "b"]["in_domain"] == 1 / 401
         assert found[metric]["b", "a"]["in_domain"] == 1 / 401
@@ -143,7 +142,7 @@ def test_identical_answers_have_p_one():
 
 def test_holm_by_hand_and_step_by_step():
     # Sorted 0.01, 0.02, 0.04 times 3, 2, 1, never falling.
-    assert paired.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert comparisons.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     p = np.random.default_rng(3).random(40) ** 3
     p[4] = p[7]
     # Holm 1979: at a level hypotheses are rejected in turn, up to the first that is not.
@@ -151,32 +150,32 @@ def test_holm_by_hand_and_step_by_step():
         order = np.argsort(p)
         kept = [p[place] * (len(p) - step) <= level for step, place in enumerate(order)]
         rejected = order[: kept.index(False) if False in kept else None]
-        assert set(np.flatnonzero(paired.holm(p) <= level)) == set(rejected)
+        assert set(np.flatnonzero(comparisons.holm(p) <= level)) == set(rejected)
 
 
 def test_a_comparison_that_could_not_be_made_is_not_counted():
-    found = paired.holm([0.02, math.nan, 0.03])
+    found = comparisons.holm([0.02, math.nan, 0.03])
     assert found[[0, 2]] == pytest.approx([0.04, 0.04])
     assert math.isnan(found[1])
-    assert len(paired.holm([])) == 0
+    assert len(comparisons.holm([])) == 0
 
 
 def test_a_detectable_difference_is_found_four_times_in_five():
     error = 0.013
-    assert paired.detectable_difference(error) == pytest.approx((1.959964 + 0.841621) * error)
-    seen = np.random.default_rng(4).normal(paired.detectable_difference(error), error, 40000)
+    assert comparisons.detectable_difference(error) == pytest.approx((1.959964 + 0.841621) * error)
+    seen = np.random.default_rng(4).normal(comparisons.detectable_difference(error), error, 40000)
     assert np.mean(np.abs(seen) > 1.959964 * error) == pytest.approx(0.8, abs=0.01)
 
 
 def test_ranks_by_hand():
     points = np.array([0.5, 0.9, math.nan, 0.9])
     draws = np.array([[0.5, 0.95, 0.5, 0.5], [0.9] * 4, [math.nan] * 4, [0.8] * 4])
-    found = paired.rank_stability(points, draws)
+    found = evidence.rank_stability(points, draws)
     np.testing.assert_equal(found.rank, [3, 1, math.nan, 1])
     np.testing.assert_equal(found.low, [1, 1, math.nan, 2])
     np.testing.assert_equal(found.high, [3, 2, math.nan, 3])
     np.testing.assert_equal(found.first, [0.25, 0.75, math.nan, 0])
-    drops = paired.rank_stability(points, draws, descending=False)
+    drops = evidence.rank_stability(points, draws, descending=False)
     np.testing.assert_equal(drops.rank, [1, 2, math.nan, 2])
 
 
@@ -184,9 +183,9 @@ def test_rank_agreement_is_kendalls_tau():
     random = np.random.default_rng(5)
     first, second = random.random((2, 7, 3))
     expected = [stats.kendalltau(first[:, b], second[:, b]).statistic for b in range(3)]
-    assert paired.rank_agreement(first, second) == pytest.approx(expected)
-    assert paired.rank_agreement(first[:, 0], -first[:, 0]) == -1
-    assert math.isnan(paired.rank_agreement(np.array([0.3]), np.array([0.4])))
+    assert evidence.rank_agreement(first, second) == pytest.approx(expected)
+    assert evidence.rank_agreement(first[:, 0], -first[:, 0]) == -1
+    assert math.isnan(evidence.rank_agreement(np.array([0.3]), np.array([0.4])))
 
 
 def test_variance_components_are_found_again():
@@ -211,7 +210,7 @@ def test_variance_components_are_found_again():
         )
         points = 0.5 + true + noise(1)[..., 0]
         draws = points[..., None] + noise(resamples // 10)
-        found.append(paired.variance_components(list(points), list(draws)))
+        found.append(evidence.variance_components(list(points), list(draws)))
     squares = np.mean(np.square(found), axis=0)
     image = sum(share**2 for share in shares.values())
     assert np.sqrt(squares) == pytest.approx([by_method, by_seed, math.sqrt(image)], rel=0.1)
@@ -219,7 +218,7 @@ def test_variance_components_are_found_again():
 
 def test_components_that_nothing_tells_are_unknown():
     draws = np.random.default_rng(7).random((1, 50))
-    found = paired.variance_components([np.array([0.4])], [draws])
+    found = evidence.variance_components([np.array([0.4])], [draws])
     assert math.isnan(found.method)
     assert math.isnan(found.seed)
     assert found.image == pytest.approx(draws.std(ddof=1))
