@@ -318,10 +318,11 @@ def split(
     """Cut every source domain into train, id_val, calibration and id_test.
 
     A split that is there is kept, if it holds exactly the images of its domain. Reads params.yaml
-    and the manifests, no image. Writes datasets/splits/<domain>.csv.
+    and the manifests, no image. Writes datasets/splits/<domain>.csv, and <n>_folds/<domain>.csv for
+    profiles with folds.
     """
     from benchmark.data.cards import card_of
-    from benchmark.data.split import check_split, split_domain, split_path
+    from benchmark.data.split import check_split, split_domain, split_into_folds, split_path
 
     params, cards = settings()
     sources = params.sources()
@@ -337,6 +338,14 @@ def split(
         for line in split_domain(ROOT / "datasets", card_of(cards, domain), domain, params.split):
             say(f"note: {line}")
         say(f"wrote {paths[domain]}")
+    for domain, folds in [(d, folds) for d in sources for folds in params.folds_of(d)]:
+        card, path = card_of(cards, domain), split_path(ROOT / "datasets", domain, folds)
+        if domain in kept and path.exists():
+            check_split(ROOT / "datasets", card, domain, folds)
+            say(f"kept {path}")
+        else:
+            split_into_folds(ROOT / "datasets", card, domain, params.split, folds)
+            say(f"wrote {path}")
 
 
 @command(DATA)

@@ -260,6 +260,8 @@ class Profile(Strict):
     framings: dict[Name, Framing] = Field(default_factory=dict)
     """Other ways to show the same cells, by name; methods choose one."""
     label_space: str
+    folds: int | None = Field(None, ge=2, le=20)
+    """Cross-fitting: seed k tests fold k of each source in-domain. Without, the split's id_test."""
     domains: list[DomainName] = Field(min_length=2, max_length=1000)
     training: Training
     experiments: dict[Name, Experiment] = Field(min_length=1)
@@ -356,6 +358,12 @@ class Params(Blocks):
     def sources(self) -> list[str]:
         """Every domain that some profile trains on, sorted."""
         return sorted({s for profile in self.profiles.values() for s in profile.sources()})
+
+    def folds_of(self, source: str) -> list[int]:
+        """Into how many folds the profiles that cross-fit cut a source, sorted."""
+        return sorted(
+            {p.folds for p in self.profiles.values() if p.folds and source in p.sources()}
+        )
 
     def methods_of(self, experiment: Experiment) -> dict[str, Method]:
         """The methods of an experiment by name: its grid, then the named ones.

@@ -90,13 +90,15 @@ def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
     """
     sources = params.sources()
     names = sorted({card_of(cards, domain).name for domain in sources})
+    splits = sources + [
+        f"{n}_folds/{source}" for source in sources for n in params.folds_of(source)
+    ]
     return {
         "cmd": "wbc-shift split",
         "params": ["split"],
         "deps": ["benchmark/data/split.py", "benchmark/tables.py", *facts(names, cards)],
         "outs": [
-            {f"datasets/splits/{domain}.csv": {"cache": False, "persist": True}}
-            for domain in sources
+            {f"datasets/splits/{name}.csv": {"cache": False, "persist": True}} for name in splits
         ],
     }
 
@@ -112,6 +114,9 @@ def profile_stages(
     results = f"results/{name}"
     names = sorted({card_of(cards, domain).name for domain in profile.domains})
     splits = [f"datasets/splits/{source}.csv" for source in profile.sources()]
+    if profile.folds:
+        folder = f"datasets/splits/{profile.folds}_folds"
+        splits += [f"{folder}/{source}.csv" for source in profile.sources()]
     data_keys = [f"profiles.{name}.{key}" for key in ("subset", "domains")]
     shape_keys = [f"profiles.{name}.{key}" for key in ("image_size", "label_space")]
     shape_keys += [f"profiles.{name}.framings"] if profile.framings else []

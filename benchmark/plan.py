@@ -63,7 +63,7 @@ def check_sources(root: Path, profile: Profile) -> None:
     """Raise a `UserError` if the split of a source is missing or is not of its images of today."""
     cards = load_cards(root / "datasets")
     for source in profile.sources():
-        check_split(root / "datasets", card_of(cards, source), source)
+        check_split(root / "datasets", card_of(cards, source), source, profile.folds)
 
 
 def plan_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from benchmark.config import (
 )
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
-from benchmark.data.split import split_digest
+from benchmark.data.split import fold_of, split_digest
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
 from benchmark.models.weights import Weights
@@ -68,12 +69,14 @@ def expand(
         where = {"name": scenario, "source": source, "targets": targets}
         # Left out where there is none: a published scenario is the same in every clone.
         where |= {"own": own} if (own := own_domains(cards, targets)) else {}
-        split = joined(source, lambda domain: split_digest(root / "datasets", domain))
+        where |= {"folds": profile.folds} if profile.folds else {}
+        folds = dict.fromkeys(fold_of(seed, profile.folds) for seed in range(experiment.seeds))
         shown = {None: prepared} | prepared.get("framings", {})
-        used = {
-            framing: what_is_used(source, targets, split, facts["domains"])
-            for framing, facts in shown.items()
-        }
+        used = {}
+        for fold in folds:
+            split = joined(source, partial(split_digest, root / "datasets", fold=fold))
+            for framing, facts in shown.items():
+                used[framing, fold] = what_is_used(source, targets, split, facts["domains"])
         planned: dict[tuple[str, int], Run] = {}
         # Members stand before the ensembles that ask for them.
         ordered = sorted(methods.items(), key=lambda item: bool(item[1].members))
@@ -86,7 +89,8 @@ def expand(
             if method.members:
                 run |= ensemble(name, [planned[member, seed] for member in method.members])
             else:
-                run |= network(params, profile, (name, method), used[method.framing], seed)
+                facts = used[method.framing, fold_of(seed, profile.folds)]
+                run |= network(params, profile, (name, method), facts, seed)
                 run["skip"] = skips[name] or too_few_sources(params, method, source)
                 check_sampler(run["settings"]["training"], source)
             planned[name, seed] = run

@@ -10,7 +10,7 @@ from benchmark.acquire.fetch import verify
 from benchmark.config import Params
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, domain_images, raw_folder
-from benchmark.data.split import check_split, read_split, split_path
+from benchmark.data.split import check_split, fold_of, read_split, split_path
 from benchmark.errors import UserError
 from benchmark.evaluation.predictions import networks_apart
 from benchmark.plan import profile_folder, read_data
@@ -43,7 +43,7 @@ def validate_profile(
         prepared = unknown | {"framings": dict.fromkeys(profile.framings, unknown)}
     for source in profile.sources():
         if split_path(root / "datasets", source).exists():
-            check_split(root / "datasets", card_of(cards, source), source)
+            check_split(root / "datasets", card_of(cards, source), source, profile.folds)
     experiments: dict[str, list[dict[str, Any]]] = {}
     to_do: dict[str, Run] = {}
     for experiment_name, experiment in profile.experiments.items():
@@ -117,7 +117,7 @@ def forecast_profile(
     def training_images(source: str) -> int:
         count = 0
         for domain in sources_of(source):
-            split = read_split(root / "datasets", domain)
+            split = read_split(root / "datasets", domain, fold_of(0, profile.folds))
             trained = set(split.loc[split["part"] == "train", "path"])
             what = (card_of(cards, domain), domain, profile.label_space, profile.subset)
             count += domain_images(root / "datasets", *what)["path"].isin(trained).sum()

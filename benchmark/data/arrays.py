@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from benchmark.data.card import OPEN_SET
 from benchmark.data.corruptions import corrupt
-from benchmark.data.split import anew, read_split
+from benchmark.data.split import Fold, anew, read_split
 from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import ChangedInput, UserError
 from benchmark.files import digest, sha256_file
@@ -120,6 +121,15 @@ class PreparedImages:
         self._facts = read_prepared(facts_path(root, profile))
         self._domains: dict[str, Images] = {}
         self._splits: dict[str, pd.Series] = {}
+        self.fold: Fold | None = None
+
+    def in_fold(self, fold: Fold | None) -> PreparedImages:
+        """The same images with a fold of each source held out as its id_test."""
+        if fold == self.fold:
+            return self
+        other = copy(self)
+        other.fold, other._splits = fold, {}
+        return other
 
     def domain(self, name: str) -> Images:
         """Every image of a domain, as a shifted test set."""
@@ -183,7 +193,8 @@ class PreparedImages:
         return self._with(framing, fit_stain(stain, framed.part(source, "train").pixels))
 
     def _with(self, framing: str | None, stain: Stain | None = None) -> PreparedImages:
-        return PreparedImages(self.root, self.profile, self.classes, framing, stain)
+        other = PreparedImages(self.root, self.profile, self.classes, framing, stain)
+        return other.in_fold(self.fold)
 
     def corrupted(self, source: str, corruption: str, severity: int) -> Images:
         """The source's id_test under a corruption, as a domain of its own."""
@@ -218,7 +229,7 @@ class PreparedImages:
     def _part(self, domain: str, part: str) -> Images:
         whole = self.domain(domain)
         if domain not in self._splits:
-            split = read_split(self.root / "datasets", domain)
+            split = read_split(self.root / "datasets", domain, self.fold)
             self._splits[domain] = split.set_index("path")["part"]
         parts = whole.table["image"].map(self._splits[domain])
         if parts.isna().any():

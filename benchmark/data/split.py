@@ -3,11 +3,15 @@
 The split is made on the whole published set, by its manifest alone, so that the `core` subset and
 the full set agree: no image trained on in one is tested on in the other. Once made it is kept,
 since finished runs rest on it: another rule for new splits moves none of theirs.
+
+A profile with `folds` cross-fits instead: each fold is id_test once, so that every group is tested
+at home. `datasets/splits/<n>_folds/<domain>.csv` says the part of every group in each of the folds.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,9 +30,22 @@ COST_OF_MISSING = {"train": 1000.0, "id_val": 20.0, "calibration": 10.0, "id_tes
 where rejection falls back to a marginal threshold, last where nothing can be learnt without it."""
 
 
-def split_path(datasets: Path, domain: str) -> Path:
-    """Where the split of a source domain lies."""
-    return Path(datasets) / "splits" / f"{domain}.csv"
+class Fold(NamedTuple):
+    """Which of how many folds of a source is its id_test."""
+
+    number: int
+    of: int
+
+
+def fold_of(seed: int, folds: int | None) -> Fold | None:
+    """The fold that a seed holds out: seed k fold k, and again from the first after the last."""
+    return Fold(seed % folds, folds) if folds else None
+
+
+def split_path(datasets: Path, domain: str, folds: int | None = None) -> Path:
+    """Where the split of a source domain lies, or its cut into folds."""
+    folder = Path(datasets) / "splits"
+    return (folder / f"{folds}_folds" if folds else folder) / f"{domain}.csv"
 
 
 def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> list[str]:
@@ -40,18 +57,8 @@ def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> li
     table = read_manifest(datasets, card, domain=domain)
     if table.empty:
         raise UserError(f"datasets/{card.name}.yaml: domain '{domain}' has no image: check select")
-    core = table["core"] if "core" in table else pd.Series("1", index=table.index)
-    generator = np.random.default_rng(settings.seed)
-    if table["group"].is_unique:
-        # Stratified by subset too, so that each part of the core is as balanced as the whole.
-        part = stratified(table["label"] + "/" + core, settings.fractions, generator)
-    else:
-        part = stratified_groups(
-            table["group"],
-            [table["label"], table["label"].where(core == "1")],
-            settings.fractions,
-            generator,
-        )
+    fractions = {part: settings.fractions[part] for part in SPLIT_PARTS}
+    part = cut(table, fractions, np.random.default_rng(settings.seed))
     table = table.assign(part=part)[COLUMNS].sort_values("path")
     write_text(split_path(datasets, domain), table.to_csv(index=False, lineterminator="\n"))
     counts = pd.crosstab(table["label"], table["part"])
@@ -64,6 +71,39 @@ def split_domain(datasets: Path, card: Card, domain: str, settings: Split) -> li
     ]
 
 
+def split_into_folds(datasets: Path, card: Card, domain: str, settings: Split, folds: int) -> None:
+    """Write `datasets/splits/<folds>_folds/<domain>.csv` (group, fold0 …): by fold, every part.
+
+    The folds are cut like a split is; what a fold leaves is cut anew into the other parts, in the
+    proportions of the settings.
+    """
+    table = domain_rows(datasets, card, domain)
+    names = [f"fold{number}" for number in range(folds)]
+    generator = np.random.default_rng([settings.seed, folds])
+    held_out = cut(table, dict.fromkeys(names, 1 / folds), generator)
+    left = sum(share for part, share in settings.fractions.items() if part != "id_test")
+    others = {p: settings.fractions[p] / left for p in SPLIT_PARTS if p != "id_test"}
+    for number, name in enumerate(names):
+        rest = table[held_out != name]
+        generator = np.random.default_rng([settings.seed, folds, number])
+        table[name] = cut(rest, others, generator).reindex(table.index, fill_value="id_test")
+    groups = table[["group", *names]].drop_duplicates().sort_values("group")
+    path = split_path(datasets, domain, folds)
+    write_text(path, groups.to_csv(index=False, lineterminator="\n"))
+
+
+def cut(
+    table: pd.DataFrame, fractions: dict[str, float], generator: np.random.Generator
+) -> pd.Series:
+    """A part for every row of a domain, groups never cut, classes and the core balanced."""
+    core = table["core"] if "core" in table else pd.Series("1", index=table.index)
+    if table["group"].is_unique:
+        # Stratified by subset too, so that each part of the core is as balanced as the whole.
+        return stratified(table["label"] + "/" + core, fractions, generator)
+    labels = [table["label"], table["label"].where(core == "1")]
+    return stratified_groups(table["group"], labels, fractions, generator)
+
+
 def stratified(
     strata: pd.Series, fractions: dict[str, float], generator: np.random.Generator
 ) -> pd.Series:
@@ -71,8 +111,8 @@ def stratified(
     part = pd.Series("", index=strata.index)
     for _, rows in sorted(strata.groupby(strata).groups.items()):
         shuffled = generator.permutation(np.asarray(rows))
-        edges = np.rint(np.cumsum([fractions[p] for p in SPLIT_PARTS]) * len(shuffled)).astype(int)
-        for name, chunk in zip(SPLIT_PARTS, np.split(shuffled, edges[:-1]), strict=True):
+        edges = np.rint(np.cumsum(list(fractions.values())) * len(shuffled)).astype(int)
+        for name, chunk in zip(fractions, np.split(shuffled, edges[:-1]), strict=True):
             part.loc[chunk] = name
     return part
 
@@ -97,14 +137,16 @@ def stratified_groups(
     tables = [pd.crosstab(groups, label).reindex(names, fill_value=0) for label in labels]
     # counts[group, class] as a share of the class's total, all label columns side by side
     shares = np.concatenate([(t / t.sum()).to_numpy() for t in tables], axis=1)
-    wanted = np.array([fractions[p] for p in SPLIT_PARTS])[:, None]
-    missing = np.array([COST_OF_MISSING[p] for p in SPLIT_PARTS])[:, None]
+    wanted = np.array(list(fractions.values()))[:, None]
+    # A fold is an id_test.
+    costs = [COST_OF_MISSING.get(part, COST_OF_MISSING["id_test"]) for part in fractions]
+    missing = np.array(costs)[:, None]
     best, best_cost = None, np.inf
     for spread in (0.0, 1.0):
         for _ in range(RESTARTS):
             # Groups that hold most of some class are hardest to place: they go first, jittered.
             order = np.argsort(-shares.max(axis=1) * generator.uniform(0.5, 1.5, len(names)))
-            held = np.zeros((len(SPLIT_PARTS), shares.shape[1]))
+            held = np.zeros((len(fractions), shares.shape[1]))
             chosen = np.empty(len(names), dtype=int)
             for group in order:
                 moved = held + shares[group]
@@ -120,7 +162,7 @@ def stratified_groups(
         # Only where a class still misses a part is it worth the balance to pull classes apart.
         if complete:
             break
-    part = dict(zip(names, np.array(SPLIT_PARTS)[best], strict=True))
+    part = dict(zip(names, np.array(list(fractions))[best], strict=True))
     return groups.map(part)
 
 
@@ -153,13 +195,15 @@ def anew(domain: str) -> str:
     return f"run `wbc-shift split --anew {domain}`, which makes runs trained on it stale"
 
 
-def read_split(datasets: Path, domain: str) -> pd.DataFrame:
-    """Read a domain's split, checking that no group is cut.
+def read_split(datasets: Path, domain: str, fold: Fold | None = None) -> pd.DataFrame:
+    """Read a domain's split, or what it is with a fold held out, checking that no group is cut.
 
     Raises:
-        UserError: as `split_rows`; a group on two sides.
+        UserError: as `split_rows`; a group on two sides; folds that lack a group or a part.
     """
     table = split_rows(datasets, domain)
+    if fold:
+        return table.assign(part=table["group"].map(parts_of_groups(datasets, domain, fold)))
     sides = table.groupby("group")["part"].nunique()
     if (sides > 1).any():
         raise UserError(
@@ -169,8 +213,29 @@ def read_split(datasets: Path, domain: str) -> pd.DataFrame:
     return table
 
 
-def check_split(datasets: Path, card: Card, domain: str) -> None:
+def parts_of_groups(datasets: Path, domain: str, fold: Fold) -> pd.Series:
+    """Group → part with a fold held out, of exactly the groups of the domain's split."""
+    path, column = split_path(datasets, domain, fold.of), f"fold{fold.number}"
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `wbc-shift split`")
+    parts = read_table(path, ["group", column]).rows.set_index("group")[column]
+    groups = split_rows(datasets, domain)["group"]
+    if wrong := set(parts) - set(SPLIT_PARTS):
+        raise UserError(f"{path}: unknown part '{sorted(wrong)[0]}': use {', '.join(SPLIT_PARTS)}")
+    if parts.index.has_duplicates or set(parts.index) != set(groups):
+        other = [*parts.index[parts.index.duplicated()], *(set(parts.index) ^ set(groups))][0]
+        raise UserError(
+            f"{path}: group '{shortened(other)}' has to be in one row here, and in "
+            f"{split_path(datasets, domain)}: {anew(domain)}"
+        )
+    return parts
+
+
+def check_split(datasets: Path, card: Card, domain: str, folds: int | None = None) -> None:
     """Refuse a split that does not hold exactly the images of its domain, by whole groups of today.
+
+    Args:
+        folds: into which the domain is cut as well; each of them is held to the same.
 
     Raises:
         UserError: names the first image that is missing, too many, or in another group.
@@ -185,14 +250,17 @@ def check_split(datasets: Path, card: Card, domain: str) -> None:
         if len(other):
             more = f" ({len(other)} in all)" if len(other) > 1 else ""
             raise UserError(f"{path}: {other.iloc[0]} {fault}{more}: {anew(domain)}")
-    sides = rows["path"].map(table.set_index("path")["part"]).groupby(rows["group"]).nunique()
-    if (sides > 1).any():
-        raise UserError(
-            f"{path}: group '{sides.idxmax()}' of the manifest is cut by the split: {anew(domain)}"
-        )
+    for fold in (None, *(Fold(number, folds) for number in range(folds or 0))):
+        part = read_split(datasets, domain, fold).set_index("path")["part"]
+        sides = rows["path"].map(part).groupby(rows["group"]).nunique()
+        if (sides > 1).any():
+            raise UserError(
+                f"{split_path(datasets, domain, fold and folds)}: group '{sides.idxmax()}' of the "
+                f"manifest is cut by the split: {anew(domain)}"
+            )
 
 
-def split_digest(datasets: Path, domain: str) -> str:
+def split_digest(datasets: Path, domain: str, fold: Fold | None = None) -> str:
     """Digest of a split's assignment of images to parts (part of every run's fingerprint)."""
-    table = read_split(datasets, domain)
+    table = read_split(datasets, domain, fold)
     return digest(sorted(zip(table["path"], table["part"], strict=True)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmark.data.arrays import PreparedImages
+from benchmark.data.split import fold_of
 from benchmark.files import digest
 from benchmark.models.weights import Weights
 from benchmark.runs import Run
@@ -22,17 +23,20 @@ class Bench:
     classes: list[str]
     device: torch.device
     images: PreparedImages
-    seen: dict[tuple[str, str, str | None], PreparedImages] = field(default_factory=dict)
+    seen: dict[tuple, PreparedImages] = field(default_factory=dict)
 
     def images_of(self, run: Run) -> PreparedImages:
         """The images as a run sees them: those of the last framing and stain are kept."""
+        fold = fold_of(run["seed"], run["scenario"].get("folds"))
         source, method = run["scenario"]["source"], run["method"]
-        key = source, method.get("stain", "none"), method.get("framing")
-        if key[1:] == ("none", None):
-            return self.images
+        stain, framing = method.get("stain", "none"), method.get("framing")
+        if (stain, framing) == ("none", None):
+            return self.images.in_fold(fold)
+        # A stain is fitted on the training part; without one, all sources and folds see the same.
+        key = (framing,) if stain == "none" else (framing, stain, source, fold)
         if key not in self.seen:
-            self.seen = {key: self.images.seen_by(*key)}
-        return self.seen[key]
+            self.seen = {key: self.images.in_fold(fold).seen_by(source, stain, framing)}
+        return self.seen[key].in_fold(fold)
 
 
 def initial_weights(run: Run) -> Weights:

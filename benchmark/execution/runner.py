@@ -72,7 +72,9 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
     device = choose_device()
     configure(device)
     bench: Bench | None = None
-    waiting = [r for r in plan["runs"] if not finished(root, profile, r)]
+    # Seed by seed, so that what is there when a long study is stopped are whole repetitions.
+    planned = sorted(plan["runs"], key=lambda run: run["seed"])
+    waiting = [r for r in planned if not finished(root, profile, r)]
     done = len(plan["runs"]) - len(waiting)
     say(f"{profile}/{experiment}: {told_of(root, profile, plan['runs'])}")
     while waiting:

@@ -25,6 +25,7 @@ from benchmark.data.arrays import PreparedImages
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
+from benchmark.data.split import fold_of
 from benchmark.domains.ranges import appearance, beyond, read_ranges
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
@@ -237,7 +238,8 @@ class Network:
     @cached_property
     def images(self) -> PreparedImages:
         """The profile's prepared images as the run sees them, which must be here."""
-        images = PreparedImages(self.root, self.profile, self.classes)
+        fold = fold_of(self.record["seed"], self.record["scenario"].get("folds"))
+        images = PreparedImages(self.root, self.profile, self.classes).in_fold(fold)
         method = self.record["method"]
         return images.seen_by(self.source, method.get("stain", "none"), method.get("framing"))
 
