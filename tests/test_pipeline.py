@@ -54,8 +54,10 @@ def test_profiles_share_the_splits_and_nothing_else() -> None:
                 name = out if isinstance(out, str) else next(iter(out))
                 assert name not in seen, f"{name} is written by {seen.get(name)} and {path}"
                 seen[name] = path
+    params = load_params(REPOSITORY / "params.yaml")
+    folds = [f"{n}_folds/{source}" for source in params.sources() for n in params.folds_of(source)]
     assert {p for p in seen if p.startswith("datasets/splits/")} == {
-        f"datasets/splits/{d}.csv" for d in load_params(REPOSITORY / "params.yaml").sources()
+        f"datasets/splits/{name}.csv" for name in (*params.sources(), *folds)
     }
 
 
