@@ -77,7 +77,7 @@ def split_into_folds(datasets: Path, card: Card, domain: str, settings: Split, f
     The folds are cut like a split is; what a fold leaves is cut anew into the other parts, in the
     proportions of the settings.
     """
-    table = domain_rows(datasets, card, domain)
+    table = read_manifest(datasets, card, domain=domain)
     names = [f"fold{number}" for number in range(folds)]
     generator = np.random.default_rng([settings.seed, folds])
     held_out = cut(table, dict.fromkeys(names, 1 / folds), generator)
