@@ -827,7 +827,7 @@ def domain_cards(
     chosen = params.profile(profile)
     features = None
     if run is not None:
-        features = features_of_run(ROOT, profile, run, len(classes_of(profile)))
+        features = features_of_run(ROOT, profile, run, classes_of(profile))
     elif weights is not None:
         features = features_of_weights(*weights, chosen.image_size)
     write_domain_cards(ROOT, params, cards, profile, features)

@@ -209,15 +209,15 @@ def test_the_second_stage_leaves_every_tensor_of_the_network_as_the_first_left_i
     phantoms: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, params = phantoms
-    answers, seen = runner.answers, []
+    predict_parts, seen = runner.predict_parts, []
 
-    def spy(bench, run, model, *images):
+    def spy(context, run, model, *images):
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        found = answers(bench, run, model, *images)
+        found = predict_parts(context, run, model, *images)
         seen.append((before, model.state_dict()))
         return found
 
-    monkeypatch.setattr(runner, "answers", spy)
+    monkeypatch.setattr(runner, "predict_parts", spy)
     (run,) = plan_one(root, params, "small", "le-resnet50", SINGLE, 1)
     assert run["method"]["readout"] == "decoupled"
     train_one(root, "small", CLASSES, [run])

@@ -21,6 +21,7 @@ from benchmark.errors import ChangedInput
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.execution import runner
 from benchmark.files import read_json, sha256_file, write_json
+from benchmark.models.build import build_model
 from benchmark.models.predict import log_mean_probability
 from benchmark.plan import plan_profile
 from benchmark.training.checkpoints import network_sha256, read_checkpoint
@@ -417,6 +418,30 @@ def test_d7_a_weights_file_without_a_digest_is_refused_by_the_plan(
     outcome = wbc_shift("plan", "-p", "tiny")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)
     assert f"add `sha256: {sha256_file(Path('mine.safetensors'))}`" in outcome.err
+
+
+def test_a_checkpoint_predicts_where_its_initial_weights_are_gone(
+    prepared: Path, wbc_shift
+) -> None:
+    file = Path("mine.safetensors")
+    save_file(build_model("resnet10t", "bn", {}, 5, 48, seed=1).state_dict(), file)
+    edit(
+        Path("params.yaml"),
+        "profiles:\n",
+        f"weights: {{mine: {{file: {file}, sha256: {sha256_file(file)}}}}}\n"
+        "methods: {started: {backbone: resnet10t, weights: mine}}\nprofiles:\n",
+    )
+    asked = ("train", "-p", "tiny", "--method", "started", "--scenario", "toy-a->*")
+    assert wbc_shift(*asked).status == 0
+    folder = RUNS / "started/toy-a_to_others/seed0"
+    record, whole = read_json(folder / "run.json"), (folder / "predictions.parquet").read_bytes()
+    file.unlink()
+    shutil.rmtree(folder)
+    outcome = wbc_shift(*asked)
+    assert outcome.status == 0, outcome.err
+    assert (folder / "predictions.parquet").read_bytes() == whole
+    assert read_json(folder / "run.json")["weights"] == record["weights"]
+    assert record["weights"]["sha256"] == record["settings"]["weights"]["sha256"]
 
 
 def test_d7_edited_scores_are_refused_by_the_report(clone: Path, wbc_shift) -> None:

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmark.errors import UserError
 from benchmark.models.weights import IMAGENET
 from benchmark.parts import check_block
-from benchmark.training.readouts import READOUTS, Features, PixelFeatures, Source, decoupled
+from benchmark.training.readouts import READOUTS, Decoupled, Features, PixelFeatures, Source
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 SMALL = {"hidden": 16, "epochs": 60, "batch_size": 32}
@@ -78,7 +78,7 @@ def test_neighbours_vote_as_in_scikit_learn(source):
 
 def test_a_balanced_sampler_serves_the_rare_classes(source):
     def recall_of_rare(sampler):
-        head = decoupled("ce", sampler=sampler, hidden=16, epochs=30)(source, 3, 0)
+        head = Decoupled("ce", sampler=sampler, hidden=16, epochs=30)(source, 3, 0)
         predicted = answers(head, source.id_val_features)
         return np.mean([(predicted[source.id_val_labels == c] == c).mean() for c in (1, 2)])
 
@@ -126,7 +126,7 @@ def test_drift_moves_running_statistics_alone():
     model = timm.create_model("resnet10t", num_classes=3)
     network = PixelFeatures(Features(model), IMAGENET).requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit = decoupled(stage2_bn="drift", hidden=8, epochs=1, batch_size=8)
+    fit = Decoupled(stage2_bn="drift", hidden=8, epochs=1, batch_size=8)
     stage = fit(Source(pixels, labels, pixels, labels, network), 3, 0)
     moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
     assert moved == {n for n in before if n.split(".")[-1] in STATISTICS}
@@ -207,8 +207,8 @@ def test_a04_a_class_missing_from_training_is_one_line(name, absent):
     "readout",
     [
         READOUTS["nearest_neighbours"](),
-        decoupled("ce", sampler="instance", learning_rate=0.05, **SMALL),
-        decoupled("ce", sampler="class_balanced", learning_rate=0.05, **SMALL),
+        Decoupled("ce", sampler="instance", learning_rate=0.05, **SMALL),
+        Decoupled("ce", sampler="class_balanced", learning_rate=0.05, **SMALL),
     ],
 )
 def test_a04_a_readout_that_weighs_no_class_never_predicts_one_missing_from_training(

@@ -13,7 +13,7 @@ from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.models.weights import IMAGENET
 from benchmark.training.batches import SAMPLERS, Batches
-from benchmark.training.fit import OPTIMISERS, SCHEDULES, schedule_of
+from benchmark.training.fit import OPTIMISERS, SCHEDULES
 
 CPU = torch.device("cpu")
 
@@ -96,12 +96,12 @@ def test_a_batch_knows_where_the_images_of_each_domain_are() -> None:
 
 
 def test_steps_fall_by_ten_at_30_and_60_of_100_epochs() -> None:
-    factor = schedule_of(settings(schedule="steps", warmup_epochs=0), steps_per_epoch=7)
+    factor = SCHEDULES["steps"](settings(warmup_epochs=0), steps_per_epoch=7)
     at = [factor(epoch * 7 + 6) for epoch in (0, 29, 30, 59, 60, 99)]
     assert at == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert factor(30 * 7 - 1) == 1
     assert factor(30 * 7) == pytest.approx(0.1)
-    other = schedule_of(settings(schedule="steps", milestones=[0.5]), steps_per_epoch=1)
+    other = SCHEDULES["steps"](settings(milestones=[0.5]), steps_per_epoch=1)
     assert [other(0), other(9), other(49), other(50)] == pytest.approx([0.1, 1, 1, 0.1])
 
 
@@ -114,7 +114,7 @@ def test_the_released_schedule_starts_with_its_last_value() -> None:
         released += falling.get_last_lr()
         optimiser.step()
         falling.step()
-    factor = schedule_of(settings(schedule="as_released"), steps_per_epoch=3)
+    factor = SCHEDULES["as_released"](settings(), steps_per_epoch=3)
     ours = [factor(epoch * 3 + step) for epoch in range(100) for step in range(3)]
     expected = [released[epoch - 1] for epoch in range(100) for _ in range(3)]
     assert ours == pytest.approx(expected, rel=1e-4, abs=1e-9)

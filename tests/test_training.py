@@ -24,7 +24,8 @@ from benchmark.files import read_json
 from benchmark.models.build import build_model
 from benchmark.models.predict import predict
 from benchmark.training import records
-from benchmark.training.fit import NotFinite, fit, schedule_of
+from benchmark.training.fit import SCHEDULES, NotFinite, fit
+from benchmark.training.losses import LOSSES
 
 RUNS = Path("results/tiny/runs")
 CE = RUNS / "resnet10t-bn-ce/toy-a_to_others/seed0"
@@ -73,7 +74,7 @@ def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
-    factor = schedule_of(settings(epochs=3, warmup_epochs=1), steps_per_epoch=4)
+    factor = SCHEDULES["cosine"](settings(epochs=3, warmup_epochs=1), steps_per_epoch=4)
     assert [factor(i) for i in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert factor(4) == 1.0
     assert factor(8) == pytest.approx(0.5)
@@ -242,9 +243,7 @@ def test_tampered_predictions_count_as_missing_and_are_made_again(trained: Path,
 def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(
     prepared: Path, wbc_shift, monkeypatch
 ) -> None:
-    monkeypatch.setitem(
-        runner.LOSSES, "focal", lambda counts, gamma: lambda z, y: z.sum() * float("inf")
-    )
+    monkeypatch.setitem(LOSSES, "focal", lambda counts, gamma: lambda z, y: z.sum() * float("inf"))
     outcome = wbc_shift("train", "-p", "tiny")
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1

@@ -261,7 +261,7 @@ def test_preprocessing_follows_the_weights_unless_declared() -> None:
 
 def test_images_are_standardised_by_the_mean_and_spread_of_the_weights() -> None:
     batch = torch.tensor([0.25, 0.5, 1.0]).view(1, 3, 1, 1)
-    ours = standardise(batch, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 2.0))
+    ours = standardise(batch, Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 2.0)))
     assert ours.flatten().tolist() == [-1.0, 0.0, 0.25]
     expected = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(batch)
     assert torch.equal(standardise(batch), expected)

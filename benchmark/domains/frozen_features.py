@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmark.domains.facts import Features
-from benchmark.laboratory.label_images import read_run, trained
+from benchmark.execution.networks import RunContext, trained_network
 from benchmark.models.build import create, load_initial
 from benchmark.models.heads import replace_classifier
 from benchmark.models.predict import predict
@@ -26,14 +26,14 @@ def features_of_weights(backbone: str, file: Path, image_size: int) -> Features:
     return frozen(model)
 
 
-def features_of_run(root: Path, profile: str, run_id: str, classes: int) -> Features:
+def features_of_run(root: Path, profile: str, run_id: str, classes: list[str]) -> Features:
     """What enters the classifier of a finished run at its best epoch.
 
     Raises:
         UserError: no such run, or its checkpoint is not here.
     """
-    record = read_run(root, profile, run_id)
-    return frozen(trained(root, profile, record, classes))
+    _, model = trained_network(RunContext(root, profile, classes), run_id)
+    return frozen(model)
 
 
 def frozen(model: nn.Module) -> Features:

@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
+from benchmark.execution.networks import RunContext
+from benchmark.execution.runner import WAIT_S, carry_out, finished, write_indices
 from benchmark.files import writable_folder
 from benchmark.parallel import wanted_threads
 from benchmark.plan import plan_path
 from benchmark.progress import say, track
 from benchmark.runs import Run
 from benchmark.schema import read_plan
+from benchmark.training.records import locks_folder
 
 RETRIES = 3
 """How often a task is started again whose worker or machine was lost."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Little: tasks are names and answers are lines; images and results go through the file system."""
-WAIT_S = 2.0
-"""How long to wait before runs that another process holds are asked for again."""
 
 
 def launch(
@@ -50,10 +51,8 @@ def launch(
 
     Raises:
         UserError: Ray is missing or cannot be reached, results cannot be written, or some runs
-            failed, told after all were tried.
+            failed, raised after all were attempted.
     """
-    from benchmark.training.records import locks_folder
-
     wanted_threads()  # refused before anything is started
     ray = import_ray(here=address is None)
     root = Path(root).resolve()
@@ -70,7 +69,7 @@ def launch(
                 say(f"[{number}/{total}] {line}")
         finally:
             ray.shutdown()
-    tell_failures(root, profile, experiments, lost)
+    write_indices(root, profile, experiments, profile, lost)
 
 
 def import_ray(here: bool) -> Any:
@@ -100,8 +99,6 @@ def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list
 
     The second run of a training takes the first one's checkpoint, so they go to one worker in turn.
     """
-    from benchmark.execution.runner import finished
-
     trainings: dict[str, dict[str, Run]] = {}
     for experiment in experiments:
         for run in read_plan(plan_path(root, profile, experiment))["runs"]:
@@ -207,57 +204,20 @@ def carry_out_together(
     Returns:
         A line for each run, and the runs left because another process is at one of them.
     """
-    from filelock import Timeout
-
-    from benchmark.execution.runner import carry_out, finished
-    from benchmark.training.records import locks_folder, run_lock
-
     os.environ.update(environment)
     if not locks_folder(root, profile).exists():
         raise UserError(f"{platform.node()} does not see {root}: share the project's folder")
     lines = []
-    for index, run in enumerate(runs):
-        lock = run_lock(root, profile, run)
-        try:
-            with lock:
-                # A task that Ray started again finds here what its first try has finished.
-                if finished(root, profile, run):
-                    outcome = "done already"
-                else:
-                    outcome = carry_out(bench_of(root, profile, tuple(classes)), run)
-                lines.append(f"{run['run_id']}: {outcome}")
-        except Timeout:
+    context = context_of(root, profile, tuple(classes))
+    # A task that Ray started again finds done what its first try has finished.
+    for index, (run, outcome) in enumerate(carry_out(context, runs, wait=False)):
+        if outcome is None:
             return lines, runs[index:]
+        lines.append(f"{run['run_id']}: {outcome}")
     return lines, []
 
 
 @lru_cache(maxsize=1)
-def bench_of(root: Path, profile: str, classes: tuple[str, ...]) -> Any:
+def context_of(root: Path, profile: str, classes: tuple[str, ...]) -> RunContext:
     """The images and the device of a worker process, kept from task to task."""
-    from benchmark.data.arrays import PreparedImages
-    from benchmark.execution.runner import Bench
-    from benchmark.training.device import choose_device, configure
-
-    device = choose_device()
-    configure(device)
-    images = PreparedImages(root, profile, list(classes))
-    return Bench(root, profile, list(classes), device, images)
-
-
-def tell_failures(root: Path, profile: str, experiments: list[str], lost: list[str]) -> None:
-    """Write the index of every experiment; raise a `UserError` if a run is not done."""
-    from benchmark.training.records import FAILED, write_index
-
-    planned: dict[str, dict[str, Any]] = {}
-    for experiment in experiments:
-        planned |= {row["run_id"]: row for row in write_index(root, profile, experiment)}
-    failed = [
-        f"{name}: {row['outcome']}: {row['reason']}"
-        for name, row in planned.items()
-        if row["outcome"] in (*FAILED, "missing")
-    ]
-    if failed:
-        raise UserError(
-            f"{profile}: {len(failed)} of {len(planned)} runs failed, the others are kept; "
-            f"first: {(lost or failed)[0]}"
-        )
+    return RunContext(root, profile, list(classes))

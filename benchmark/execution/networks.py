@@ -1,29 +1,61 @@
-"""What the runs of an experiment have in common, and what a run's record says of its inputs."""
+"""A run's network, built from its settings and given the state of its checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.split import fold_of
+from benchmark.errors import UserError, suggest
 from benchmark.files import digest
+from benchmark.models.build import build_model
 from benchmark.models.weights import Weights
+from benchmark.parts import build
+from benchmark.plan import profile_folder
 from benchmark.runs import Run
+from benchmark.schema import read_done
+from benchmark.training.checkpoints import (
+    checkpoint_path,
+    is_network_of,
+    load_network,
+    read_checkpoint,
+)
+from benchmark.training.contracts import Loss, join
+from benchmark.training.device import choose_device, configure
+from benchmark.training.records import run_folder
+
+
+def configured_device() -> torch.device:
+    """The device of this process, set up so that a run is a function of its seed."""
+    device = choose_device()
+    configure(device)
+    return device
 
 
 @dataclass
-class Bench:
-    """What the runs of an experiment have in common: a profile's images and a device."""
+class RunContext:
+    """What the runs of a profile have in common: its classes and images, and a device."""
 
     root: Path
     profile: str
     classes: list[str]
-    device: torch.device
-    images: PreparedImages
+    device: torch.device = field(default_factory=configured_device)
     seen: dict[tuple, PreparedImages] = field(default_factory=dict)
+
+    @cached_property
+    def images(self) -> PreparedImages:
+        """The profile's prepared images."""
+        return PreparedImages(self.root, self.profile, self.classes)
+
+    def open_images(self) -> None:
+        """Open the images before a run is worked on: missing ones are no outcome of the run."""
+        _ = self.images
 
     def images_of(self, run: Run) -> PreparedImages:
         """The images as a run sees them: those of the last framing and stain are kept."""
@@ -47,3 +79,95 @@ def initial_weights(run: Run) -> Weights:
 def axis_seed(*axis: str | int) -> int:
     """A 63-bit seed from the names it depends on, and on nothing else."""
     return int(digest(list(axis)), 16) >> 1
+
+
+def build_network(
+    run: Run, classes: int, counts: Tensor | None = None, *, state_follows: bool = False
+) -> tuple[nn.Module, Loss]:
+    """A run's network, and its loss, which may have brought the network's head.
+
+    Args:
+        run: a planned run, or the record of one.
+        counts: images of each class in the training part, int64 [classes], on the device; None
+            where the loss is not going to be used.
+        state_follows: a whole state will be loaded next, so that the initial weights need not be
+            here.
+    """
+    method, settings = run["method"], run["settings"]
+    backbone = method["backbone"]
+    model = build_model(
+        backbone,
+        method["normalisation"],
+        settings["normalisation"],
+        classes,
+        settings["image_size"],
+        # Seeds by named axis: initial weights by backbone, so that normalisations and losses are
+        # paired; order and augmentation by seed alone, the same for every method.
+        seed=axis_seed("initialisation", backbone, run["seed"]),
+        weights=initial_weights(run),
+        head=method.get("head", "linear"),
+        freezing=method.get("freezing", "none"),
+        state_follows=state_follows,
+    )
+    counts = torch.ones(classes) if counts is None else counts
+    loss = build("loss", method["loss"], settings["loss"])(counts)
+    return model, join(loss, model, seed=axis_seed("head", backbone, run["seed"]))
+
+
+def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Raises:
+        UserError: no such run, or it is not done.
+    """
+    folder, runs = run_folder(root, profile, run_id), profile_folder(root, profile) / "runs"
+    known = [p.parent.relative_to(runs).as_posix() for p in runs.glob("*/*/*/run.json")]
+    if run_id not in known:
+        near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
+        raise UserError(f"{profile}: no run '{run_id}'{near}")
+    record = read_done(folder / "run.json")
+    if record["run_id"] != run_id:
+        raise UserError(
+            f"{folder / 'run.json'} is of {record['run_id']}: copy the run again from where it was "
+            f"trained, or delete {folder} and run `wbc-shift train -p {profile}`"
+        )
+    if record["outcome"] != "done":
+        raise UserError(f"{run_id} is not done ({record['outcome']}): choose another run")
+    return record
+
+
+def trained_network(context: RunContext, run_id: str) -> tuple[dict[str, Any], nn.Module]:
+    """The record of a finished run, and the network that gave its predictions, at its best epoch.
+
+    Raises:
+        UserError: no such run, or it is not done; more than a network answers; its checkpoint is
+            not here, is damaged, or is that of another network, to which the run's temperature and
+            threshold do not belong.
+    """
+    root, profile = context.root, context.profile
+    record = read_run(root, profile, run_id)
+    method, settings = record["method"], record["settings"]
+    readout, inference = method.get("readout", "head"), method.get("inference", "single")
+    if "members" in settings or readout != "head" or inference not in ("single", "tta"):
+        raise UserError(
+            f"{run_id} answers with more than its network (an ensemble, a readout, or what adapts "
+            "to the test images): choose a run whose network answers by itself"
+        )
+    folder = run_folder(root, profile, run_id)
+    path = checkpoint_path(root, profile, record["training_fingerprint"])
+    result = read_checkpoint(path) if settings["training"]["epochs"] else None
+    if result is None:
+        raise UserError(
+            f"{path} is not on this machine (checkpoints are not in git): copy it from where the "
+            f"run was trained, or delete {folder} and train it again: "
+            f"wbc-shift train -p {profile}"
+        )
+    if not is_network_of(record, result):
+        raise UserError(
+            f"{path} is another network than the one that gave the answers of {run_id}, and its "
+            "temperature and threshold: copy that one from where the run was trained, or delete "
+            f"{folder} and answer anew from the one that is here: wbc-shift train -p {profile}"
+        )
+    model, _ = build_network(record, len(context.classes), state_follows=True)
+    load_network(model, result, path)
+    return record, model.to(context.device, memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
 from benchmark.evaluation.predictions import read_stored
-from benchmark.execution.networks import Bench, axis_seed, initial_weights
+from benchmark.execution.networks import RunContext, axis_seed, initial_weights
 from benchmark.files import atomic, digest
 from benchmark.models.build import preprocessing
 from benchmark.models.predict import Conditions, Inference, log_mean_probability
@@ -34,8 +34,8 @@ from benchmark.training.records import (
 )
 
 
-def answers(
-    bench: Bench,
+def predict_parts(
+    context: RunContext,
     run: Run,
     model: torch.nn.Module,
     network: str,
@@ -49,50 +49,53 @@ def answers(
     """
     method, settings = run["method"], run["settings"]
     train = images.part(run["scenario"]["source"], "train")
-    where = conditions(bench, run, train.labels)
+    conditions = conditions_of(context, run, train.labels)
     inference = build(
         "inference", method.get("inference", "single"), settings.get("inference", {})
     )()
-    block = settings.get("readout", {})
-    if readout := build("readout", method.get("readout", "head"), block)():
-        features = Features(model)
-        id_val = images.part(run["scenario"]["source"], "id_val")
-        seed = axis_seed("readout", run["seed"])
-        if block.get("stage2_bn") == "drift":
-            # A copy: the checkpoint's own network goes on to serve other readouts.
-            network = PixelFeatures(copy.deepcopy(features), where.preprocessing)
-            network.requires_grad_(False)
-            source = Source(train.pixels, train.labels, id_val.pixels, id_val.labels, network)
-            _, head = readout(source, len(bench.classes), seed)
-            model = torch.nn.Sequential(network.features, head.to(bench.device))
-            return [inference(model, part.pixels, where) for part in parts]
-        source = Source(
-            cached_features(bench, run, features, network, train, where),
-            train.labels,
-            cached_features(bench, run, features, network, id_val, where),
-            id_val.labels,
-        )
-        fitted = readout(source, len(bench.classes), seed)
-        fitted = fitted.to(bench.device).eval()
-        if type(inference) is Inference:  # the cache serves every readout of this network
-            known = (cached_features(bench, run, features, network, p, where) for p in parts)
-            return [readout_logits(fitted, values) for values in known]
-        model = torch.nn.Sequential(features, fitted)
-    return [inference(model, part.pixels, where) for part in parts]
+    readout = build("readout", method.get("readout", "head"), settings.get("readout", {}))()
+    if readout is None:
+        return [inference(model, part.pixels, conditions) for part in parts]
+    id_val = images.part(run["scenario"]["source"], "id_val")
+    classes, seed = len(context.classes), axis_seed("readout", run["seed"])
+    if readout.drifts:
+        # A copy: the checkpoint's own network goes on to serve other readouts.
+        drifting = PixelFeatures(Features(copy.deepcopy(model)), conditions.preprocessing)
+        drifting.requires_grad_(False)
+        source = Source(train.pixels, train.labels, id_val.pixels, id_val.labels, drifting)
+        _, head = readout(source, classes, seed)
+        model = torch.nn.Sequential(drifting.features, head.to(context.device))
+        return [inference(model, part.pixels, conditions) for part in parts]
+    features = Features(model)
+
+    def cached(chosen: Images) -> np.ndarray:
+        return cached_features(context, run, features, network, chosen, conditions)
+
+    source = Source(cached(train), train.labels, cached(id_val), id_val.labels)
+    fitted = readout(source, classes, seed).to(context.device).eval()
+    if type(inference) is Inference:  # the cache serves every readout of this network
+        return [readout_logits(fitted, cached(part)) for part in parts]
+    model = torch.nn.Sequential(features, fitted)
+    return [inference(model, part.pixels, conditions) for part in parts]
 
 
-def conditions(bench: Bench, run: Run, labels: np.ndarray) -> Conditions:
+def conditions_of(context: RunContext, run: Run, labels: np.ndarray) -> Conditions:
     """What all answers of a run have in common; `labels` are those of its training part."""
     return Conditions(
         run["settings"]["training"]["precision"],
-        bench.device,
+        context.device,
         preprocessing(initial_weights(run), run["method"]["backbone"]),
-        np.bincount(labels, minlength=len(bench.classes)) / len(labels),
+        np.bincount(labels, minlength=len(context.classes)) / len(labels),
     )
 
 
 def cached_features(
-    bench: Bench, run: Run, features: Features, network: str, images: Images, where: Conditions
+    context: RunContext,
+    run: Run,
+    features: Features,
+    network: str,
+    images: Images,
+    conditions: Conditions,
 ) -> np.ndarray:
     """Features float32 [N, D], computed once for all methods that answer from one network.
 
@@ -100,12 +103,12 @@ def cached_features(
         network: SHA-256 of the state of the network that they are features of.
     """
     seen = hashlib.sha256(np.ascontiguousarray(images.pixels)).hexdigest()
-    folder = checkpoint_path(bench.root, bench.profile, run["training_fingerprint"])
+    folder = checkpoint_path(context.root, context.profile, run["training_fingerprint"])
     key = digest([network, seen, version("inference")])
     path = folder.with_suffix("") / f"{key}.safetensors"
     values = kept_features(path)
     if values is None:
-        values = np.ascontiguousarray(where.predict(features, images.pixels))
+        values = np.ascontiguousarray(conditions.predict(features, images.pixels))
         with atomic(path) as temporary:
             about = {"sha256": hashlib.sha256(values).hexdigest()}
             temporary.write_bytes(save({"features": values}, metadata=about))
@@ -130,7 +133,7 @@ def readout_logits(readout: torch.nn.Module, features: np.ndarray) -> np.ndarray
     return readout(torch.from_numpy(features).to(device)).float().cpu().numpy()
 
 
-def average_of_members(bench: Bench, run: Run) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+def average_of_members(context: RunContext, run: Run) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """An ensemble's predictions: log of the mean of its members' stored probabilities.
 
     Returns:
@@ -142,16 +145,16 @@ def average_of_members(bench: Bench, run: Run) -> tuple[list[dict[str, Any]], pd
     """
     averaged, tables = [], []
     for member in run["settings"]["members"]:
-        outcome = read_outcome(bench.root, bench.profile, member | {"skip": None})
+        outcome = read_outcome(context.root, context.profile, member | {"skip": None})
         if outcome["outcome"] != "done":
             raise UserError(f"member {member['run_id']} is {outcome['outcome']}: train it first")
-        record = read_record(bench.root, bench.profile, member["run_id"])
+        record = read_record(context.root, context.profile, member["run_id"])
         of = ("run_id", "predictions_sha256", "network_sha256")
         averaged.append({key: record.get(key) for key in of})
-        tables.append(read_stored(profile_folder(bench.root, bench.profile), record))
-    columns = [f"logit_{name}" for name in bench.classes]
+        tables.append(read_stored(profile_folder(context.root, context.profile), record))
+    columns = [f"logit_{name}" for name in context.classes]
     logits = [torch.from_numpy(t[columns].to_numpy(np.float32, copy=True)) for t in tables]
     mean = log_mean_probability(torch.stack(logits)).numpy()
     labels = tables[0]["label"].to_numpy().astype(np.int64)
     facts = tables[0].drop(columns=[*columns, "label"])
-    return averaged, predictions_table(facts, labels, mean, bench.classes)
+    return averaged, predictions_table(facts, labels, mean, context.classes)

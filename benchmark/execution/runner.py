@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,13 @@ import torch
 from filelock import Timeout
 
 from benchmark.config import Training
-from benchmark.data.arrays import (
-    OPEN_SET_PART,
-    OPEN_SET_SUFFIX,
-    PreparedImages,
-    open_set_of,
-)
+from benchmark.data.arrays import OPEN_SET_PART, OPEN_SET_SUFFIX, PreparedImages, open_set_of
 from benchmark.errors import ChangedInput, UserError
 from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.evaluation.predictions import TestSet, networks_apart, read_stored
-from benchmark.execution.networks import Bench, axis_seed, initial_weights
-from benchmark.execution.predicting import answers, average_of_members
-from benchmark.models.build import build_model, preprocessing, weights_sha256
+from benchmark.execution.networks import RunContext, axis_seed, build_network, initial_weights
+from benchmark.execution.predicting import average_of_members, predict_parts
+from benchmark.models.build import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
 from benchmark.parts import build
 from benchmark.plan import plan_path, profile_folder
@@ -40,8 +36,7 @@ from benchmark.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from benchmark.training.contracts import join
-from benchmark.training.device import choose_device, configure, environment
+from benchmark.training.device import environment
 from benchmark.training.fit import Fit, NotFinite, fit
 from benchmark.training.records import (
     FAILED,
@@ -58,6 +53,9 @@ from benchmark.training.records import (
 )
 
 HELD_OUT = ("id_val", "calibration", "id_test")
+DONE_BEFORE = "done already"
+WAIT_S = 2.0
+"""How long to wait before runs that another process holds are asked for again."""
 
 
 def train_experiment(root: Path, profile: str, experiment: str) -> None:
@@ -66,49 +64,22 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
     Two processes may work on the same plan at once: each takes the runs that the other has not.
 
     Raises:
-        UserError: after all runs were tried, one line with those that failed.
+        UserError: raised after all runs were attempted, one line with those that failed.
     """
     plan = read_plan(plan_path(root, profile, experiment))
-    device = choose_device()
-    configure(device)
-    bench: Bench | None = None
+    runs = plan["runs"]
+    context = RunContext(root, profile, plan["classes"])
     # Seed by seed, so that what is there when a long study is stopped are whole repetitions.
-    planned = sorted(plan["runs"], key=lambda run: run["seed"])
-    waiting = [r for r in planned if not finished(root, profile, r)]
-    done = len(plan["runs"]) - len(waiting)
-    say(f"{profile}/{experiment}: {told_of(root, profile, plan['runs'])}")
-    while waiting:
-        held_elsewhere: list[Run] = []
-        for run in waiting:
-            held = {one["run_id"] for one in held_elsewhere}
-            if any(member["run_id"] in held for member in run["settings"].get("members", [])):
-                held_elsewhere.append(run)  # an ensemble waits for its members
-                continue
-            try:
-                with run_lock(root, profile, run):
-                    if not finished(root, profile, run):
-                        if bench is None:
-                            images = PreparedImages(root, profile, plan["classes"])
-                            bench = Bench(root, profile, plan["classes"], device, images)
-                        outcome = carry_out(bench, run)
-                        say(f"[{done + 1}/{len(plan['runs'])}] {run['run_id']}: {outcome}")
-                    done += 1
-            except Timeout:
-                held_elsewhere.append(run)
-        if held_elsewhere and len(held_elsewhere) == len(waiting):
-            time.sleep(2)
-        waiting = held_elsewhere
-    index = write_index(root, profile, experiment)
-    run_ids = [run["run_id"] for run in plan["runs"]]
-    for line in networks_apart(profile_folder(root, profile), run_ids):
+    planned = sorted(runs, key=lambda run: run["seed"])
+    left = [run for run in planned if not finished(root, profile, run)]
+    say(f"{profile}/{experiment}: {told_of(root, profile, runs)}")
+    first = len(runs) - len(left) + 1
+    for number, (run, outcome) in enumerate(carry_out(context, left), first):
+        if outcome != DONE_BEFORE:
+            say(f"[{number}/{len(runs)}] {run['run_id']}: {outcome}")
+    for line in networks_apart(profile_folder(root, profile), [run["run_id"] for run in runs]):
         say(f"note: {line}")
-    failed = [r for r in index if r["outcome"] in (*FAILED, "missing")]
-    if failed:
-        first = failed[0]
-        raise UserError(
-            f"{experiment}: {len(failed)} of {len(index)} runs failed, the others are kept; "
-            f"first: {first['run_id']}: {first['outcome']}: {first['reason']}"
-        )
+    write_indices(root, profile, [experiment], experiment)
 
 
 def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> None:
@@ -117,30 +88,22 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
     Raises:
         UserError: a run failed or makes no sense, or another process works on it.
     """
-    device = choose_device()
-    configure(device)
-    bench: Bench | None = None
-    for run in runs:
-        try:
-            with run_lock(root, profile, run):
-                if not finished(root, profile, run):
-                    if bench is None:
-                        images = PreparedImages(root, profile, classes)
-                        bench = Bench(root, profile, classes, device, images)
-                    say(f"{run['run_id']}: {carry_out(bench, run)}")
-                elif kind_of_work(root, profile, run) == "train":
-                    say(
-                        f"{run['run_id']}: done before; its network is not on this machine "
-                        "(checkpoints are not in git): a new target and `wbc-shift predict` need "
-                        f"it. To train one here, whose answers then replace the recorded ones, "
-                        f"delete {run_folder(root, profile, run['run_id'])} and run this again"
-                    )
-        except Timeout:
-            raise UserError(f"{run['run_id']}: another process works on it: wait for it") from None
+    for run, line in carry_out(RunContext(root, profile, classes), runs, wait=False):
+        name, folder = run["run_id"], run_folder(root, profile, run["run_id"])
+        if line is None:
+            raise UserError(f"{name}: another process works on it: wait for it")
+        if line != DONE_BEFORE:
+            say(f"{name}: {line}")
+        elif kind_of_work(root, profile, run) == "train":
+            say(
+                f"{name}: done before; its network is not on this machine (checkpoints are not in "
+                "git): a new target and `wbc-shift predict` need it. To train one here, whose "
+                f"answers then replace the recorded ones, delete {folder} and run this again"
+            )
         renew_indices(root, profile, run)
         outcome = read_outcome(root, profile, run)
         if outcome["outcome"] != "done":
-            raise UserError(f"{run['run_id']}: {outcome['outcome']}: {outcome['reason']}")
+            raise UserError(f"{name}: {outcome['outcome']}: {outcome['reason']}")
         record = read_record(root, profile, run["run_id"])
         table = read_stored(profile_folder(root, profile), record)
         known = table[table["part"] != OPEN_SET_PART]
@@ -152,12 +115,80 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
             say(f"  {domain} ({part}, n = {len(rows)}): {text}")
 
 
+def write_indices(
+    root: Path, profile: str, experiments: list[str], title: str, lost: Sequence[str] = ()
+) -> None:
+    """Write the index of experiments that were carried out.
+
+    Args:
+        title: what the experiments are together, for the message.
+        lost: lines of runs that ended without a record.
+
+    Raises:
+        UserError: some of their runs are not done.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for experiment in experiments:
+        rows |= {row["run_id"]: row for row in write_index(root, profile, experiment)}
+    failed = [
+        f"{name}: {row['outcome']}: {row['reason']}"
+        for name, row in rows.items()
+        if row["outcome"] in (*FAILED, "missing")
+    ]
+    if failed:
+        raise UserError(
+            f"{title}: {len(failed)} of {len(rows)} runs failed, the others are kept; "
+            f"first: {[*lost, *failed][0]}"
+        )
+
+
 def finished(root: Path, profile: str, run: Run) -> bool:
     """Whether a run needs no work. A failed run is tried again, never taken for a result."""
     return read_outcome(root, profile, run)["outcome"] in ("done", "skipped")
 
 
-def carry_out(bench: Bench, run: Run) -> str:
+def carry_out(
+    context: RunContext, runs: list[Run], wait: bool = True
+) -> Iterator[tuple[Run, str | None]]:
+    """Carry out runs one after the other, each under its lock.
+
+    A run that another process holds comes last, when it is released, and an ensemble after its
+    members.
+
+    Args:
+        wait: for runs that another process holds; else they are yielded in their turn.
+
+    Yields:
+        A run and a line that tells its outcome: `DONE_BEFORE` where there was nothing to do, None
+        where another process holds it.
+    """
+    root, profile = context.root, context.profile
+    waiting = runs
+    while waiting:
+        held: list[Run] = []
+        for run in waiting:
+            names = {one["run_id"] for one in held}
+            if any(member["run_id"] in names for member in run["settings"].get("members", [])):
+                held.append(run)
+                continue
+            line: str | None = DONE_BEFORE
+            try:
+                with run_lock(root, profile, run):
+                    if not finished(root, profile, run):
+                        context.open_images()
+                        line = carry_out_run(context, run)
+            except Timeout:
+                if wait:
+                    held.append(run)
+                    continue
+                line = None
+            yield run, line
+        if len(held) == len(waiting):
+            time.sleep(WAIT_S)
+        waiting = held
+
+
+def carry_out_run(context: RunContext, run: Run) -> str:
     """Train (or take the checkpoint), predict every held-out image, write the record.
 
     Returns:
@@ -172,13 +203,13 @@ def carry_out(bench: Bench, run: Run) -> str:
         **{k: run[k] for k in ("answering", "tested")},
         **{k: run[k] for k in ("method", "track", "scenario", "seed", "settings")},
         "predictions_sha256": None,
-        "environment": environment(bench.device),
+        "environment": environment(context.device),
     }
     predictions = None
     started = time.perf_counter()
     try:
-        work = average_members if "members" in run["settings"] else train_and_answer
-        facts, predictions, line = work(bench, run)
+        work = average_members if "members" in run["settings"] else train_and_predict
+        facts, predictions, line = work(context, run)
         record |= facts
         line = f"done, {line}, {time.perf_counter() - started:.0f} s"
     except NotFinite as error:
@@ -197,19 +228,19 @@ def carry_out(bench: Bench, run: Run) -> str:
         }
     if record["outcome"] != "done":
         line = f"{record['outcome']}: {record['reason']}"
-    write_run(run_folder(bench.root, bench.profile, run["run_id"]), record, predictions)
+    write_run(run_folder(context.root, context.profile, run["run_id"]), record, predictions)
     return line
 
 
-def average_members(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
+def average_members(context: RunContext, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
     """An ensemble's facts, predictions and a line for the log; nothing is computed twice."""
     started = time.perf_counter()
-    averaged, predictions = average_of_members(bench, run)
+    averaged, predictions = average_of_members(context, run)
     seconds = {"evaluate_s": round(time.perf_counter() - started, 3)}
     return {"members": averaged, "time": seconds}, predictions, f"from {len(averaged)} stored runs"
 
 
-def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
+def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
     """A network's facts, its predictions of every held-out image, and a line for the log.
 
     What an earlier record of the run answered stands if this very network answered it: else every
@@ -217,25 +248,25 @@ def train_and_answer(bench: Bench, run: Run) -> tuple[dict[str, Any], pd.DataFra
     anew, to other weights on another processor, so that nothing stands of what an earlier fit said.
     """
     started = time.perf_counter()
-    images = bench.images_of(run)
-    model, result, trained_s = trained_model(bench, run, images)
+    images = context.images_of(run)
+    model, result, trained_s = trained_model(context, run, images)
     trained = time.perf_counter()
-    here = environment(bench.device)
+    here = environment(context.device)
     network = network_sha256(result.state)
     weights = initial_weights(run)
-    recorded = earlier_record(bench, run)
+    recorded = earlier_record(context, run)
     earlier = recorded if recorded and is_network_of(recorded, result) else {}
     fitted = run["method"].get("readout", "head") != "head"
-    standing = standing_predictions(bench, run, earlier) if earlier and not fitted else {}
+    standing = standing_predictions(context, run, earlier) if earlier and not fitted else {}
     answered = earlier.get("answered_in", [earlier["environment"]]) if standing else []
     answered = [*answered, here] if here not in answered else answered
     asked = [name for name in test_sets(run) if name not in standing]
     parts = [images.test_set(*name) for name in asked]
-    logits = answers(bench, run, model, network, images, parts)
+    logits = predict_parts(context, run, model, network, images, parts)
     if not all(np.isfinite(values).all() for values in logits):
         raise NotFinite("logits of a test set are not finite")
     for name, part, values in zip(asked, parts, logits, strict=True):
-        standing[name] = predictions_table(part.table, part.labels, values, bench.classes)
+        standing[name] = predictions_table(part.table, part.labels, values, context.classes)
     predictions = pd.concat([standing[name] for name in test_sets(run)], ignore_index=True)
     # Where the network was trained: in this process, where its checkpoint says, where its record
     # was made.
@@ -284,25 +315,25 @@ def tested_as(domain: str, part: str) -> str | None:
     return {"shifted": domain, OPEN_SET_PART: open_set_of(domain)}.get(part)
 
 
-def earlier_record(bench: Bench, run: Run) -> dict[str, Any] | None:
+def earlier_record(context: RunContext, run: Run) -> dict[str, Any] | None:
     """The whole record of the same training, readout and inference, whatever it was tested on."""
     try:
-        record = read_done(run_folder(bench.root, bench.profile, run["run_id"]) / "run.json")
+        record = read_done(run_folder(context.root, context.profile, run["run_id"]) / "run.json")
     except UserError:
         return None
     earlier = run | {"fingerprint": record.get("fingerprint")}
-    whole = read_outcome(bench.root, bench.profile, earlier)["outcome"] == "done"
+    whole = read_outcome(context.root, context.profile, earlier)["outcome"] == "done"
     return record if whole and record.get("answering") == run["answering"] else None
 
 
 def standing_predictions(
-    bench: Bench, run: Run, record: dict[str, Any]
+    context: RunContext, run: Run, record: dict[str, Any]
 ) -> dict[TestSet, pd.DataFrame]:
     """Predictions of an earlier record that still hold: those of test sets that are the same.
 
     A new target costs its own images alone.
     """
-    stored = read_stored(profile_folder(bench.root, bench.profile), record)
+    stored = read_stored(profile_folder(context.root, context.profile), record)
     tables = stored.groupby(["domain", "part"], sort=False)
     return {
         name: table.reset_index(drop=True)
@@ -313,42 +344,28 @@ def standing_predictions(
 
 
 def trained_model(
-    bench: Bench, run: Run, images: PreparedImages
+    context: RunContext, run: Run, images: PreparedImages
 ) -> tuple[torch.nn.Module, Fit, float]:
     """The run's network at its best epoch, how it got there, and the seconds spent training.
 
     A checkpoint of the same training fingerprint is taken as it is: a new target domain, or a run
-    killed while it predicted, costs no training.
+    killed while it predicted, costs no training and needs no initial weights.
     """
     method, settings, source = run["method"], run["settings"], run["scenario"]["source"]
-    weights = initial_weights(run)
+    path = checkpoint_path(context.root, context.profile, run["training_fingerprint"])
+    trains = settings["training"]["epochs"] > 0
+    result, seconds = read_checkpoint(path) if trains else None, 0.0
     train = images.part(source, "train")
-    counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(bench.classes))
-    model = build_model(
-        method["backbone"],
-        method["normalisation"],
-        settings["normalisation"],
-        len(bench.classes),
-        settings["image_size"],
-        # Seeds by named axis: initial weights by backbone, so that normalisations and losses are
-        # paired; order and augmentation by seed alone, the same for every method.
-        seed=axis_seed("initialisation", method["backbone"], run["seed"]),
-        weights=weights,
-        head=method.get("head", "linear"),
-        freezing=method.get("freezing", "none"),
+    counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(context.classes))
+    model, loss = build_network(
+        run,
+        len(context.classes),
+        counts.to(context.device),
+        state_follows=result is not None,
     )
-    loss = join(
-        build("loss", method["loss"], settings["loss"])(counts.to(bench.device)),
-        model,
-        seed=axis_seed("head", method["backbone"], run["seed"]),
-    )
-    recipe = build("recipe", method["recipe"], settings.get("recipe", {}))()
-    path = checkpoint_path(bench.root, bench.profile, run["training_fingerprint"])
-    if settings["training"]["epochs"]:
-        result, seconds = read_checkpoint(path), 0.0
-    else:
-        result, seconds = Fit(model.state_dict(), best_epoch=-1, id_val_macro_f1=-1.0), 0.0
-    if result is None:
+    if not trains:
+        result = Fit(model.state_dict(), best_epoch=-1, id_val_macro_f1=-1.0)
+    elif result is None:
         started = time.perf_counter()
         result = fit(
             model,
@@ -357,12 +374,12 @@ def trained_model(
             images.part(source, "id_val"),
             Training.model_validate(settings["training"]),
             order_seed=axis_seed("order", run["seed"]),
-            device=bench.device,
+            device=context.device,
             description=f"epochs of {run['run_id']}",
-            preprocessing=preprocessing(weights, method["backbone"]),
-            recipe=recipe,
+            preprocessing=preprocessing(initial_weights(run), method["backbone"]),
+            recipe=build("recipe", method["recipe"], settings.get("recipe", {}))(),
         )
         seconds = time.perf_counter() - started
-        write_checkpoint(path, result, environment(bench.device))
+        write_checkpoint(path, result, environment(context.device))
     load_network(model, result, path)
-    return model.to(bench.device, memory_format=torch.channels_last), result, seconds
+    return model.to(context.device, memory_format=torch.channels_last), result, seconds

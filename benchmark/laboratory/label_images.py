@@ -27,7 +27,7 @@ from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
 from benchmark.data.split import fold_of
 from benchmark.domains.ranges import appearance, beyond, read_ranges
-from benchmark.errors import UserError, suggest
+from benchmark.errors import UserError
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
 from benchmark.evaluation.metrics import predicted_classes, probabilities
 from benchmark.evaluation.predictions import read_stored
@@ -36,25 +36,14 @@ from benchmark.evaluation.rejection import (
     images_needed,
     maximum_probability,
 )
-from benchmark.execution.networks import initial_weights
+from benchmark.execution.networks import RunContext, initial_weights, trained_network
 from benchmark.files import write_text
 from benchmark.laboratory.judge import look_at_own
-from benchmark.models.build import build_model, preprocessing
+from benchmark.models.build import preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
-from benchmark.parts import build
 from benchmark.plan import profile_folder
 from benchmark.progress import track
-from benchmark.schema import read_done
 from benchmark.texts import csv_cell, csv_path, templates_beside, visible
-from benchmark.training.checkpoints import (
-    checkpoint_path,
-    is_network_of,
-    load_network,
-    read_checkpoint,
-)
-from benchmark.training.contracts import join
-from benchmark.training.device import choose_device, configure
-from benchmark.training.records import run_folder
 
 ERROR = 0.05
 """Probability that the guarantee of the threshold does not hold."""
@@ -231,8 +220,7 @@ class Network:
         Raises:
             UserError: no such run; its checkpoint is not here; more than a checkpoint answers.
         """
-        record = read_run(root, profile, run_id)
-        model = trained(root, profile, record, len(classes))
+        record, model = trained_network(RunContext(root, profile, classes), run_id)
         return cls(root, profile, classes, record, model, tta)
 
     @cached_property
@@ -288,72 +276,6 @@ class Network:
             confidence = maximum_probability(logits)
             threshold = guaranteed_threshold(confidence, correct, accuracy, ERROR)
         return Gauge(self.source, len(labels), temperature, threshold, accuracy)
-
-
-def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
-    """The record of a finished run."""
-    folder, runs = run_folder(root, profile, run_id), profile_folder(root, profile) / "runs"
-    known = [p.parent.relative_to(runs).as_posix() for p in runs.glob("*/*/*/run.json")]
-    if run_id not in known:
-        near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
-        raise UserError(f"{profile}: no run '{run_id}'{near}")
-    record = read_done(folder / "run.json")
-    if record["run_id"] != run_id:
-        raise UserError(
-            f"{folder / 'run.json'} is of {record['run_id']}: copy the run again from where it was "
-            f"trained, or delete {folder} and run `wbc-shift train -p {profile}`"
-        )
-    if record["outcome"] != "done":
-        raise UserError(f"{run_id} is not done ({record['outcome']}): choose another run")
-    return record
-
-
-def trained(root: Path, profile: str, record: dict[str, Any], classes: int) -> torch.nn.Module:
-    """The network that gave a run's answers, at its best epoch, on the device that is there.
-
-    Raises:
-        UserError: more than a network answers; its checkpoint is not here, is damaged, or is that
-            of another network, to which the run's temperature and threshold do not belong.
-    """
-    method, settings, run_id = record["method"], record["settings"], record["run_id"]
-    readout, inference = method.get("readout", "head"), method.get("inference", "single")
-    if "members" in settings or readout != "head" or inference not in ("single", "tta"):
-        raise UserError(
-            f"{run_id} answers with more than its network (an ensemble, a readout, or what adapts "
-            "to the test images): choose a run whose network answers by itself"
-        )
-    path = checkpoint_path(root, profile, record["training_fingerprint"])
-    result = read_checkpoint(path) if settings["training"]["epochs"] else None
-    if result is None:
-        raise UserError(
-            f"{path} is not on this machine (checkpoints are not in git): copy it from where the "
-            f"run was trained, or delete {run_folder(root, profile, run_id)} and train it again: "
-            f"wbc-shift train -p {profile}"
-        )
-    if not is_network_of(record, result):
-        raise UserError(
-            f"{path} is another network than the one that gave the answers of {run_id}, and its "
-            "temperature and threshold: copy that one from where the run was trained, or delete "
-            f"{run_folder(root, profile, run_id)} and answer anew from the one that is here: "
-            f"wbc-shift train -p {profile}"
-        )
-    device = choose_device()
-    configure(device)
-    model = build_model(
-        method["backbone"],
-        method["normalisation"],
-        settings["normalisation"],
-        classes,
-        settings["image_size"],
-        0,
-        weights=initial_weights(record),
-        head=method.get("head", "linear"),
-        state_follows=True,
-    )
-    # A loss may bring the head that the state is of.
-    join(build("loss", method["loss"], settings["loss"])(torch.ones(classes)), model, seed=0)
-    load_network(model, result, path)
-    return model.to(device, memory_format=torch.channels_last)
 
 
 def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:

@@ -204,10 +204,11 @@ def preprocessing(weights: Weights, backbone: str) -> Preprocessing:
     )
 
 
-def weights_file(weights: Weights, backbone: str) -> Path | None:
-    """The file that holds the weights, downloaded where needed, its hash verified.
+def weights_file(weights: Weights, backbone: str, download: bool = True) -> Path | None:
+    """The file that holds the weights, its hash verified; None from scratch.
 
-    WBC_OFFLINE=1 forbids the network.
+    Args:
+        download: what the cache of timm's hub lacks, which WBC_OFFLINE=1 forbids as well.
 
     Raises:
         ChangedInput: no such file, or another sha256 than declared.
@@ -215,7 +216,7 @@ def weights_file(weights: Weights, backbone: str) -> Path | None:
     """
     if weights.from_scratch:
         return None
-    path = Path(weights.file) if weights.file else hub_file(backbone, weights.timm)
+    path = Path(weights.file) if weights.file else hub_file(backbone, weights.timm, download)
     if not path.is_file():
         raise ChangedInput(f"weights: {path} is not here: put the file there, or mend params.yaml")
     if weights.sha256 and (found := sha256_file(path)) != weights.sha256:
@@ -227,13 +228,20 @@ def weights_file(weights: Weights, backbone: str) -> Path | None:
 
 
 def weights_sha256(weights: Weights, backbone: str) -> str | None:
-    """The sha256 of the file that is loaded; None from scratch."""
-    path = weights_file(weights, backbone)
-    return sha256_file(path) if path else None
+    """The sha256 that the file has, or had: a trained network does not need it any more.
+
+    None from scratch, and where it is neither declared nor to be found on this machine.
+    """
+    if weights.from_scratch or weights.sha256:
+        return weights.sha256
+    try:
+        return sha256_file(weights_file(weights, backbone, download=False))
+    except UserError:
+        return None
 
 
-def hub_file(backbone: str, tag: str) -> Path:
-    """The file of `<backbone>.<tag>` in the cache of timm's hub, downloaded if it is not there."""
+def hub_file(backbone: str, tag: str, download: bool) -> Path:
+    """The file of `<backbone>.<tag>` in the cache of timm's hub."""
     backbone = backbone.removesuffix(SUFFIX)
     name = f"{backbone}.{tag}"
     known = [
@@ -251,7 +259,7 @@ def hub_file(backbone: str, tag: str) -> Path:
             facts.hf_hub_filename or "model.safetensors",
             revision=revision or None,
             cache_dir=cache,
-            local_files_only=offline,
+            local_files_only=offline or not download,
         )
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         mend = (
@@ -317,7 +325,7 @@ def dinov2(state: State, model: nn.Module) -> State:
 
 NAMES: dict[str, Callable[[State, nn.Module], State]] = {"ibn_net": ibn_net, "dinov2": dinov2}
 AFTER_CONVERSION = ("ibn_net",)
-"""Names that a network has once its normalisation is exchanged."""
+"""Names that a network has once its normalisation is replaced."""
 
 
 def load(model: nn.Module, state: State, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Exchange the batch normalisation of a built network: frozen, instance, IBN, group, or none.
+"""Replace the batch normalisation of a built network: frozen, instance, IBN, group, or none.
 
 The architecture, its initial convolutions and its affine parameters stay; only the statistics
 that normalise change, so a comparison over this axis changes one thing. docs/normalisation.md
@@ -168,7 +168,7 @@ def to_bn(model: nn.Module) -> None:
 def to_bn_frozen(model: nn.Module) -> None:
     """Batch normalisation by its running statistics in training too, affine parameters fixed.
 
-    tsutsui2023 `freezebn`. Sense lies in pre-trained statistics only.
+    tsutsui2023 `freezebn`. Only meaningful with pre-trained statistics.
     """
     for _, bn in batch_norms(model):
         hold_in_evaluation(bn)

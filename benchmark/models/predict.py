@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.models.weights import IMAGENET, Preprocessing, Triple
+from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.schema import BelowOne
 
 BATCH = 256
@@ -32,8 +32,9 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(255)
 
 
-def standardise(batch: Tensor, mean: Triple = IMAGENET.mean, std: Triple = IMAGENET.std) -> Tensor:
+def standardise(batch: Tensor, preprocessing: Preprocessing = IMAGENET) -> Tensor:
     """[0, 1] float [N, 3, S, S] → the mean and spread that the weights expect."""
+    mean, std = preprocessing.mean, preprocessing.std
     return (batch - batch.new_tensor(mean)[:, None, None]) / batch.new_tensor(std)[:, None, None]
 
 
@@ -51,13 +52,12 @@ def predict(
     preprocessing: Preprocessing = IMAGENET,
 ) -> np.ndarray:
     """Logits float32 [N, C] of uint8 images [N, S, S, 3], in evaluation mode."""
-    mean, std = preprocessing.mean, preprocessing.std
     model.eval()
     logits = []
     for start in range(0, len(pixels), BATCH):
         batch = torch.from_numpy(pixels[start : start + BATCH]).permute(0, 3, 1, 2)
         with autocast(device, precision):
-            logits.append(model(standardise(to_float(batch.to(device)), mean, std)).float())
+            logits.append(model(standardise(to_float(batch.to(device)), preprocessing)).float())
     return torch.cat(logits).cpu().numpy()
 
 
@@ -82,8 +82,7 @@ class Conditions:
     def standardised(self, pixels: np.ndarray) -> Tensor:
         """uint8 [N, S, S, 3] → float32 [N, 3, S, S] as the network expects it, on the device."""
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        mean, std = self.preprocessing.mean, self.preprocessing.std
-        return standardise(to_float(batch.to(self.device)), mean, std)
+        return standardise(to_float(batch.to(self.device)), self.preprocessing)
 
 
 class Inference:
@@ -91,13 +90,13 @@ class Inference:
 
     transductive = False
     batch_statistics = False
-    """Whether it wants a network with running statistics of batches."""
+    """Whether it needs a network with running statistics of batches."""
     averages_probabilities = False
     """Whether its logits are logarithms of probabilities."""
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
         """Logits float32 [N, C] of one test set, uint8 [N, S, S, 3]. `model` stays as it was."""
-        return where.predict(model, pixels)
+        return conditions.predict(model, pixels)
 
 
 VIEWS: dict[str, tuple[View, ...]] = {
@@ -146,8 +145,8 @@ class TestTimeAugmentation(Inference):
     def __init__(self, views: Literal["dihedral", "as_released"] = "dihedral") -> None:
         self.views = VIEWS[views]
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
-        return where.predict(Averaged(model, self.views), pixels)
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+        return conditions.predict(Averaged(model, self.views), pixels)
 
 
 class BatchStatistics(Inference):
@@ -170,9 +169,9 @@ class BatchStatistics(Inference):
     def __init__(self, source_share: BelowOne = 0.0) -> None:
         self.source_share = source_share
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
         if len(pixels) == 1:
-            return where.predict(model, pixels)
+            return conditions.predict(model, pixels)
         adapted = copy.deepcopy(model).eval()
         layers = [m for m in adapted.modules() if isinstance(m, _BatchNorm)]
         source = [(m.running_mean.clone(), m.running_var.clone()) for m in layers]
@@ -183,14 +182,14 @@ class BatchStatistics(Inference):
         chunks = np.array_split(shuffled(pixels), max(1, len(pixels) // BATCH))
         with torch.inference_mode():
             for chunk in chunks:
-                with autocast(where.device, where.precision):
-                    adapted(where.standardised(chunk))
+                with autocast(conditions.device, conditions.precision):
+                    adapted(conditions.standardised(chunk))
         share = self.source_share
         for layer, (mean, variance) in zip(layers, source, strict=True):
             layer.running_mean = share * mean + (1 - share) * layer.running_mean
             layer.running_var = share * variance + (1 - share) * layer.running_var
             layer.training = False
-        return where.predict(adapted, pixels)
+        return conditions.predict(adapted, pixels)
 
 
 class Tent(Inference):
@@ -218,9 +217,9 @@ class Tent(Inference):
     ) -> None:
         self.learning_rate, self.batch_size = learning_rate, batch_size
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
         if len(pixels) == 1:
-            return where.predict(model, pixels)
+            return conditions.predict(model, pixels)
         adapted = copy.deepcopy(model).eval().requires_grad_(False)
         affine = []
         for layer in adapted.modules():
@@ -233,8 +232,8 @@ class Tent(Inference):
         answers = []
         for start in range(0, len(ordered), size):
             company = size - 1 if start == len(ordered) - 1 else 0
-            batch = where.standardised(ordered[start - company : start + size])
-            with autocast(where.device, where.precision):
+            batch = conditions.standardised(ordered[start - company : start + size])
+            with autocast(conditions.device, conditions.precision):
                 logits = adapted(batch).float()[company:]
             log_probability = logits.log_softmax(1)
             entropy = -(log_probability.exp() * log_probability).sum(1).mean()
@@ -258,9 +257,9 @@ class PriorCorrection(Inference):
     def __init__(self, iterations: PositiveInt = 100) -> None:
         self.iterations = iterations
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, where: Conditions) -> np.ndarray:
-        logits = where.predict(model, pixels)
-        return logits + log_prior_ratio(logits, where.source_prior, self.iterations)
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+        logits = conditions.predict(model, pixels)
+        return logits + log_prior_ratio(logits, conditions.source_prior, self.iterations)
 
 
 def log_prior_ratio(logits: np.ndarray, source_prior: np.ndarray, iterations: int) -> np.ndarray:

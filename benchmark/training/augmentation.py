@@ -1,4 +1,10 @@
-"""Random changes to whole batches of uint8 images on their device; no loop over images."""
+"""Random changes to whole batches of images on their device; no loop over images.
+
+Geometry and colour, stains as other laboratories would have them, and other microscopes and
+cameras: blurred, coarser, noisier, compressed. Every change of stain is affine in optical density,
+OD = -ln(light), where stains add up (Beer and Lambert), so that all of them together are one 3 × 3
+matrix and one shift per image.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Training images, resident on the device → the augmented, standardised batches of an epoch."""
+"""Training images, resident on the device → the augmented, standardised batches of an epoch.
+
+A sampler says which images an epoch shows, in which order. It draws on the processor from a seeded
+generator, so that every method sees the same images at the same seed, on every device.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +73,7 @@ class Batches:
         for chosen in order.to(self.device).tensor_split(self.steps):
             end = start + len(chosen)
             images = augment(to_float(self.pixels[chosen]), start)
-            images = standardise(images, self.preprocessing.mean, self.preprocessing.std)
+            images = standardise(images, self.preprocessing)
             yield Shown(images, labels[start:end], self.groups(domains[start:end]))
             start = end
 
@@ -82,7 +86,8 @@ class Batches:
 
 
 Sampler = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
-"""(labels int64 [N], domains int64 [N], batch size, generator) → positions int64 [M]."""
+"""(labels int64 [N], domains int64 [N], batch size, generator) → positions int64 [M], which the
+loop cuts into `steps` nearly equal batches."""
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -98,10 +103,14 @@ def instance(
 
 
 def class_balanced(
-    labels: Tensor, domains: Tensor, batch_size: int, generator: torch.Generator
+    labels: Tensor,
+    domains: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """N draws with replacement, an image's chance ∝ 1/n of its class (le2026, stage 2)."""
-    chances = 1 / torch.bincount(labels)[labels].to(torch.float64)
+    chances = 1 / torch.bincount(labels)[labels].to(dtype)
     return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
 
 

@@ -25,11 +25,22 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(logits float [N, C], labels int64 [N]) → scalar mean over the batch."""
 
 
-class Loss(nn.Module):
-    """A loss and what it needs. A subclass overrides what it uses and leaves the rest."""
+class Part(nn.Module):
+    """What a loss and a recipe have in common. A subclass overrides what it uses."""
 
     needs_features = False
-    """Whether `forward` and `update` are given the features that the classifier sees."""
+    """Whether it is given the features that the classifier sees."""
+
+    remedy = "lower the learning rate"
+    """What to try where one of the `facts` is no longer finite."""
+
+    def facts(self) -> dict[str, float]:
+        """What the history of an epoch records beside the loss; a value not finite ends the run."""
+        return {}
+
+
+class Loss(Part):
+    """A loss and what it needs."""
 
     recomputes_features = False
     """Whether `update` is given the batch's features anew, after the optimiser's step: a second
@@ -40,9 +51,6 @@ class Loss(nn.Module):
 
     states_closeness = False
     """Whether the head that it brings gives logit(D) of a closeness D to each class centroid."""
-
-    remedy = "lower the learning rate"
-    """What to try where one of the `facts` is no longer finite."""
 
     def attach(self, model: nn.Module) -> None:
         """Before training: place a head, make the parameters that are as wide as the features."""
@@ -57,10 +65,6 @@ class Loss(nn.Module):
 
     def update(self, features: Tensor | None, labels: Tensor) -> None:
         """After each optimiser step, without gradient."""
-
-    def facts(self) -> dict[str, float]:
-        """What the history of an epoch records beside the loss; a value not finite ends the run."""
-        return {}
 
 
 class OfLogits(Loss):
@@ -124,11 +128,8 @@ class Batch:
         return loss(self.logits, self.labels, self.features)
 
 
-class Recipe(nn.Module):
-    """A recipe and what it needs. A subclass overrides what it uses and leaves the rest."""
-
-    needs_features = False
-    """Whether the batch has the features that the classifier sees."""
+class Recipe(Part):
+    """A recipe and what it needs."""
 
     needs_domains = False
     """Whether it compares source domains, and makes no sense with one."""
@@ -138,9 +139,6 @@ class Recipe(nn.Module):
 
     replaces_loss = False
     """Whether it brings its own cross-entropy, and no other loss may be asked for."""
-
-    remedy = "lower the learning rate"
-    """What to try where one of the `facts` is no longer finite."""
 
     def check(self, domains: int, loss: Loss | LossFunction) -> None:
         """Raise a `UserError` where the recipe makes no sense with so many domains or this loss."""
@@ -181,10 +179,6 @@ class Recipe(nn.Module):
 
     def end_epoch(self) -> None:
         """After an epoch's last step, without gradient."""
-
-    def facts(self) -> dict[str, float]:
-        """What the history of an epoch records beside the loss; a value not finite ends the run."""
-        return {}
 
 
 def median_frequency(class_counts: Tensor) -> Tensor:

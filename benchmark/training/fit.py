@@ -95,7 +95,9 @@ def fit(
     optimisers = [optimiser]
     if own := loss.own_optimiser():
         optimisers.append(own)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(settings, batches.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, SCHEDULES[settings.schedule](settings, batches.steps)
+    )
     averaging = AVERAGINGS[settings.averaging](model, settings)
     generator = torch.Generator().manual_seed(order_seed)
 
@@ -218,11 +220,7 @@ OPTIMISERS: dict[str, Callable[[nn.Module, Training], torch.optim.Optimizer]] = 
 
 
 Schedule = Callable[[int], float]
-
-
-def schedule_of(settings: Training, steps_per_epoch: int) -> Schedule:
-    """The schedule that the settings name: step, counted from 0, → factor."""
-    return SCHEDULES[settings.schedule](settings, steps_per_epoch)
+"""Step, counted from 0, → factor on the learning rate."""
 
 
 def cosine(settings: Training, steps_per_epoch: int) -> Schedule:

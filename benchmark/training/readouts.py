@@ -1,14 +1,16 @@
-"""Readouts: what answers from a network's frozen features, fitted on the source alone.
+"""Readouts: what predicts from a network's frozen features, fitted on the source alone.
 
 A representation is trained once; a linear probe, nearest neighbours and a decoupled classifier
-share its checkpoint. The network is not touched: features in, a module from features to logits out.
-One, as le2026 released it, works on a copy whose batch normalisation drifts.
+share its checkpoint. The network is not touched, but by one readout that le2026 released: it works
+on a copy whose batch normalisation drifts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.heads import features_and_logits, hidden_layer
 from benchmark.models.predict import BATCH, standardise, to_float
 from benchmark.models.weights import Preprocessing
+from benchmark.training.batches import class_balanced, instance
 from benchmark.training.contracts import Loss, present
 from benchmark.training.losses import LOSSES
 
@@ -34,11 +37,21 @@ class Source(NamedTuple):
     id_val_features: np.ndarray
     id_val_labels: np.ndarray
     network: nn.Module | None = None
-    """For `stage2_bn: drift`: from images, which stand in the place of features, to features."""
+    """For a readout that drifts: from images, which stand in the place of features, to features."""
 
 
-Readout = Callable[[Source, int, int], nn.Module]
-"""(source, classes, seed) → features [N, D] to logits [N, C]"""
+class Readout:
+    """What predicts from the features of a trained network in place of its own classifier."""
+
+    states_shares = False
+    """Whether its logits are logarithms of shares of votes, of which few values occur."""
+
+    drifts = False
+    """Whether fitting it moves the network's running statistics, so that it needs the network."""
+
+    def __call__(self, source: Source, classes: int, seed: int) -> nn.Module:
+        """Fit a module from features [N, D] to logits [N, C]; of one that drifts, network first."""
+        raise NotImplementedError
 
 
 class Features(nn.Module):
@@ -58,18 +71,21 @@ class Features(nn.Module):
         return features
 
 
-def linear_probe(inverse_penalty: PositiveFloat = 1.0) -> Readout:
+@dataclass
+class LinearProbe(Readout):
     """Multinomial logistic regression on standardised features (scikit-learn, L2).
 
     Args:
         inverse_penalty: C of scikit-learn.
     """
 
-    def fit(source: Source, classes: int, seed: int) -> nn.Module:
+    inverse_penalty: PositiveFloat = 1.0
+
+    def __call__(self, source: Source, classes: int, seed: int) -> nn.Module:
         present(torch.bincount(torch.from_numpy(source.labels), minlength=classes))
         mean, spread = source.features.mean(0), source.features.std(0)
         spread = np.where(spread > 1e-12, spread, 1)
-        regression = LogisticRegression(C=inverse_penalty, max_iter=2000)
+        regression = LogisticRegression(C=self.inverse_penalty, max_iter=2000)
         regression.fit((source.features - mean) / spread, source.labels)
         linear = nn.Linear(source.features.shape[1], classes)
         weight, bias = regression.coef_, regression.intercept_
@@ -81,10 +97,20 @@ def linear_probe(inverse_penalty: PositiveFloat = 1.0) -> Readout:
             linear.bias.copy_(torch.from_numpy(bias - weight @ mean))
         return linear
 
-    return fit
+
+@dataclass
+class NearestNeighbours(Readout):
+    """The vote of the nearest training images."""
+
+    states_shares = True
+    neighbours: PositiveInt = 20
+
+    def __call__(self, source: Source, classes: int, seed: int) -> nn.Module:
+        features, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
+        return Vote(features, labels, classes, self.neighbours)
 
 
-class NearestNeighbours(nn.Module):
+class Vote(nn.Module):
     """Log share of each class among the most similar training images by cosine, smoothed by one
     image spread over the classes, so that no class is impossible."""
 
@@ -101,19 +127,6 @@ class NearestNeighbours(nn.Module):
         return ((counts + 1 / counts.shape[1]) / (self.neighbours + 1)).log()
 
 
-def nearest_neighbours(neighbours: PositiveInt = 20) -> Readout:
-    """The vote of the nearest training images."""
-
-    def fit(source: Source, classes: int, seed: int) -> nn.Module:
-        features, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
-        return NearestNeighbours(features, labels, classes, neighbours)
-
-    return fit
-
-
-nearest_neighbours.states_shares = True  # logarithms of shares of votes, of which few values occur
-
-
 class PixelFeatures(nn.Module):
     """uint8 images [N, S, S, 3] → the features [N, D] of a network, on the processor."""
 
@@ -124,8 +137,7 @@ class PixelFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         device = next(self.parameters()).device
         batch = to_float(pixels.permute(0, 3, 1, 2).to(device))
-        mean, std = self.preprocessing.mean, self.preprocessing.std
-        return self.features(standardise(batch, mean, std)).float().cpu()
+        return self.features(standardise(batch, self.preprocessing)).float().cpu()
 
 
 def loss_of_logits(name: str) -> str:
@@ -136,16 +148,8 @@ def loss_of_logits(name: str) -> str:
     return name
 
 
-def decoupled(
-    loss: Annotated[str, AfterValidator(loss_of_logits)] = "hybrid",
-    sampler: Literal["class_balanced", "instance"] = "class_balanced",
-    stage2_bn: Literal["frozen", "drift"] = "frozen",
-    hidden: PositiveInt = 512,
-    epochs: PositiveInt = 50,
-    patience: PositiveInt = 10,
-    learning_rate: PositiveFloat = 1e-3,
-    batch_size: Annotated[int, Field(ge=2)] = 256,
-) -> Readout:
+@dataclass
+class Decoupled(Readout):
     """The second stage of le2026: a new classifier on a frozen representation.
 
     Linear(D → hidden)-BN-ReLU-Linear(hidden → C), Kaiming-normal; AdamW without decay, cosine to
@@ -160,32 +164,45 @@ def decoupled(
             batch normalisation uses the statistics of each batch of this stage, and its running
             statistics leave those of the representation although every weight is frozen.
     """
-    drifts = stage2_bn == "drift"
 
-    def fit(source: Source, classes: int, seed: int) -> nn.Module:
+    loss: Annotated[str, AfterValidator(loss_of_logits)] = "hybrid"
+    sampler: Literal["class_balanced", "instance"] = "class_balanced"
+    stage2_bn: Literal["frozen", "drift"] = "frozen"
+    hidden: PositiveInt = 512
+    epochs: PositiveInt = 50
+    patience: PositiveInt = 10
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: Annotated[int, Field(ge=2)] = 256
+
+    @property
+    def drifts(self) -> bool:
+        return self.stage2_bn == "drift"
+
+    def __call__(self, source: Source, classes: int, seed: int) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
         inputs, labels = torch.from_numpy(source.features), torch.from_numpy(source.labels)
-        counts = torch.bincount(labels, minlength=classes)
-        criterion = LOSSES[loss](counts)
+        criterion = LOSSES[self.loss](torch.bincount(labels, minlength=classes))
         width = inputs.shape[1]
-        if drifts:
+        if self.drifts:
             with torch.no_grad():
                 width = source.network.eval()(inputs[:1]).shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = hidden_layer(width, classes, hidden)
-        optimiser = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=0.0)
-        stage = nn.Sequential(source.network, head) if drifts else head
-        steps = math.ceil(len(labels) / batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
+            head = hidden_layer(width, classes, self.hidden)
+        optimiser = torch.optim.AdamW(head.parameters(), self.learning_rate, weight_decay=0.0)
+        stage = nn.Sequential(source.network, head) if self.drifts else head
+        steps = math.ceil(len(labels) / self.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs * steps)
+        # Chances in float32: in float64, as in the first stage, finished runs would move.
+        samplers = {
+            "instance": instance,
+            "class_balanced": partial(class_balanced, dtype=torch.float32),
+        }
+        sample = samplers[self.sampler]
         best, best_epoch, state = -1.0, -1, {}
-        for epoch in range(epochs):
+        for epoch in range(self.epochs):
             stage.train()
-            if sampler == "instance":
-                order = torch.randperm(len(labels), generator=generator)
-            else:
-                weight = 1.0 / counts[labels]  # float32: in float64 finished runs would move
-                order = torch.multinomial(weight, len(labels), True, generator=generator)
+            order = sample(labels, torch.zeros_like(labels), self.batch_size, generator)
             for chosen in order.tensor_split(steps):
                 value = criterion(stage(inputs[chosen]), labels[chosen])
                 optimiser.zero_grad()
@@ -196,21 +213,19 @@ def decoupled(
             if score > best:
                 best, best_epoch = score, epoch
                 state = {key: tensor.clone() for key, tensor in stage.state_dict().items()}
-            elif epoch - best_epoch >= patience:
+            elif epoch - best_epoch >= self.patience:
                 break
         stage.load_state_dict(state)
         return stage
 
-    return fit
-
 
 @torch.inference_mode()
 def id_val_macro_f1(stage: nn.Module, source: Source, classes: int) -> float:
-    """Macro-F1 on the source's id_val."""
+    """Macro-F1 over the classes present on the source's id_val."""
     stage.eval()
     inputs = torch.from_numpy(source.id_val_features).split(BATCH)
-    answers = torch.cat([stage(batch).argmax(1) for batch in inputs]).numpy()
-    return macro_f1_present(confusion_matrix(source.id_val_labels, answers, classes))
+    predicted = torch.cat([stage(batch).argmax(1) for batch in inputs]).numpy()
+    return macro_f1_present(confusion_matrix(source.id_val_labels, predicted, classes))
 
 
 def head() -> None:
@@ -219,7 +234,7 @@ def head() -> None:
 
 READOUTS: dict[str, Callable[..., Readout | None]] = {
     "head": head,
-    "linear_probe": linear_probe,
-    "nearest_neighbours": nearest_neighbours,
-    "decoupled": decoupled,
+    "linear_probe": LinearProbe,
+    "nearest_neighbours": NearestNeighbours,
+    "decoupled": Decoupled,
 }

@@ -29,10 +29,10 @@ class EmpiricalRisk(Recipe):
 class Mixup(Recipe):
     """λ·x + (1 - λ)·x' under the loss λ·L(y) + (1 - λ)·L(y'), one λ ~ Beta(α, α) a batch.
 
-    As timm's Mixup in batch mode (tsutsui2023): x' is the batch in reverse. The loss is the
-    method's: with `label_smoothing` at 0.1 it is timm's cross-entropy to soft targets, which is
-    linear in them. Departure: a batch of odd size keeps its middle image as it is, where timm
-    refuses the batch and tsutsui2023 drops an image.
+    Zhang et al., ICLR 2018; as timm's in batch mode (tsutsui2023): x' is the batch in reverse.
+    The loss is the method's: with `label_smoothing` at 0.1 it is timm's cross-entropy to soft
+    targets, which is linear in them. Departure: a batch of odd size keeps its middle image as it
+    is, where timm refuses the batch and tsutsui2023 drops an image.
 
     Args:
         alpha: α, above 0; 1 is the uniform distribution.
@@ -104,7 +104,7 @@ class InterDomainMixup(Recipe):
 
 
 class Coral(Recipe):
-    """Loss + weight · discrepancy of the domains' features.
+    """Loss + weight · discrepancy of the domains' features (Sun & Saenko, ECCV 2016).
 
     As in DomainBed (Gulrajani & Lopez-Paz, ICLR 2021), which compares means beside covariances.
     The loss is that of the whole batch, so that weight 0 is plain training to the last bit; with
@@ -150,11 +150,12 @@ def covariance(cloud: Tensor) -> Tensor:
 
 
 class GroupDRO(Recipe):
-    """Σ_g q_g·L_g over source domains, q_g ∝ q_g·exp(η·L_g) at every step (algorithm 1).
+    """Σ_g q_g·L_g over source domains, q_g ∝ q_g·exp(η·L_g) at every step: the worst counts most.
 
-    Decision: groups are domains, not pairs of domain and class. As in the authors' code, a step
-    sees a batch of all groups, not of one drawn at random, and q moves before it is used. A domain
-    that is absent from a batch has no loss: its q changes by the normalisation alone.
+    Sagawa et al., ICLR 2020, algorithm 1. Decision: groups are domains, not pairs of domain and
+    class. As in the authors' code, a step sees a batch of all groups, not of one drawn at random,
+    and q moves before it is used. A domain that is absent from a batch has no loss: its q changes
+    by the normalisation alone.
 
     Args:
         eta: η, the rate of the weights.
@@ -185,6 +186,11 @@ class GroupDRO(Recipe):
 
 class ImbalancedDomains(Recipe):
     """Mean over domains of class-balanced CE + coral · discrepancy + boda · alignment.
+
+    Inspired by umer2023, no reproduction of it: only its abstract (arXiv 2303.07771) could be read,
+    with one loss against class imbalance across domains and one against domain shift. Formulas and
+    constants are those of the work it builds on, BoDA (Yang et al., On Multi-Domain Long-Tailed
+    Recognition, ECCV 2022), and of its code.
 
     Decisions: classes are balanced within a domain by weights 1/N_dc, and a domain's CE divides by
     its sum of weights. Centroids are the means over an epoch of the training features themselves,
