@@ -28,6 +28,8 @@ FETCHING = ("archives", "fetch", "manifest", "sources", "unpack")
 AUDITED = ("label_space", "experiments")
 AUDITING = ("audit", "checks", "images", "manifest", "near_duplicates", "pairs")
 """Keys of a profile, and modules, that the audit's verdict follows from."""
+REPORTED = ("tables", "figures", "figures.json", "report.html")
+"""What `report` writes into a results folder."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
 
 
@@ -211,7 +213,7 @@ def profile_stages(
             "benchmark/report",
             "benchmark/texts.py",
         ],
-        "outs": [small(f"{results}/{part}") for part in ("tables", "figures", "report.html")],
+        "outs": [small(f"{results}/{part}") for part in REPORTED],
     }
     return stages
 

@@ -15,8 +15,8 @@ import pytest
 from benchmark.evaluation.evaluate import images_by_domain
 from benchmark.evaluation.experiments import done_runs, load_experiments, read_run
 from benchmark.evaluation.selective import open_set_rows, rejection_rows
-from benchmark.report.sheets.measures import constant_ld
-from benchmark.report.tables import read_evaluated
+from benchmark.report.claims import constant_ld
+from benchmark.report.results import read_evaluated
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "results" / "core"

@@ -10,15 +10,15 @@ import pytest
 from conftest import edit
 from test_page import write_gaps
 
-from benchmark.evaluation.experiments import load_experiments
 from benchmark.execution.embedding import neighbours_alike
 from benchmark.report.figures.embedding import (
     by_chance,
     embedding_figure,
+    embedding_pages,
     embedding_text,
     load_embeddings,
 )
-from benchmark.report.pictures import embedding_pages
+from benchmark.report.results import Results
 
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
 OTHER = "resnet10t-bn-focal/toy-a_to_others/seed0"
@@ -96,13 +96,13 @@ def write_embedding(folder: Path, run_id: str, digest: str) -> None:
 
 
 def test_a_record_of_other_predictions_is_named_and_not_drawn(tmp_path: Path, capsys) -> None:
-    experiments = load_experiments(write_gaps(tmp_path))
-    done = {r.run_id: r for e in experiments for r in e.runs if r.done}
+    results = Results.of(write_gaps(tmp_path))
+    done = results.done
     stale, *whole = sorted(done)
     for run_id in whole:
         write_embedding(tmp_path / "embeddings", run_id, done[run_id].predictions_sha256)
     write_embedding(tmp_path / "embeddings", stale, "0" * 64)
-    found = load_embeddings(tmp_path, experiments)
+    found = load_embeddings(results)
     assert sorted(one.run.run_id for one in found) == whole
     said = capsys.readouterr().out
     assert said.count("stale") == 1

@@ -13,7 +13,7 @@ from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.data.prepare import remove_unknown
 from benchmark.errors import UserError
-from benchmark.report.tables import METRICS
+from benchmark.report.blocks import METRICS
 from benchmark.schema import check_method, check_name, check_run_id
 
 OUTSIDE = ["../../outside", "/tmp/outside", "..", ".hidden", "a/b", "a\\b", "C:x", "~", "-rf", ""]

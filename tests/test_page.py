@@ -24,13 +24,15 @@ from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.report import facts
 from benchmark.report import page as page_module
+from benchmark.report.blocks import class_table, score_tables
 from benchmark.report.confident_errors import confident_errors
 from benchmark.report.facts import audit_summary, bibliography, data_cards, environment, listed
 from benchmark.report.leaderboard import Finding
-from benchmark.report.page import Overview, Picture, Section, write_page
-from benchmark.report.per_class import class_blocks
-from benchmark.report.sheets.sheet import Sheet
-from benchmark.report.tables import METRICS, Cell, build_table, load_scores
+from benchmark.report.page import Section, write_page
+from benchmark.report.pictures import Picture, write_index
+from benchmark.report.results import Results
+from benchmark.report.table import Cell, sheet
+from benchmark.report.tables import Tables
 
 
 def write_gaps(folder):
@@ -52,26 +54,30 @@ def write_gaps(folder):
 
 def show(folder):
     """Write the page with two small pictures for each experiment."""
-    experiments = load_experiments(folder)
-    scores = load_scores(folder, experiments)
+    results = Results.of(folder)
     (folder / "figures").mkdir(exist_ok=True)
-    sections = []
-    for place, experiment in enumerate(experiments):
-        tables = [build_table(experiment, scores, metric) for metric in METRICS]
-        pictures = []
+    pictures = {"": [picture("heat_map", "A picture of all the experiments together.")]}
+    text = "A claim that is long enough to be broken over several lines."
+    claims = sheet("claims", "Claims.", ("claim", "here"), ((text, Cell(1.0)),), ("A note",), 2)
+    sections = [Section(None, Tables([], [], [claims], []), pictures[""])]
+    for place, experiment in enumerate(results.experiments):
+        scores = score_tables(experiment, results.scores)
+        own = pictures[experiment.experiment] = []
         for kind in ("shift", "confusion"):
             name = f"{kind}_{experiment.experiment}"
             Image.new("RGB", (8, 8 + place)).save(folder / "figures" / f"{name}.png")
-            pictures.append(Picture(name, f"A picture of the kind that is called {kind}."))
-        blocks = class_blocks(experiment, scores)
-        own = Sheet(f"{experiment.experiment}_rejection", "Rejected.", ("method",), (("x",),))
-        sections.append(Section(experiment, tables, blocks, pictures, [own]))
-    text = "A claim that is long enough to be broken over several lines."
-    sheets = [Sheet("claims", "Claims.", ("claim", "here"), ((text, "1.0"),), ("A note",))]
+            own.append(picture(name, f"A picture of the kind that is called {kind}."))
+        rejection = sheet(f"{experiment.experiment}_rejection", "Rejected.", ("method",), [["x"]])
+        by_class = class_table(experiment, results.scores)
+        sections.append(Section(experiment, Tables(scores, [by_class], [rejection], []), own))
     Image.new("RGB", (8, 8)).save(folder / "figures" / "heat_map.png")
-    picture = Picture("heat_map", "A picture of all the experiments together.")
-    write_page(folder, sections, Overview([picture], sheets))
+    write_index(folder, pictures)
+    write_page(results, *sections)
     return folder
+
+
+def picture(name, caption):
+    return Picture(name, caption, caption, "metrics.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +225,7 @@ def test_the_environment_counts_runs_where_they_differ():
         {"environment": place | {"device": "gpu", "git_dirty": True}, "time": {"train_s": 1800.0}},
         {"environment": place | {"device": "gpu"}},
     ]
-    shown = environment(records)
+    shown = environment(dict(zip("abc", records, strict=True)))
     assert dict(shown.facts) == {
         "Device": "gpu (2 runs), cpu (1 run)",
         "torch": "2.12.0",
@@ -232,8 +238,8 @@ def test_the_environment_counts_runs_where_they_differ():
 
 def test_e1_where_runs_of_several_processors_meet_their_seeds_vary_by_these_too():
     place = {"device": "cpu", "threads": 1}
-    records = [{"environment": place}, {"environment": place | {"threads": 2}}]
-    assert environment(records[:1] * 2).note == ""
+    records = {"a": {"environment": place}, "b": {"environment": place | {"threads": 2}}}
+    assert environment({"a": records["a"], "b": records["a"]}).note == ""
     assert "the variance between seeds holds that between processors" in environment(records).note
 
 

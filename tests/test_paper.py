@@ -8,49 +8,24 @@ import subprocess
 from dataclasses import replace
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
 from test_page import write_gaps
 
 from benchmark.errors import UserError
-from benchmark.evaluation.experiments import Scenario, load_experiments, predictions_digest
-from benchmark.report.formats import to_latex
-from benchmark.report.paper.latex import (
-    description,
-    flat,
-    inline,
-    macros,
-    narrower,
-    tex,
-    without_all_classes,
-    without_drop,
-    without_legend,
-)
+from benchmark.evaluation.experiments import Scenario, load_experiments
+from benchmark.report.blocks import LEGEND, build_table
+from benchmark.report.paper.latex import description, flat, inline, macros, tex
 from benchmark.report.paper.numbers import seeds_of
 from benchmark.report.paper.paper import write_paper
 from benchmark.report.paper.prose import experiments_shown, fillings, prose
-from benchmark.report.paper.sections import (
-    MOST_ROWS,
-    by_experiment,
-    claims_text,
-    floats_text,
-    sentence,
-)
-from benchmark.report.sheets.sheet import Sheet
-from benchmark.report.sheets.sheet import to_latex as sheet_to_latex
-from benchmark.report.tables import (
-    LEGEND,
-    Block,
-    Cell,
-    Column,
-    Row,
-    Table,
-    build_table,
-    load_scores,
-)
+from benchmark.report.paper.sections import MOST_ROWS, floats_text, sentence
+from benchmark.report.paper.sections import printed as as_printed
+from benchmark.report.results import Results, load_scores
+from benchmark.report.table import Block, Cell, Column, Row, Table, sheet
+from benchmark.report.tables import Tables, tables_of
+from benchmark.report.write import to_latex
 
 PAPER = REPOSITORY / "paper"
 OWN_WORDS = [PAPER / "core" / "results.tex", PAPER / "core" / "discussion.tex"]
@@ -77,12 +52,6 @@ def generated(tmp_path_factory):
     """The paper of a results folder with gaps; its tables and figures as report writes them."""
     root = tmp_path_factory.mktemp("project")
     results = write_gaps(root / "results" / "toy")
-    experiments = load_experiments(results)
-    scores = load_scores(results, experiments)
-    (results / "tables").mkdir()
-    for experiment in experiments:
-        table = build_table(experiment, scores, "macro_f1")
-        (results / "tables" / f"{table.name}.tex").write_text(to_latex(table))
     for path in (results / "figures").glob("*.png"):
         Image.open(path).save(path.with_suffix(".pdf"))
     (root / "params.yaml").write_text(SETTINGS)
@@ -155,26 +124,36 @@ def test_a_number_of_the_text_is_the_number_of_the_table(generated):
 @pytest.fixture
 def results(tmp_path):
     """A table of scores, a sheet and a difference, with a dash and an empty interval."""
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "norms.csv").write_text(
-        "scenario,method,bccd,bccd_low,bccd_high\na->*,bn,12.34,10.06,20.00\na->*,gn,7.00,,\n"
-        "b->*,bn,1,2,3\n"
-    )
-    (tmp_path / "tables" / "counts.csv").write_text('part,pairs,least\n"loss, all",3,-1.5\n')
+    a = {"bn": Cell(12.34, 10.06, 20.0, best=True), "gn": Cell(7.0, as_good=True)}
+    norms = scores_of(**{"a->*": a, "b->*": {"bn": Cell(1, 2, 3)}})
+    rows = [("loss, all", 3, Cell(-1.5))]
+    counts = sheet("counts", "Caption.", ("part", "pairs", "least"), rows)
     keys = ("scenario", "method", "reference", "column", "seeds", "mean", "low", "high", "p_holm")
     rows = [("a->*", "gn", "bn", "bccd", 5, -0.053, -0.1, 0.02, 0.412)]
     rows += [("a->*", "in", "bn", "bccd", 5, 0.2, 0.1, 0.3, 0.012)]
-    effects = pa.Table.from_pandas(pd.DataFrame(rows, columns=keys), preserve_index=False)
-    effects = effects.replace_schema_metadata({"predictions": predictions_digest([])})
-    pq.write_table(effects, tmp_path / "effects.parquet")
-    return tmp_path
+    effects = pd.DataFrame(rows, columns=keys)
+    return tmp_path, {"": Tables([], [], [counts], []), "norms": norms}, effects
+
+
+def scores_of(**scenarios):
+    """A table `norms` of methods on bccd, by scenario."""
+    blocks = tuple(
+        Block(
+            (Column("bccd", "bccd"),),
+            tuple(Row((cell,), method, 1, 1) for method, cell in methods.items()),
+            scenario=Scenario(name=name, source=name[0], targets=("bccd",)),
+        )
+        for name, methods in scenarios.items()
+    )
+    return Tables([Table("norms", "Caption.", blocks, metric="macro_f1")], [], [], [])
 
 
 def filled(results, named):
     """A text of two lines, the second of which names a number."""
-    path = results / "toy.tex"
+    folder, *facts = results
+    path = folder / "toy.tex"
     path.write_text(f"first line\n{named}\\,\\%")
-    return prose(path, fillings(results, [], {"norms": "a table"}))
+    return prose(path, fillings(*facts, {"norms": "a table"}))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +171,7 @@ def filled(results, named):
 )
 def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
     assert filled(results, f"before {named}") == f"first line\nbefore {tex(shown)}\\,\\%"
-    assert prose(results / "of another profile.tex", fillings(results, [], {})) == ""
+    assert prose(results[0] / "of another profile.tex", fillings(*results[1:], {})) == ""
 
 
 @pytest.mark.parametrize(
@@ -217,26 +196,29 @@ def test_a_number_that_the_results_do_not_hold_is_refused(results, named, fault)
 
 def test_a_text_holds_the_experiments_that_it_names(results, tmp_path):
     assert filled(results, r"\experiment{norms}") == "first line\na table\\,\\%"
-    assert experiments_shown(results / "toy.tex") == ["norms"]
+    assert experiments_shown(tmp_path / "toy.tex") == ["norms"]
     assert experiments_shown(tmp_path / "of another profile.tex") == []
 
 
+@pytest.fixture(scope="module")
+def core():
+    results = Results.of(REPOSITORY / "results" / "core")
+    return results, tables_of(results)
+
+
 @pytest.mark.parametrize("path", OWN_WORDS, ids=lambda path: path.stem)
-def test_the_results_hold_every_number_of_the_text(path):
-    results = REPOSITORY / "results/core"
-    experiments = load_experiments(results)
-    floats = {e.experiment: "" for e in experiments}
-    text = prose(path, fillings(results, experiments, floats))
+def test_the_results_hold_every_number_of_the_text(path, core):
+    results, tables = core
+    text = prose(path, fillings(tables, results.effects, dict.fromkeys(tables, "")))
     assert len(text) > 1000
     assert not re.search(r"\\(?:entry|difference|isshown|compared|experiment)\b", text)
 
 
 def test_a8_what_an_interval_holds_is_not_said_to_lie_below_it(results):
     """2.2 [1.9, 16.9] was said to lie below 14.8; over four classes 2.7 [2.0, 6.8] does."""
-    (results / "tables" / "norms.csv").write_text(
-        "scenario,method,bccd,bccd_low,bccd_high\na->*,bn,2.2,1.9,16.9\na->*,majority,14.8,,\n"
-        "b->*,bn,2.7,2.0,6.8\nb->*,majority,18.6,,\n"
-    )
+    a = {"bn": Cell(2.2, 1.9, 16.9), "majority": Cell(14.8)}
+    b = {"bn": Cell(2.7, 2.0, 6.8), "majority": Cell(18.6)}
+    results = (results[0], {"norms": scores_of(**{"a->*": a, "b->*": b})}, results[2])
     for scenario, said in (("a->*", "is not told apart from"), ("b->*", "lies below")):
         named = rf"\compared{{norms}}{{{scenario} | bn}}{{{scenario} | majority}}{{bccd}}"
         assert filled(results, named) == f"first line\n{said}\\,\\%"
@@ -273,29 +255,21 @@ def test_a_reference_of_the_prose_leads_to_a_table_or_figure_of_core():
     assert set(re.findall(r"\\ref\{([^}]*)\}", BODY)) <= labels | {"tab:data"}
 
 
-def test_claims_are_shown_where_there_are_any_and_their_absence_is_said(generated):
-    assert (generated / "claims.tex").read_text().startswith("No table of claims")
-    text = claims_text({"claims": generated / "claims.tex"})
+def test_the_claims_are_shown_and_referred_to(generated):
+    text = (generated / "claims.tex").read_text()
     assert "Table~\\ref{tab:claims}" in text
     assert "\\input{generated/tables/claims}" in text
 
 
-def test_a_table_longer_than_a_page_is_named_and_not_printed(tmp_path):
-    for name, rows in (("short_one", 9), ("long_one", MOST_ROWS + 1)):
-        (tmp_path / f"{name}.tex").write_text("a & b \\\\\n" * rows)
-    text = floats_text({path.stem: path for path in sorted(tmp_path.glob("*"))}, [])
+def test_a_table_longer_than_a_page_is_named_and_not_printed():
+    tables = [
+        sheet(name, "Caption.", ("a", "b"), [("c", 1)] * rows)
+        for name, rows in (("long_one", MOST_ROWS), ("short_one", MOST_ROWS - 1))
+    ]
+    assert [to_latex(table).count(" \\\\\n") for table in tables] == [MOST_ROWS + 1, MOST_ROWS]
+    text = floats_text(tables, [])
     assert "long\\_\\allowbreak{}one.csv." in text
     assert re.findall(r"\\input\{(.*)\}", text) == ["generated/tables/short_one"]
-
-
-def test_a_table_stands_with_the_experiment_that_it_is_named_after():
-    names = dict.fromkeys(("size_accuracy", "size_stain_accuracy", "size_stained", "work"))
-    own = by_experiment(["size", "size_stain"], names)
-    assert {name: list(tables) for name, tables in own.items()} == {
-        "size": ["size_accuracy", "size_stained"],
-        "size_stain": ["size_stain_accuracy"],
-        "": ["work"],
-    }
 
 
 def test_each_table_is_printed_once_in_the_paper_or_in_the_supplement(generated):
@@ -310,22 +284,21 @@ def test_each_table_is_printed_once_in_the_paper_or_in_the_supplement(generated)
 
 
 def test_a_heading_wider_than_its_column_stands_in_two_lines_and_no_number_is_touched():
-    rows = (("a rather long method", "12.3", "7"), ("b", "–", "8 %"))
-    sheet = Sheet("s", "Caption.", ("of", "cov@99 in-domain (%)", "runs"), rows)
-    whole = sheet_to_latex(sheet)
-    text = narrower(whole)
+    rows = (("a rather long method", Cell(12.3), "7"), ("b", "–", "8 %"))
+    table = sheet("s", "Caption.", ("of", "cov@99 in-domain (%)", "runs"), rows)
+    whole, text = to_latex(table), to_latex(table, narrow=True)
     assert "\nof & \\shortstack{cov@99\\\\in-domain (\\%)} & runs \\\\\n" in text
     assert text.partition("\\midrule")[2] == whole.partition("\\midrule")[2]
     assert "\\setlength{\\tabcolsep}{2.5pt}" in text
-    scores = "\\toprule\n\\multicolumn{4}{l}{A title} \\\\\n\\midrule\na & b \\\\\n\\bottomrule"
-    assert narrower(scores) == scores
+    scores = Table("t", "Caption.", (block(row("a rather long method", 50.0)),), (), "accuracy")
+    assert to_latex(scores, narrow=True) == to_latex(scores).replace("{3pt}", "{2.5pt}")
 
 
 def test_in_print_other_scores_lose_the_shift_drop_and_nothing_else(generated):
     results = generated.parents[1] / "results" / "toy"
     experiments = load_experiments(results)
     table = build_table(experiments[0], load_scores(results, experiments), "accuracy")
-    printed = without_drop(without_legend(table))
+    printed = as_printed(table)
     for whole, block in zip(table.blocks, printed.blocks, strict=True):
         assert whole.columns[-1].key == "shift_drop"
         assert block.columns == whole.columns[:-1]
@@ -341,8 +314,8 @@ def test_in_print_the_headline_keeps_one_column_over_all_classes():
     ]
     columns = (Column("b", "b"), beside[0], Column("mean_target", "mean of targets"), beside[1])
     cells = tuple(map(Cell, (1.0, 2.0, 3.0, 4.0)))
-    whole = replace(block(Row("x", 1, 1, cells)), columns=columns)
-    printed = without_all_classes(Table("t", "macro_f1", "Caption.", (whole,), ())).blocks[0]
+    whole = replace(block(Row(cells, "x", 1, 1)), columns=columns)
+    printed = as_printed(Table("t", "Caption.", (whole,), metric="macro_f1")).blocks[0]
     assert printed.columns == (columns[0], *columns[2:])
     assert printed.rows[0].cells == (cells[0], *cells[2:])
 
@@ -357,16 +330,16 @@ def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):
 def block(*rows):
     scenario = Scenario(name="a->*", source="a", targets=("b",))
     columns = (Column("in_domain", "a"), Column("mean_target", "mean of targets"))
-    return Block(scenario, "inductive", columns, rows, ())
+    return Block(columns, rows, scenario=scenario)
 
 
 def row(method, mean, **marks):
-    return Row(method, 1, 1, (Cell(90.0), Cell(mean, **marks)))
+    return Row((Cell(90.0), Cell(mean, **marks)), method, 1, 1)
 
 
 def test_a_sentence_says_which_methods_are_not_shown_to_be_worse():
     best, good, bad = row("x", 50.0, best=True), row("y", 49.0, as_good=True), row("z", 9.0)
-    constant = Row("majority", 0, 0, (Cell(20.0), Cell(10.0)))
+    constant = Row((Cell(20.0), Cell(10.0)), "majority")
     start = "Trained on a (a->*): on the mean of targets, x has the highest macro-F1, 50.0 %"
     assert sentence(block(best)) == f"{start}."
     assert sentence(block(best, good)) == f"{start}; the other method is not shown to be worse."
@@ -375,7 +348,7 @@ def test_a_sentence_says_which_methods_are_not_shown_to_be_worse():
         f"{start}; of the other 2, 1 are not shown to be worse (y). "
         "The majority constant has 10.0 %; 1 of 3 methods lie below it."
     )
-    assert sentence(block(Row("x", 0, 2, (Cell(float("nan")),) * 2))) == ""
+    assert sentence(block(Row((Cell(float("nan")),) * 2, "x", 0, 2))) == ""
 
 
 def test_letters_that_latex_would_choke_on_are_escaped():

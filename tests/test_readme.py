@@ -11,7 +11,8 @@ from conftest import REPOSITORY
 
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.files import read_json
-from benchmark.report.facts import environment, run_records
+from benchmark.report.facts import environment
+from benchmark.report.results import run_records
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmark.evaluation.experiments import Experiment, Method
 from benchmark.evaluation.selective import confidences
-from benchmark.report.sheets.rejection import rejection_sheet, rejectors_sheet
+from benchmark.report.rejection import rejection_sheet, rejectors_sheet
+from benchmark.report.results import Results
+from benchmark.report.table import Table
+from benchmark.report.write import to_csv
 
 SCORES = {"rejected": 0.5, "accuracy": 0.9, "right": 0.45, "threshold": 0.7}
 SCORES |= {"excess_aurc": 0.1, "coverage_99": 0.2, "coverage_90": 0.4}
@@ -51,11 +58,16 @@ TABLE = pd.DataFrame(
 )
 
 
+def lines_of(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
 def test_a_rejector_has_the_source_and_the_shift_in_one_line() -> None:
     tracks = dict.fromkeys(("a", "b", "again_a", "corrupted"), "inductive")
     both = experiment(**tracks, seer="transductive")
-    sheet = rejectors_sheet([both], TABLE)
-    lines = [dict(zip(sheet.header, row, strict=True)) for row in sheet.rows]
+    results = Results(Path(), [both])
+    vars(results)["rejection_counted"] = TABLE
+    lines = lines_of(rejectors_sheet(results))
     assert [line["rejector"] for line in lines] == ["maximum probability", "energy"]
     assert {line["runs"] for line in lines} == {
         "2"
@@ -70,7 +82,7 @@ def test_a_rejector_has_the_source_and_the_shift_in_one_line() -> None:
 def test_tracks_share_no_table_of_rejectors(track: str, methods: set[str]) -> None:
     both = experiment(a="inductive", seer="transductive")
     sheet = rejection_sheet(both, TABLE, track=track)
-    assert {row[1] for row in sheet.rows} == methods
+    assert {line["method"] for line in lines_of(sheet)} == methods
     assert sheet.name == "norms_rejection" + ("_transductive" if "seer" in methods else "")
 
 
@@ -79,8 +91,8 @@ def test_a7_a_sheet_says_that_so_few_images_can_guarantee_nothing() -> None:
     guaranteed = few["fit"] == "guaranteed"
     few.loc[guaranteed, ["rejected", "accuracy", "right", "threshold"]] = np.nan
     sheet = rejection_sheet(experiment(a="inductive"), few)
-    place = sheet.header.index("Rr guaranteed")
-    assert {(row[place], row[place + 1]) for row in sheet.rows} == {("–", "–")}
+    guaranteed = {(line["Rr guaranteed"], line["Ra guaranteed"]) for line in lines_of(sheet)}
+    assert guaranteed == {("", "")}
     notes = " ".join(sheet.notes)
     assert "284 of raabin" in notes
     assert "wants 299 calibration images at least" in notes

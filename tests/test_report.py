@@ -20,17 +20,12 @@ from test_evaluate import (
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Scenario, load_experiments
-from benchmark.report.formats import (
-    cell_text,
-    latex_cell,
-    markdown_cell,
-    number,
-    plain,
-    to_markdown,
-)
+from benchmark.report.blocks import build_table
 from benchmark.report.notes import evidence_notes
 from benchmark.report.report import report
-from benchmark.report.tables import Cell, build_table, load_scores
+from benchmark.report.results import load_scores
+from benchmark.report.table import Cell
+from benchmark.report.write import cell_text, latex_cell, markdown_cell, number, plain, to_markdown
 from benchmark.texts import latex
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,15 +13,15 @@ from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Method, Scenario, load_experiments
-from benchmark.report.facts import run_records
+from benchmark.report.claims import ensembles_against_members
 from benchmark.report.figures.forest import not_worse
 from benchmark.report.figures.overview import heat_maps
 from benchmark.report.figures.ranks import cliques, nemenyi, ranking
 from benchmark.report.figures.throughput import Speed, front, speeds
 from benchmark.report.report import report
-from benchmark.report.sheets.measures import ensembles_against_members
-from benchmark.report.sheets.sheet import Sheet, shares, to_csv, to_latex, to_markdown
-from benchmark.report.tables import Cell, load_scores
+from benchmark.report.results import Results, load_scores
+from benchmark.report.table import Cell, sheet
+from benchmark.report.write import shares, to_csv, to_latex, to_markdown
 from benchmark.speed.records import training_speeds, write_rows
 
 CORRUPTIONS = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
@@ -76,13 +75,13 @@ def finished(folder, record, table):
     return record
 
 
-def sheet(results, name):
+def lines(results, name):
     with (results / "tables" / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_a_corruption_has_a_line_and_each_severity_a_column(results):
-    rows = sheet(results, "corruptions_corruptions")
+    rows = lines(results, "corruptions_corruptions")
     assert [(row["method"], row["corruption"]) for row in rows] == [
         (method, kind)
         for method in ("resnet18-bn-ce", "resnet18-gn-ce")
@@ -94,7 +93,7 @@ def test_a_corruption_has_a_line_and_each_severity_a_column(results):
 
 
 def test_the_tables_of_many_corruptions_have_a_column_a_severity(results):
-    rows = sheet(results, "corruptions_macro_f1")
+    rows = lines(results, "corruptions_macro_f1")
     columns = [key for key in rows[0] if key.endswith("_low")]
     assert columns == [
         f"{name}_low"
@@ -107,7 +106,7 @@ def test_the_tables_of_many_corruptions_have_a_column_a_severity(results):
 
 
 def test_a_claim_without_runs_is_a_row_that_says_so(results):
-    rows = sheet(results, "claims")
+    rows = lines(results, "claims")
     measured = {row["claim"]: row["measured here"] for row in rows}
     assert measured["Macenko normalisation helps"] == "not run"
     assert len(measured) == len(rows)
@@ -125,14 +124,14 @@ def test_the_effect_of_a_part_is_the_difference_of_means_over_seeds(results):
     own = effects.query("choice == 'gn' and column == 'mean_target'").iloc[0]
     assert own["mean"] == pytest.approx(expected, abs=1e-6)
     assert own["low"] < own["mean"] < own["high"]
-    claims = {row["claim"]: row["measured here"] for row in sheet(results, "claims")}
+    claims = {row["claim"]: row["measured here"] for row in lines(results, "claims")}
     measured = claims["Group instead of batch normalisation helps under shift"]
     assert measured.count("resnet18-gn-ce - resnet18-bn-ce") == 2
     assert f"targets +{100 * expected:.1f} [" in measured
 
 
 def test_exchanges_count_each_pair_of_methods_once_a_scenario(results):
-    row = next(row for row in sheet(results, "exchanges") if row["choice"] == "gn")
+    row = next(row for row in lines(results, "exchanges") if row["choice"] == "gn")
     assert (row["part"], row["instead of"], row["pairs"]) == ("normalisation", "bn", "2")
     effects = pd.read_parquet(results / "effects.parquet").query("column == 'mean_target'")
     own = effects.query("choice == 'gn' and plain == 'bn'")
@@ -256,20 +255,18 @@ def test_every_gap_is_named(tmp_path):
     report(tmp_path)
     text = (tmp_path / "tables" / "runs.md").read_text()
     assert all(f"resnet18-bn-ce/raabin\\_to\\_others/seed{seed} (oom)" in text for seed in (0, 1))
-    assert sheet(tmp_path, "runs")[0]["oom"] == "2"
+    assert lines(tmp_path, "runs")[0]["oom"] == "2"
 
 
 def test_speeds_come_from_the_records(results):
-    rows = {row["method"]: row for row in sheet(results, "throughput")}
+    rows = {row["method"]: row for row in lines(results, "throughput")}
     assert rows["resnet18-in-ce"]["images/s (training)"] == "20.0"
     assert (rows["resnet18-bn-ce"]["runs"], rows["resnet18-in-ce"]["runs"]) == ("4", "2")
 
 
 def test_a_figure_of_speed_shows_networks_that_were_measured_on_the_same_device(results):
-    experiments = load_experiments(results)
-    records = {record["run_id"]: record for record in run_records(results, experiments)}
-    scored, measured = load_scores(results, experiments), training_speeds(results.parents[1])
-    found = speeds(experiments, records, scored, measured)
+    measured = training_speeds(results.parents[1])
+    found = speeds(Results.of(results), measured)
     assert {name: own.images_per_s for name, own in found.methods.items()} == {
         "resnet18-bn-ce": 30.0,
         "resnet18-gn-ce": 25.0,
@@ -279,8 +276,9 @@ def test_a_figure_of_speed_shows_networks_that_were_measured_on_the_same_device(
     own = scores.query("method == 'resnet18-bn-ce' and domain in ('bccd', 'jtsc')")
     assert found.methods["resnet18-bn-ce"].score == pytest.approx(100 * own["value"].mean())
     assert training_speeds(results) == {}
-    nowhere = replace(scored, counted=dict.fromkeys(scored.counted, ()))
-    assert not speeds(experiments, records, nowhere, measured).methods, "no mean of targets"
+    nowhere = Results.of(results)
+    nowhere.scores.counted.update(dict.fromkeys(nowhere.scores.counted, ()))
+    assert not speeds(nowhere, measured).methods, "no mean of targets"
 
 
 def test_a_method_that_stands_alone_is_not_drawn_as_worse():
@@ -322,8 +320,7 @@ def test_ranks_are_means_over_targets_and_seeds(results):
 
 
 def test_heat_maps_leave_corruptions_out_and_take_the_best_of_each_cell(results):
-    experiments = load_experiments(results)
-    maps = heat_maps(experiments, load_scores(results, experiments))
+    maps = heat_maps(Results.of(results))
     cells = maps["resnet18, bn"]
     assert set(cells) == {("raabin", "raabin"), ("raabin", "bccd"), ("raabin", "jtsc")}
     best = max(np.mean(maps[f"resnet18, {kind}"]["raabin", "bccd"]) for kind in ("bn", "gn", "in"))
@@ -338,7 +335,8 @@ def test_figures_of_corruptions_ranks_and_speed_are_drawn(results):
 
 
 def test_a_sheet_is_escaped_in_each_form():
-    shown = Sheet("a_b", "5 % of x_1", ("name", "n"), (("a|b_c", "−1.5"), ("d", "–")), ("A note",))
+    rows = (("a|b_c", Cell(-1.5)), ("d", Cell(np.nan)))
+    shown = sheet("a_b", "5 % of x_1", ("name", "n"), rows, ("A note",))
     assert to_csv(shown) == "name,n\na|b_c,-1.5\nd,\n"
     assert "a\\|b\\_c" in to_markdown(shown)
     text = to_latex(shown)

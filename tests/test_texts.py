@@ -21,8 +21,8 @@ from test_predict_images import RUN, trained, trained_template  # noqa: F401
 from benchmark.data.card import Card
 from benchmark.errors import UserError
 from benchmark.files import read_yaml
-from benchmark.report.formats import csv_text, markdown_rows
-from benchmark.report.sheets.sheet import Sheet, to_latex, to_markdown
+from benchmark.report.table import Table, sheet
+from benchmark.report.write import csv_text, markdown_rows, to_latex, to_markdown
 from benchmark.schema import parse
 from benchmark.texts import (
     HIDDEN,
@@ -64,10 +64,10 @@ def hostile(count: int = 250) -> list[str]:
 HOSTILE = hostile()
 
 
-def sheet_of(texts: list[str]) -> Sheet:
+def sheet_of(texts: list[str]) -> Table:
     """A sheet with every text as a cell, in the header, caption and notes too."""
     rows = tuple((text, f"{place}", text) for place, text in enumerate(texts))
-    return Sheet("hostile", texts[0] or "-", ("a", *texts[1:3]), rows, tuple(texts[:60]))
+    return sheet("hostile", texts[0] or "-", ("a", *texts[1:3]), rows, tuple(texts[:60]))
 
 
 def test_d4_no_cell_of_a_csv_is_a_formula_and_no_number_a_text() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.report.facts import environment
-from benchmark.report.sheets.work import HEADER, work_sheet
-from benchmark.report.trainings import computed_seconds, trained_apart, training_of
+from benchmark.report.facts import computed_seconds, environment, trained_apart, training_of
+from benchmark.report.results import Results
+from benchmark.report.sheets import work_sheet
+from benchmark.report.table import Table
+from benchmark.report.write import to_csv
 
 
 def run_id(name: str) -> str:
@@ -49,13 +54,20 @@ def experiment(title: str, *names: str) -> Experiment:
     return Experiment(schema_version=1, classes=("neutrophil",), runs=runs, **facts)
 
 
-def lines(*experiments: Experiment) -> dict[str, dict[str, str]]:
-    rows = work_sheet(list(experiments), RECORDS).rows
-    return {row[0]: dict(zip(HEADER[1:], row[1:], strict=True)) for row in rows}
+def table_of(*experiments: Experiment, records: dict[str, Any] = RECORDS) -> Table:
+    results = Results(Path(), list(experiments))
+    vars(results)["records"] = records
+    return work_sheet(results)
+
+
+def lines(table: Table) -> dict[str, dict[str, str]]:
+    """Rows by experiment."""
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    return {row.pop("experiment"): row for row in rows}
 
 
 def test_runs_of_one_training_count_it_once_and_its_time_is_the_longest_recorded() -> None:
-    assert lines(experiment("answers", "plain", "probe", "colours"))["answers"] == {
+    assert lines(table_of(experiment("answers", "plain", "probe", "colours")))["answers"] == {
         "runs": "3",
         "trainings, each its own": "2",
         "trainings, shared": "1",
@@ -69,23 +81,23 @@ def test_runs_of_one_training_count_it_once_and_its_time_is_the_longest_recorded
 
 
 def test_an_ensemble_asks_for_the_trainings_of_its_members() -> None:
-    own = lines(experiment("ensembles", "plain", "other", "both"))["ensembles"]
+    own = lines(table_of(experiment("ensembles", "plain", "other", "both")))["ensembles"]
     assert (own["trainings, each its own"], own["trainings, shared"]) == ("4", "2")
     assert (own["hours, each its own"], own["hours, shared"]) == ("6.0", "3.0")
 
 
 def test_a_run_of_two_experiments_counts_once_in_all() -> None:
     first, second = experiment("one", "plain", "other"), experiment("two", "plain", "probe")
-    total = lines(first, second)["all experiments"]
+    total = lines(table_of(first, second))["all experiments"]
     assert (total["runs"], total["trainings, each its own"]) == ("3", "3")
     assert (total["trainings, shared"], total["hours, each its own"]) == ("2", "4.0")
 
 
 def test_trainings_without_a_recorded_time_are_counted_aloud_and_save_nothing() -> None:
-    sheet = work_sheet([experiment("one", "untimed")], RECORDS)
-    own = dict(zip(HEADER, sheet.rows[0], strict=True))
+    sheet = table_of(experiment("one", "untimed"))
+    own = lines(sheet)["one"]
     assert (own["epochs, shared"], own["hours, shared"]) == ("5", "0.0")
-    assert own["hours saved (%)"] == "–"
+    assert own["hours saved (%)"] == ""
     assert "1 of 3 trainings have no recorded time" in sheet.notes[-1]
 
 
@@ -96,8 +108,8 @@ def test_c1_the_same_settings_trained_elsewhere_are_another_training_and_are_tol
         for path, record in records.items()
     }
     assert trained_apart(records) == [[["elsewhere"], ["plain", "probe"]]]
-    sheet = work_sheet([experiment("one", "plain", "probe", "elsewhere")], records)
-    own = dict(zip(HEADER, sheet.rows[0], strict=True))
+    sheet = table_of(experiment("one", "plain", "probe", "elsewhere"), records=records)
+    own = lines(sheet)["one"]
     assert (own["trainings, shared"], own["hours, shared"]) == ("2", "1.5")
 
 
@@ -116,11 +128,11 @@ def test_a8_a_training_without_a_recorded_time_has_that_of_its_epochs_and_speed(
     assert computed_seconds(records) == {
         training_of(records[run_id("untimed")]): pytest.approx(3600)
     }
-    sheet = work_sheet([experiment("one", *names)], records)
-    own = dict(zip(HEADER, sheet.rows[0], strict=True))
+    sheet = table_of(experiment("one", *names), records=records)
+    own = lines(sheet)["one"]
     assert (own["trainings, shared"], own["hours, shared"]) == ("3", "2.0")
     assert "The time of 1 of 3 trainings was not recorded" in sheet.notes[-2]
     assert "1 of 3 trainings have no recorded time" in sheet.notes[-1]
-    shown = environment(list(records.values()))
+    shown = environment(records)
     # Four answers of 360 s beside them.
     assert (shown.hours, shown.trainings, shown.computed) == (pytest.approx(2.4), 3, 1)

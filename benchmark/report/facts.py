@@ -1,17 +1,23 @@
-"""Facts: what a results folder says about data, audit, machines and runs, for page and paper."""
+"""Facts: what a results folder says about data, audit, machines, runs and their trainings.
+
+Runs that differ in readout, inference or membership of an ensemble answer from one training.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmark.data.cards import Card, load_cards
-from benchmark.evaluation.experiments import Experiment, done_runs
-from benchmark.report.trainings import computed_seconds, recorded_seconds
-from benchmark.schema import Record, read_audit, read_prepared, read_record
+from benchmark.data.card import Card
+from benchmark.data.cards import load_cards
+from benchmark.evaluation.experiments import Experiment
+from benchmark.files import digest
+from benchmark.report.results import Records
+from benchmark.schema import read_audit, read_prepared
 
 OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
 
@@ -99,16 +105,9 @@ def audit_summary(results: Path) -> AuditSummary | None:
     )
 
 
-def run_records(results: Path, experiments: list[Experiment]) -> list[dict[str, Any]]:
-    """`run.json` of every done run that has one, by run id."""
-    paths = [Path(results) / "runs" / run_id / "run.json" for run_id in done_runs(experiments)]
-    again = f"run `wbc-shift train -p {Path(results).name}`"
-    return [read_record(path, Record, again) for path in paths if path.is_file()]
-
-
-def environment(records: list[dict[str, Any]]) -> Environment:
+def environment(records: Records) -> Environment:
     """Machines and versions behind the runs."""
-    places = [record.get("environment", {}) for record in records]
+    places = [record.get("environment", {}) for record in records.values()]
     names = {
         "device": "Device",
         "threads": "Threads",
@@ -127,14 +126,13 @@ def environment(records: list[dict[str, Any]]) -> Environment:
     changed = sum(bool(place.get("git_dirty")) for place in places)
     if changed:
         facts.append(("Made with uncommitted changes", f"{changed} of {len(records)} runs"))
-    by_run = {record.get("run_id", str(place)): record for place, record in enumerate(records)}
-    computed = computed_seconds(by_run)
+    computed = computed_seconds(records)
     seconds = sum(computed.values()) + sum(
         record.get("time", {}).get(part, 0)
-        for record in records
+        for record in records.values()
         for part in ("train_s", "load_s", "evaluate_s")
     )
-    shared = len(recorded_seconds(by_run))
+    shared = len(recorded_seconds(records))
     made_on = {(place.get("device"), place.get("threads")) for place in places if place}
     return Environment(tuple(facts), seconds / 3600, shared, len(computed), len(made_on))
 
@@ -162,3 +160,82 @@ def bibliography(texts: list[str]) -> str:
         if key := re.match(r"@\w+\{([^,]+),", entry):
             entries.setdefault(key[1], entry.strip())
     return "\n\n".join(entries.values())
+
+
+def device_text(record: dict) -> str:
+    """`CPU, Intel Xeon, 1 thread`."""
+    place = record.get("environment", {})
+    threads = place.get("threads", 1)
+    return (
+        f"{place.get('device_type', '?').upper()}, {place.get('device', '?')}, "
+        f"{threads} thread{'s' if threads != 1 else ''}"
+    )
+
+
+def trainings(run_id: str, records: Records) -> list[str]:
+    """The trainings that a run answers from: one, its members', or none."""
+    record = records.get(run_id, {})
+    members = record.get("settings", {}).get("members", [])
+    if members:
+        return [one for member in members for one in trainings(member["run_id"], records)]
+    return [training_of(record)] if record.get("history") else []
+
+
+def training_of(record: dict[str, Any]) -> str:
+    """Tells trainings apart: by settings, data and seed, and by the course that each took.
+
+    The same settings trained on another processor are another training.
+    """
+    return digest([record["training_fingerprint"], record["history"]])
+
+
+def trained_apart(records: Records) -> list[list[list[str]]]:
+    """Methods that share a training by their settings and answer from several: by training.
+
+    Each way of falling apart once, whatever the seed and scenario.
+    """
+    alike: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for record in records.values():
+        if record.get("history"):
+            same = alike[record["training_fingerprint"]]
+            same[training_of(record)].append(record["method"]["name"])
+    found = [sorted(sorted(own) for own in same.values()) for same in alike.values()]
+    return [one for place, one in enumerate(found) if len(one) > 1 and one not in found[:place]]
+
+
+def recorded_seconds(records: Records) -> dict[str, float]:
+    """Seconds of each training: the longest in the records of the runs it serves.
+
+    Only the run that trained has them; those that found its checkpoint say 0.
+    """
+    seconds: dict[str, float] = {}
+    for run_id, record in records.items():
+        for training in trainings(run_id, records):
+            spent = record.get("time", {}).get("train_s") or 0.0
+            seconds[training] = max(spent, seconds.get(training, 0.0))
+    return seconds
+
+
+def computed_seconds(records: Records) -> dict[str, float]:
+    """Seconds of each training that no record times, from its epochs and its recorded speed.
+
+    Images an epoch are those of the timed trainings on the same source (median); without one the
+    training is left out.
+    """
+    images: dict[str, list[float]] = defaultdict(list)
+    paces: dict[str, tuple[str, float]] = {}
+    seconds = recorded_seconds(records)
+    for record in records.values():
+        epochs, speed = len(record.get("history") or []), record.get("train_images_per_s")
+        if not (epochs and speed):
+            continue
+        source = record["scenario"]["source"]
+        if spent := record.get("time", {}).get("train_s"):
+            images[source].append(spent * speed / epochs)
+        elif not seconds[training_of(record)]:
+            paces[training_of(record)] = source, epochs / speed
+    return {
+        training: pace * median(images[source])
+        for training, (source, pace) in paces.items()
+        if images[source]
+    }

@@ -13,8 +13,9 @@ from typing import Any
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import MAJORITY
-from benchmark.report.formats import cell_text, column_support, column_title, number
-from benchmark.report.tables import METRICS, Block, Cell, Column, Row, Table
+from benchmark.report.blocks import METRICS
+from benchmark.report.table import Block, Cell, Column, Row, Table
+from benchmark.report.write import cell_text, column_support, column_title, number
 from benchmark.scenarios import corruption_of, sources_of
 
 

@@ -2,7 +2,7 @@
 
 A figure is a pure function of what was read before; they are drawn in processes of their own,
 because drawing keeps one processor busy for a second each. A figure has to say what no other one
-says.
+says. A new one is a function that draws it, and a `Job` here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.files import read_json, write_json
 from benchmark.parallel import in_processes
-from benchmark.report.figures.confusion import Confusions, confusion_figure
+from benchmark.report.figures.confusion import Confusions, confusion_figure, load_confusions
 from benchmark.report.figures.corruptions import corruption_figure
-from benchmark.report.figures.curves import Curves, plain_targets, reliability_figure, risk_figure
+from benchmark.report.figures.curves import Curves, load_curves, reliability_figure, risk_figure
 from benchmark.report.figures.dumbbell import dumbbell_figure, grouped
 from benchmark.report.figures.embedding import (
-    ACROSS,
-    Embedding,
     embedding_figure,
+    embedding_pages,
     embedding_text,
+    load_embeddings,
 )
 from benchmark.report.figures.forest import TEXT, forest_figure, forest_pages
 from benchmark.report.figures.overview import heat_figure, heat_maps
@@ -33,31 +35,25 @@ from benchmark.report.figures.ranks import rank_figure, ranking
 from benchmark.report.figures.style import save
 from benchmark.report.figures.throughput import speed_figure, speeds
 from benchmark.report.figures.training import training_figure, training_rows
-from benchmark.report.page import Picture
-from benchmark.report.tables import Scores, done_ids
-from benchmark.report.trainings import Records
-from benchmark.speed.records import Workload
+from benchmark.report.results import Results, done_ids, plain_targets
+from benchmark.report.tables import OVERVIEW
+from benchmark.speed.records import training_speeds
 
-OVERVIEW = ""
-"""Stands for all experiments."""
 MOST_SCENARIOS = 1
 """Scenarios of each track of an experiment that get figures of their own: the first of the plan.
 The tables hold them all."""
 
 
-Blocks = dict[tuple[Scenario, str], list[Run]]
+class Picture(NamedTuple):
+    """A figure as `figures.json` has it."""
 
-
-class Material(NamedTuple):
-    """What figures are drawn from."""
-
-    experiments: list[Experiment]
-    scores: Scores
-    confusions: Confusions
-    curves: Curves
-    records: Records
-    embeddings: list[Embedding]
-    measured: dict[Workload, float]
+    name: str
+    """its file in `figures/`, without suffix"""
+    caption: str
+    alt: str
+    """what is said in its place where it cannot be seen"""
+    source: str
+    """the file of the results folder that its numbers are from"""
 
 
 class Job(NamedTuple):
@@ -69,16 +65,39 @@ class Job(NamedTuple):
     draw: Callable[[], Figure]
 
 
-def draw_all(folder: Path, material: Material) -> dict[str, list[Picture]]:
+def draw_all(results: Results) -> dict[str, list[Picture]]:
     """Draw every figure as PDF and PNG; pictures by experiment, in the order of reading."""
-    jobs = [*overview_jobs(material)]
-    for experiment in material.experiments:
-        jobs += experiment_jobs(experiment, material)
+    curves = load_curves(results)
+    confusions = load_confusions(results)
+    jobs = [*overview_jobs(results)]
+    for experiment in results.experiments:
+        jobs += experiment_jobs(results, experiment, curves, confusions)
+    folder = results.folder / "figures"
     in_processes([partial(save_job, folder, job) for job in jobs], "figures")
-    pictures = {owner: [] for owner in (OVERVIEW, *(e.experiment for e in material.experiments))}
+    pictures = {owner: [] for owner in (OVERVIEW, *(e.experiment for e in results.experiments))}
     for job in jobs:
         pictures[job.owner].append(job.picture)
     return pictures
+
+
+def write_index(folder: Path, pictures: dict[str, list[Picture]]) -> None:
+    """Write `figures.json`: by experiment, each figure with its caption and source."""
+    index = {owner: [picture._asdict() for picture in own] for owner, own in pictures.items()}
+    write_json(folder / "figures.json", index)
+
+
+def read_index(folder: Path) -> dict[str, list[Picture]]:
+    """`figures.json` of a results folder.
+
+    Raises:
+        UserError: the report has not been written, or by an older version.
+    """
+    again = f"run `wbc-shift report -p {folder.name}`"
+    path = folder / "figures.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {again}")
+    index = read_json(path, again)
+    return {owner: [Picture(**picture) for picture in own] for owner, own in index.items()}
 
 
 def save_job(folder: Path, job: Job) -> None:
@@ -86,18 +105,21 @@ def save_job(folder: Path, job: Job) -> None:
     save(job.draw(), folder / job.picture.name)
 
 
-def overview_jobs(material: Material) -> Iterator[Job]:
+def job(owner: str, name: str, source: str, caption: str, draw: Callable[[], Figure]) -> Job:
+    return Job(owner, Picture(name, caption, caption, source), draw)
+
+
+def overview_jobs(results: Results) -> Iterator[Job]:
     """Figures about all experiments."""
-    experiments, scores = material.experiments, material.scores
-    if maps := heat_maps(experiments, scores):
+    if maps := heat_maps(results):
         text = (
             "Macro-F1 by source and target, mean over seeds, for plain training with each "
             "normalisation and for the best inductive method of each cell, which is chosen on the "
             "target itself. None that never saw the target did better here; what adapts to its "
             "unlabelled images may have."
         )
-        yield Job(OVERVIEW, Picture("heat_map", text), lambda: heat_figure(maps))
-    found = speeds(experiments, material.records, scores, material.measured)
+        yield job(OVERVIEW, "heat_map", "metrics.parquet", text, partial(heat_figure, maps))
+    found = speeds(results, training_speeds(results.folder.parents[1]))
     if found.methods:
         text = (
             "Mean macro-F1 over the targets against images per second in training, with the "
@@ -107,103 +129,100 @@ def overview_jobs(material: Material) -> Iterator[Job]:
         )
         if found.left_out:
             text += f" Left out: {found.left_out} of networks that were not measured."
-        yield Job(OVERVIEW, Picture("throughput", text), lambda: speed_figure(found))
-    for stem, own in embedding_pages(material.embeddings):
-        yield Job(OVERVIEW, Picture(stem, embedding_text(own)), partial(embedding_figure, own))
+        yield job(OVERVIEW, "throughput", "../speed", text, partial(speed_figure, found))
+    for name, own in embedding_pages(load_embeddings(results)):
+        yield job(OVERVIEW, name, "embeddings", embedding_text(own), partial(embedding_figure, own))
 
 
-def embedding_pages(embeddings: list[Embedding]) -> Iterator[tuple[str, list[Embedding]]]:
-    """Runs that show the same images, as many as a figure has room for, and its file name."""
-    alike: dict[tuple, list[Embedding]] = {}
-    for one in embeddings:
-        alike.setdefault((one.run.scenario, one.classes), []).append(one)
-    for (scenario, _), own in alike.items():
-        for start in range(0, len(own), ACROSS):
-            page = start // ACROSS + 1
-            stem = f"embedding_{scenario.file_name}" + (f"_{page}" if page > 1 else "")
-            yield stem, own[start : start + ACROSS]
-
-
-def experiment_jobs(experiment: Experiment, material: Material) -> Iterator[Job]:
+def experiment_jobs(
+    results: Results, experiment: Experiment, curves: Curves, confusions: Confusions
+) -> Iterator[Job]:
     """Figures of one experiment."""
-    name, scores = experiment.experiment, material.scores
-
-    def job(stem: str, text: str, draw: Callable[[], Figure]) -> Job:
-        return Job(name, Picture(stem, text), draw)
-
+    name, scores = experiment.experiment, results.scores
+    own = partial(job, name)
     for place, panels in enumerate(forest_pages(experiment, scores), start=1):
-        text = (
+        yield own(
+            f"shift_{name}" if place == 1 else f"shift_{name}_{place}",
+            "intervals.parquet",
             "Macro-F1 of every method in-domain and on each target, sorted by mean of targets. "
             f"Filled: best of its column or not shown to be worse. {TEXT} Dashed: the majority "
-            "constant."
+            "constant.",
+            partial(forest_figure, scores, panels),
         )
-        stem = f"shift_{name}" if place == 1 else f"shift_{name}_{place}"
-        yield job(stem, text, partial(forest_figure, experiment, scores, panels))
     if not done_ids(list(experiment.runs)):
         return
     # With one normalisation it would say again what the first figure says.
     if len({kind for runs in experiment.blocks().values() for kind, _ in grouped(runs)}) > 1:
-        yield job(
+        yield own(
             f"dumbbell_{name}",
+            "intervals.parquet",
             f"From in-domain to the mean of targets, a line per method, by normalisation. {TEXT}",
-            lambda: dumbbell_figure(experiment, scores),
+            partial(dumbbell_figure, experiment, scores),
         )
-    tracks = dict.fromkeys(kind for _, kind in experiment.blocks())
-    for kind in tracks:
-        if ranked := ranking(experiment, kind, scores):
+    for track in dict.fromkeys(track for _, track in experiment.blocks()):
+        if ranked := ranking(experiment, track, scores):
             left = f" Left out for want of a run: {', '.join(ranked.left_out)}."
-            text = (
+            yield own(
+                f"ranks_{name}" + suffix_of(track),
+                "metrics.parquet",
                 f"Mean ranks of the methods over {ranked.blocks} blocks, each a target of a "
                 "scenario and a seed; bars join methods within Nemenyi's critical difference. "
                 "Blocks share images and targets are few, so the diagram is surer than it "
-                "should be." + (left if ranked.left_out else "")
+                "should be." + (left if ranked.left_out else ""),
+                partial(rank_figure, ranked),
             )
-            stem = f"ranks_{name}" if kind == "inductive" else f"ranks_{name}_{kind}"
-            yield job(stem, text, partial(rank_figure, ranked))
-    blocks = {key: runs for key, runs in experiment.blocks().items() if done_ids(runs)}
-    for (scenario, kind), runs in first_of_each_track(blocks):
-        suffix = f"{name}_{scenario.file_name}" + ("" if kind == "inductive" else f"_{kind}")
+    for (scenario, track), runs in first_of_each_track(experiment):
+        suffix = f"{name}_{scenario.file_name}{suffix_of(track)}"
         where = (scenario, runs, scores)
         if scenario.target_groups:
-            yield job(
+            yield own(
                 f"corruptions_{suffix}",
+                "intervals.parquet",
                 f"Macro-F1 against severity for each corruption of {scenario.source}'s test set, "
                 "mean over seeds.",
-                lambda w=where, k=kind: corruption_figure(experiment, w[0], k, *w[1:]),
+                partial(corruption_figure, experiment, track, *where),
             )
         if plain_targets(scenario):
-            yield job(
+            yield own(
                 f"confusion_{suffix}",
+                "confusion.parquet",
                 f"Confusion matrices by domain, trained on {scenario.source}: per cent of each "
                 "true class, summed over seeds.",
-                lambda w=where: confusion_figure(experiment, *w, material.confusions),
+                partial(confusion_figure, experiment, *where, confusions),
             )
-            yield job(
+            yield own(
                 f"reliability_{suffix}",
+                "curves.parquet",
                 f"Reliability in-domain and on all targets together, trained on {scenario.source}: "
                 "accuracy against stated confidence in bins of ten images or more; a mark's area: "
                 "its share of images.",
-                lambda w=where: reliability_figure(*w, material.curves),
+                partial(reliability_figure, *where, curves),
             )
-            yield job(
+            yield own(
                 f"risk_{suffix}",
+                "curves.parquet",
                 f"Risk against coverage, trained on {scenario.source}: errors among the answered "
                 "images when the least confident are rejected first; mean over seeds, and over all "
                 "orders of images that tie.",
-                lambda w=where: risk_figure(*w, material.curves),
+                partial(risk_figure, *where, curves),
             )
-    if rows := training_rows(experiment, material.records, scores):
-        yield job(
+    if rows := training_rows(experiment, results.records, scores):
+        yield own(
             f"training_{name}",
+            "runs",
             "Training loss and selection score by epoch. Thin: one seed; thick: mean over seeds.",
-            lambda: training_figure(rows, material.records),
+            partial(training_figure, rows, results.records),
         )
 
 
-def first_of_each_track(blocks: Blocks) -> Iterator[tuple[tuple[Scenario, str], list[Run]]]:
-    """The first `MOST_SCENARIOS` blocks of each track, in plan order."""
+def suffix_of(track: str) -> str:
+    return "" if track == "inductive" else f"_{track}"
+
+
+def first_of_each_track(experiment: Experiment) -> Iterator[tuple[tuple[Scenario, str], list[Run]]]:
+    """The first `MOST_SCENARIOS` blocks of each track that have a run, in plan order."""
     seen: Counter[str] = Counter()
-    for (scenario, kind), runs in blocks.items():
-        seen[kind] += 1
-        if seen[kind] <= MOST_SCENARIOS:
-            yield (scenario, kind), runs
+    for (scenario, track), runs in experiment.blocks().items():
+        seen[track] += bool(done_ids(runs))
+        if done_ids(runs) and seen[track] <= MOST_SCENARIOS:
+            yield (scenario, track), runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 import matplotlib.style
 import numpy as np
@@ -12,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.evaluation.experiments import Experiment, Run, Scenario, done_runs
-from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet, shown_methods
-from benchmark.report.tables import Scores, by_method, done_ids, read_evaluated
+from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, canvas, shown_methods
+from benchmark.report.results import Results, Scores, by_method, done_ids
 from benchmark.scenarios import corruption_of
 
 MOST_METHODS = 3
@@ -27,10 +26,10 @@ Confusions = dict[tuple[str, str, str], np.ndarray]
 """(run_id, domain, part) → counts, true × predicted."""
 
 
-def load_confusions(results: Path, experiments: list[Experiment]) -> Confusions:
+def load_confusions(results: Results) -> Confusions:
     """Read `confusion.parquet`; corruptions are left out."""
-    classes = {run_id: classes for run_id, (_, classes) in done_runs(experiments).items()}
-    table = read_evaluated(Path(results) / "confusion.parquet", experiments)
+    classes = {run_id: own for run_id, (_, own) in done_runs(results.experiments).items()}
+    table = results.read("confusion")
     confusions: Confusions = {}
     columns = ("run_id", "domain", "part", "true", "predicted", "count")
     rows = zip(*(table[name] for name in columns), strict=True)
@@ -69,7 +68,7 @@ def confusion_figure(
     small = 6 if len(classes) <= MOST_CLASSES else 4
     middles = side * (np.arange(len(classes)) + 0.5) / len(classes)
     with matplotlib.style.context(STYLE):
-        figure, axes = sheet(height)
+        figure, axes = canvas(height)
         for down, method in enumerate(shown):
             found = done_ids(methods[method])
             y = top + down * (side + gap)

@@ -15,7 +15,7 @@ from benchmark.report.figures.style import (
     shown_methods,
     title,
 )
-from benchmark.report.tables import Scores, cell
+from benchmark.report.results import Scores, cell
 from benchmark.scenarios import corruption_of
 
 ACROSS = 5
@@ -24,7 +24,7 @@ BANDS = 3
 
 
 def corruption_figure(
-    experiment: Experiment, scenario: Scenario, track: str, runs: list[Run], scores: Scores
+    experiment: Experiment, track: str, scenario: Scenario, runs: list[Run], scores: Scores
 ) -> Figure:
     """Mean over seeds at severity 0 (in-domain test) to 4."""
     shown, note = shown_methods(scenario, runs, scores)

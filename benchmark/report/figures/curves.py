@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import matplotlib.style
 import numpy as np
@@ -11,21 +10,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.evaluation.experiments import Run, Scenario
 from benchmark.report.figures.style import (
     CONSTANT,
     IN_DOMAIN,
     INK,
     SHIFTED,
     STYLE,
-    counted_sets,
     mark_of,
     panels,
     shown_methods,
     title,
 )
-from benchmark.report.tables import Scores, by_method, done_ids, read_evaluated, values
-from benchmark.scenarios import corruption_of
+from benchmark.report.results import (
+    Results,
+    Scores,
+    by_method,
+    counted_sets,
+    done_ids,
+    plain_targets,
+    values,
+)
 
 ACROSS = 4
 """panels side by side"""
@@ -38,9 +43,9 @@ Curves = dict[tuple[str, str, str, str], np.ndarray]
 """(run_id, domain, part, curve) → (points, 3): x, y, n"""
 
 
-def load_curves(results: Path, experiments: list[Experiment]) -> Curves:
+def load_curves(results: Results) -> Curves:
     """Read `curves.parquet`, in which the points of a curve stand together."""
-    table = read_evaluated(Path(results) / "curves.parquet", experiments)
+    table = results.read("curves")
     names = ("run_id", "domain", "part", "curve")
     keys = list(zip(*(table[name] for name in names), strict=True))
     points = np.column_stack([np.asarray(table[name], float) for name in ("x", "y", "n")])
@@ -51,11 +56,6 @@ def load_curves(results: Path, experiments: list[Experiment]) -> Curves:
         curves[key] = points[start : start + size]
         start += size
     return curves
-
-
-def plain_targets(scenario: Scenario) -> list[str]:
-    """Targets that are domains of their own, and not corruptions."""
-    return [target for target in scenario.targets if corruption_of(target) is None]
 
 
 def reliability_figure(

@@ -17,10 +17,10 @@ from benchmark.report.figures.style import (
     PAGE_WIDTH,
     SHIFTED,
     STYLE,
+    canvas,
     ruler,
-    sheet,
 )
-from benchmark.report.tables import Scores, by_method, cell
+from benchmark.report.results import Scores, by_method, cell
 
 ROW = 4.2
 """mm"""
@@ -39,7 +39,7 @@ def dumbbell_figure(experiment: Experiment, scores: Scores) -> Figure:
     across = PAGE_WIDTH / min(ACROSS, len(lines))
     top = 0.0
     with matplotlib.style.context(STYLE):
-        figure, axes = sheet(sum(heights) + 6)
+        figure, axes = canvas(sum(heights) + 6)
         for row, height in zip(rows, heights, strict=True):
             for place, (where, methods) in enumerate(row):
                 x = (place * across + names, (place + 1) * across - 4)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.style
 import numpy as np
@@ -12,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmark.evaluation.experiments import Experiment, Run, done_runs
+from benchmark.evaluation.experiments import Run, done_runs
 from benchmark.progress import say
 from benchmark.report.figures.style import FAINT, MARKS, MILLIMETRE, STYLE, mark_of, panels, title
+from benchmark.report.results import Results
 from benchmark.schema import Record, read_record
 
 ACROSS = 3
@@ -65,12 +65,14 @@ class Embedded(Record):
     images: Places
 
 
-def load_embeddings(results: Path, experiments: list[Experiment]) -> list[Embedding]:
+def load_embeddings(results: Results) -> list[Embedding]:
     """Read `embeddings/*.json` in plan order; says which are of other predictions."""
-    done = done_runs(experiments)
-    planned = dict.fromkeys(run.run_id for experiment in experiments for run in experiment.runs)
+    done = done_runs(results.experiments)
+    planned = dict.fromkeys(
+        run.run_id for experiment in results.experiments for run in experiment.runs
+    )
     found = {}
-    for path in sorted((Path(results) / "embeddings").glob("*.json")):
+    for path in sorted((results.folder / "embeddings").glob("*.json")):
         record = read_record(path, Embedded, "run `wbc-shift embed` again, or delete it")
         run, classes = done.get(record["run_id"], (None, ()))
         if run is None or run.predictions_sha256 != record["predictions_sha256"]:
@@ -88,6 +90,18 @@ def load_embeddings(results: Path, experiments: list[Experiment]) -> list[Embedd
             np.column_stack([images["x"], images["y"]]),
         )
     return [found[run_id] for run_id in planned if run_id in found]
+
+
+def embedding_pages(embeddings: list[Embedding]) -> Iterator[tuple[str, list[Embedding]]]:
+    """Runs that show the same images, as many as a figure has room for, and its file name."""
+    alike: dict[tuple, list[Embedding]] = {}
+    for one in embeddings:
+        alike.setdefault((one.run.scenario, one.classes), []).append(one)
+    for (scenario, _), own in alike.items():
+        for start in range(0, len(own), ACROSS):
+            page = start // ACROSS + 1
+            stem = f"embedding_{scenario.file_name}" + (f"_{page}" if page > 1 else "")
+            yield stem, own[start : start + ACROSS]
 
 
 def by_chance(embedding: Embedding) -> tuple[float, float]:

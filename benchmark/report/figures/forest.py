@@ -16,6 +16,7 @@ from benchmark.evaluation.columns import summarise
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import MAJORITY
+from benchmark.report.blocks import build_block
 from benchmark.report.figures.style import (
     CONSTANT,
     FAINT,
@@ -24,18 +25,11 @@ from benchmark.report.figures.style import (
     PAGE_WIDTH,
     SHIFTED,
     STYLE,
+    canvas,
     ruler,
-    sheet,
 )
-from benchmark.report.tables import (
-    Block,
-    Cell,
-    Column,
-    Row,
-    Scores,
-    build_block,
-    values,
-)
+from benchmark.report.results import Scores, values
+from benchmark.report.table import Block, Cell, Column, Row
 
 ROW = 3.9
 """mm"""
@@ -83,7 +77,7 @@ def sorted_rows(block: Block) -> list[Row]:
     return sorted((row for row in block.rows if row.method != MAJORITY), key=rank)
 
 
-def forest_figure(experiment: Experiment, scores: Scores, panels: list[Panel]) -> Figure:
+def forest_figure(scores: Scores, panels: list[Panel]) -> Figure:
     """Macro-F1 of every method with intervals, panels below each other.
 
     A filled mark is the best of its column or not shown to be worse, an outline is shown to be
@@ -92,7 +86,7 @@ def forest_figure(experiment: Experiment, scores: Scores, panels: list[Panel]) -
     heights = [FRAME + ROW * len(rows) for _, rows in panels]
     top = 0.0
     with matplotlib.style.context(STYLE):
-        figure, axes = sheet(sum(heights) + 7)
+        figure, axes = canvas(sum(heights) + 7)
         for (block, rows), height in zip(panels, heights, strict=True):
             draw_panel(axes, top, block, rows, seed_values(scores, block))
             top += height

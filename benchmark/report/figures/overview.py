@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from benchmark.evaluation.experiments import Experiment, Run, done_runs
+from benchmark.evaluation.experiments import Run
 from benchmark.evaluation.metrics import HEADLINE
-from benchmark.report.figures.curves import plain_targets
 from benchmark.report.figures.style import INK, MARKS, STYLE, page
-from benchmark.report.tables import Scores, values
+from benchmark.report.results import Results, Scores, plain_targets, values
 from benchmark.scenarios import sources_of
 
 OTHERS = "several"
@@ -26,7 +25,7 @@ Cells = dict[tuple[str, str], list[float]]
 """(source, target) → per cent of each seed"""
 
 
-def heat_maps(experiments: list[Experiment], scores: Scores) -> dict[str, Cells]:
+def heat_maps(results: Results) -> dict[str, Cells]:
     """Macro-F1 by source and target: of each normalisation in plain training, and of the best.
 
     Plain is from scratch, cross-entropy, no recipe, the profile's own augmentation, one view and a
@@ -35,12 +34,12 @@ def heat_maps(experiments: list[Experiment], scores: Scores) -> dict[str, Cells]
     """
     plain: dict[str, Cells] = {}
     every: dict[tuple[str, str], dict[str, list[float]]] = {}
-    backbones = Counter(run.method.backbone for run, _ in done_runs(experiments).values())
+    backbones = Counter(run.method.backbone for run in results.done.values())
     common = max(backbones, key=backbones.get, default="")
-    for run, _ in done_runs(experiments).values():
+    for run in results.done.values():
         if run.track != "inductive":
             continue
-        for (source, target), value in cells_of(run, scores).items():
+        for (source, target), value in cells_of(run, results.scores).items():
             every.setdefault((source, target), {}).setdefault(run.method.name, []).append(value)
             if run.method.is_plain() and run.method.backbone == common:
                 kind = f"{common}, {run.method.normalisation}"

@@ -17,9 +17,8 @@ from scipy import stats
 
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.evaluation.metrics import HEADLINE
-from benchmark.report.figures.curves import plain_targets
-from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, sheet
-from benchmark.report.tables import Scores, values
+from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, canvas
+from benchmark.report.results import Scores, plain_targets, values
 
 FEWEST = 3
 """methods for which ranks say more than a difference, and blocks behind them"""
@@ -100,7 +99,7 @@ def rank_figure(ranked: Ranking) -> Figure:
     with matplotlib.style.context(STYLE):
         height = 20.5 + 2.4 * len(groups) + 3.6 * half
         names = 1.15 * max(map(len, ranked.methods)) + 14
-        figure, axes = sheet(height, min(2 * names + 58, PAGE_WIDTH))
+        figure, axes = canvas(height, min(2 * names + 58, PAGE_WIDTH))
         draw(axes, ranked, groups, half)
     return figure
 

@@ -22,7 +22,7 @@ from PIL import Image
 from benchmark.evaluation.experiments import Run, Scenario
 from benchmark.evaluation.metrics import HEADLINE
 from benchmark.files import atomic
-from benchmark.report.tables import Scores, by_method, done_ids, values
+from benchmark.report.results import Scores, by_method, counted_sets, done_ids, values
 from benchmark.texts import visible
 
 STYLE = Path(__file__).parents[1] / "journal.mplstyle"
@@ -83,18 +83,13 @@ def shown_methods(
     return [name for name in found if name in chosen], note if len(found) > most else ""
 
 
-def counted_sets(scenario: Scenario, scores: Scores) -> tuple[tuple[str, str], ...]:
-    """(domain, part) of the targets that the mean of targets is over."""
-    return tuple((target, "shifted") for target in scores.counted[scenario.name])
-
-
 def page(height: float, width: float = PAGE_WIDTH, automatic: bool = True) -> Figure:
     """An empty figure of this size in mm, whose parts find their places unless told not to."""
     size = (width * MILLIMETRE, height * MILLIMETRE)
     return Figure(figsize=size, layout="constrained" if automatic else None)
 
 
-def sheet(height: float, width: float = PAGE_WIDTH) -> tuple[Figure, Axes]:
+def canvas(height: float, width: float = PAGE_WIDTH) -> tuple[Figure, Axes]:
     """A figure to be drawn on in mm from its top left corner."""
     figure = page(height, width, automatic=False)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -104,7 +99,7 @@ def sheet(height: float, width: float = PAGE_WIDTH) -> tuple[Figure, Axes]:
 
 
 def ruler(axes: Axes, x: tuple[float, float], y: tuple[float, float], ticks: Sequence[int]) -> None:
-    """A per-cent scale on a `sheet`, below a box that spans x and y, and its grid lines."""
+    """A per-cent scale on a `canvas`, below a box that spans x and y, and its grid lines."""
     places = [x[0] + (x[1] - x[0]) * tick / 100 for tick in ticks]
     axes.vlines(places, *y, colors=GRID, linewidth=0.5, zorder=0.5)
     axes.vlines(places, y[1], y[1] + 0.9, colors="black", linewidth=0.6)

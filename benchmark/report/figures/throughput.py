@@ -10,13 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmark.evaluation.experiments import Experiment, done_runs
 from benchmark.evaluation.metrics import HEADLINE
-from benchmark.report.figures.curves import plain_targets
-from benchmark.report.figures.style import FAINT, INK, STYLE, counted_sets, mark_of, page
+from benchmark.report.facts import device_text
+from benchmark.report.figures.style import FAINT, INK, STYLE, mark_of, page
 from benchmark.report.figures.training import trained
-from benchmark.report.tables import Scores, by_method, values
-from benchmark.report.trainings import Records
+from benchmark.report.results import Results, by_method, counted_sets, plain_targets, values
 from benchmark.speed.records import Workload
 
 
@@ -39,20 +37,16 @@ class Speeds(NamedTuple):
     """methods that ran there, but whose network was not measured"""
 
 
-def speeds(
-    experiments: list[Experiment],
-    records: Records,
-    scores: Scores,
-    measured: dict[Workload, float],
-) -> Speeds:
+def speeds(results: Results, measured: dict[Workload, float]) -> Speeds:
     """Methods that were trained for themselves, in the scenario that the most runs share.
 
     A run's own speed is not shown: what else the machine did at that time decides it. What counts
     is the speed of the network measured alone, on the device that the most runs were trained on.
     """
+    records, scores = results.records, results.scores
     found = {
         run_id: run
-        for run_id, (run, _) in done_runs(experiments).items()
+        for run_id, run in results.done.items()
         if records.get(run_id, {}).get("train_images_per_s")
         and (run.track, trained(run)) == ("inductive", True)
         and plain_targets(run.scenario) == list(run.scenario.targets)
@@ -90,16 +84,6 @@ def workload(record: dict) -> Workload:
         method["backbone"],
         method["normalisation"],
         settings["image_size"],
-    )
-
-
-def device_text(record: dict) -> str:
-    """`CPU, Intel Xeon, 1 thread`."""
-    place = record.get("environment", {})
-    threads = place.get("threads", 1)
-    return (
-        f"{place.get('device_type', '?').upper()}, {place.get('device', '?')}, "
-        f"{threads} thread{'s' if threads != 1 else ''}"
     )
 
 

@@ -10,8 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.report.figures.style import STYLE, line_handles, mark_of, panels, shown_methods
-from benchmark.report.tables import Scores, by_method
-from benchmark.report.trainings import Records
+from benchmark.report.results import Records, Scores, by_method
 
 Row = tuple[str, list[Run], list[str]]
 """title, runs, and the methods shown of them"""

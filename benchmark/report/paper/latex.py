@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any
 
-from benchmark.evaluation.experiments import Experiment, gaps
+from benchmark.evaluation.experiments import Experiment
 from benchmark.report.facts import DataCard
-from benchmark.report.tables import LEGEND, Column, Table
+from benchmark.report.write import label
 from benchmark.texts import latex
 
 BLOCKS = (
@@ -66,11 +65,6 @@ def joined(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def label(name: str) -> str:
-    """A file's name as the label that its table or figure has in LaTeX."""
-    return name.replace("_", "-")
-
-
 def figure(name: str, caption: str) -> str:
     """A figure over both columns, in the size it was drawn if there is room."""
     return (
@@ -78,62 +72,6 @@ def figure(name: str, caption: str) -> str:
         f"\\fitted{{generated/figures/{name}.pdf}}\n"
         f"\\caption{{{tex(caption)}}}\n\\label{{fig:{label(name)}}}\n\\end{{figure*}}\n"
     )
-
-
-def without_legend(table: Table) -> Table:
-    """A table of scores for print, where the text explains the signs once for all tables."""
-    return replace(table, caption=table.caption.removesuffix(LEGEND).rstrip())
-
-
-def without_drop(table: Table) -> Table:
-    """A table of scores without the shift drop, the difference of two columns that stay; the
-    headline's table has it. What is left has room in the size of small print.
-    """
-    return with_columns(table, lambda column: column.key != "shift_drop")
-
-
-def without_all_classes(table: Table) -> Table:
-    """The headline's table without the columns over all present classes, but for the mean of
-    targets: those of each target stand in the table of that score, and all of them leave a page no
-    room for letters that can be read.
-    """
-    return with_columns(table, lambda column: column.beside in ("", "mean_target"))
-
-
-def with_columns(table: Table, wanted: Callable[[Column], bool]) -> Table:
-    """A table of scores with some of its columns."""
-    blocks = []
-    for block in table.blocks:
-        kept = [place for place, column in enumerate(block.columns) if wanted(column)]
-        columns = tuple(block.columns[place] for place in kept)
-        rows = tuple(replace(row, cells=tuple(row.cells[p] for p in kept)) for row in block.rows)
-        blocks.append(replace(block, columns=columns, rows=rows))
-    return replace(table, blocks=tuple(blocks))
-
-
-def narrower(table: str) -> str:
-    """A table as the report writes it, with less between columns and long headings in two lines:
-    what is still wider than the page is then shrunk less.
-    """
-    table = table.replace("\\tabcolsep}{3pt}", "\\tabcolsep}{2.5pt}")
-    found = re.search(r"(?s)\\toprule\n(.*?) \\\\\n\\midrule\n(.*?)\\bottomrule", table)
-    if found is None or found[1].startswith("\\multicolumn"):
-        return table
-    columns = list(zip(*(row.split(" & ") for row in found[2].split(" \\\\\n")[:-1]), strict=True))
-    cells = [
-        in_two_lines(cell) if len(cell) > max(map(len, column)) else cell
-        for cell, column in zip(found[1].split(" & "), columns, strict=True)
-    ]
-    return table[: found.start(1)] + " & ".join(cells) + table[found.end(1) :]
-
-
-def in_two_lines(heading: str) -> str:
-    """A heading broken at the space that makes it narrowest."""
-    places = [place.start() for place in re.finditer(" ", heading)]
-    if not places:
-        return heading
-    place = min(places, key=lambda place: max(place, len(heading) - place))
-    return f"\\shortstack{{{heading[:place]}\\\\{heading[place + 1 :]}}}"
 
 
 def data_table(data: dict[str, Any], cards: list[DataCard], classes: tuple[str, ...]) -> str:
@@ -163,18 +101,6 @@ def data_table(data: dict[str, Any], cards: list[DataCard], classes: tuple[str, 
         row += [tex(str(facts["crop"])), str(facts["images"]), *counts]
         lines.append(" & ".join(row) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table*}"]) + "\n"
-
-
-def gaps_text(experiments: list[Experiment]) -> str:
-    """The planned runs without a result, each with its reason."""
-    lines = gaps(experiments)
-    if not lines:
-        return "Every planned run is done.\n"
-    items = "".join(f"\\item {tex(line)}\n" for line in lines)
-    return (
-        "These planned runs have no result and stand in no mean:\n\\begin{itemize}\n"
-        + f"{items}\\end{{itemize}}\n"
-    )
 
 
 def appendix(settings: dict[str, Any], profile: str, experiments: list[Experiment]) -> str:

@@ -10,10 +10,10 @@ from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.evaluation.resampling import RESAMPLES
 from benchmark.evaluation.selective import ACCURACY
 from benchmark.report import facts
-from benchmark.report.formats import cell_text, number
+from benchmark.report.blocks import METRICS
 from benchmark.report.leaderboard import Finding
 from benchmark.report.paper.latex import joined
-from benchmark.report.tables import METRICS
+from benchmark.report.write import cell_text, number
 
 
 def numbers(

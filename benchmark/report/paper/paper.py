@@ -8,45 +8,29 @@ supplement has everything else.
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.evaluation.experiments import load_experiments
-from benchmark.evaluation.metrics import HEADLINE
 from benchmark.files import atomic, read_yaml, write_text
 from benchmark.report import facts
-from benchmark.report.formats import to_latex
+from benchmark.report.blocks import LEGEND
 from benchmark.report.leaderboard import findings, leaderboard
-from benchmark.report.paper.latex import (
-    appendix,
-    data_table,
-    gaps_text,
-    macros,
-    narrower,
-    tex,
-    without_all_classes,
-    without_drop,
-    without_legend,
-)
+from benchmark.report.paper.latex import appendix, data_table, macros, tex
 from benchmark.report.paper.numbers import numbers
 from benchmark.report.paper.prose import experiments_shown, fillings, prose
 from benchmark.report.paper.sections import (
-    EXCHANGES,
     claims_text,
-    exchanges_text,
+    floats_text,
+    gaps_text,
     lead_floats,
-    more_text,
+    overview_text,
+    printed,
     results_text,
-    together_text,
 )
-from benchmark.report.tables import (
-    LEGEND,
-    METRICS,
-    build_table,
-    load_scores,
-)
+from benchmark.report.pictures import Picture, read_index
+from benchmark.report.results import Results
+from benchmark.report.tables import OVERVIEW, tables_of
+from benchmark.report.write import to_latex
 from benchmark.schema import read_prepared
 
 
@@ -59,75 +43,69 @@ def write_paper(root: Path, profile: str) -> Path:
     Raises:
         UserError: the report has not been written, or it is not of these predictions.
     """
-    results, folder = root / "results" / profile, root / "paper" / "generated"
-    page = results / "report.html"
-    if not page.is_file():
-        raise UserError(f"{page} is missing: run `wbc-shift report -p {profile}`")
-    experiments = load_experiments(results)
-    scores = load_scores(results, experiments)
-    records = {r["run_id"]: r for r in facts.run_records(results, experiments)}
-    tables = [(e, build_table(e, scores, HEADLINE, records)) for e in experiments]
-    found = findings(leaderboard(tables))
-    data = read_prepared(results / "data.json")
-    cards = facts.data_cards(results)
-    environment = facts.environment(list(records.values()))
-    settings = read_yaml(root / "params.yaml")
-    audit = facts.audit_summary(results)
-    values = numbers(profile, experiments, found, data, environment, settings, audit)
-    write_text(folder / "numbers.tex", macros(values))
-    write_text(folder / "findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
-    write_text(folder / "legend.tex", tex(LEGEND) + "\n")
-    rest = [metric for metric in METRICS if metric != HEADLINE]
-    others = [build_table(e, scores, metric, records) for e in experiments for metric in rest]
-    in_print = {
-        table.name: to_latex(without_all_classes(without_legend(table))) for _, table in tables
-    }
-    in_print |= {table.name: to_latex(without_drop(without_legend(table))) for table in others}
-    written = {path.stem: path for path in sorted((results / "tables").glob("*.tex"))}
-    for name, path in written.items():
-        text = in_print.get(name) or path.read_text(encoding="utf-8")
-        write_text(folder / "tables" / f"{name}.tex", narrower(text))
-    drawn = {path.stem: path for path in sorted((results / "figures").glob("*.pdf"))}
-    for path in drawn.values():
-        with atomic(folder / "figures" / path.name) as temporary:
-            temporary.write_bytes(path.read_bytes())
-    pictures = {
-        name: [pair for pair in own if pair[0] in drawn]
-        for name, own in figure_captions(page).items()
-    }
-    overview = together_text(pictures.pop("", [])) + exchanges_text(written)
-    write_text(folder / "overview.tex", overview)
-    claims = {name: path for name, path in written.items() if "claim" in name}
-    write_text(folder / "claims.tex", claims_text(claims))
-    floats = {
-        e.experiment: lead_floats(table, pictures.get(e.experiment, []), written)
-        for e, table in tables
-    }
+    folder = root / "paper" / "generated"
     own_words = root / "paper" / profile
-    kinds = fillings(results, experiments, floats)
-    shown = experiments_shown(own_words / "results.tex")
+
+    def write(name: str, text: str) -> None:
+        write_text(folder / name, text)
+
+    pictures = read_index(root / "results" / profile)
+    results = Results.of(root / "results" / profile)
+    experiments = results.experiments
+    tables = tables_of(results)
+    found = findings(leaderboard([(e, tables[e.experiment].scores[0]) for e in experiments]))
+    data = read_prepared(results.folder / "data.json")
+    cards = facts.data_cards(results.folder)
+    environment = facts.environment(results.records)
+    settings = read_yaml(root / "params.yaml")
+    audit = facts.audit_summary(results.folder)
+    values = numbers(profile, experiments, found, data, environment, settings, audit)
+    write("numbers.tex", macros(values))
+    write("findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
+    write("legend.tex", tex(LEGEND) + "\n")
+    for table in (table for own in tables.values() for table in own.printed):
+        write(f"tables/{table.name}.tex", to_latex(printed(table), narrow=True))
+    for picture in (picture for own in pictures.values() for picture in own):
+        copy_figure(results, picture, folder)
+    by_name = {table.name: table for table in tables[OVERVIEW].printed}
+    claims = by_name.pop("claims")
+    exchanges = by_name.pop("exchanges", None)
+    write("overview.tex", overview_text(pictures[OVERVIEW], exchanges))
+    write("claims.tex", claims_text(claims))
+    floats = {
+        e.experiment: lead_floats(tables[e.experiment].scores[0], pictures[e.experiment])
+        for e in experiments
+    }
+    texts = {e.experiment: results_text(e, tables[e.experiment].scores[0]) for e in experiments}
+    kinds = fillings(tables, results.effects, floats)
     text = prose(own_words / "results.tex", kinds)
-    if not text:
-        shown = list(floats)
-        text = "\n".join(results_text(e, table) + floats[e.experiment] for e, table in tables)
-    write_text(folder / "results.tex", text)
-    write_text(folder / "discussion.tex", prose(own_words / "discussion.tex", kinds))
-    rest = {name: path for name, path in written.items() if name not in {*claims, EXCHANGES}}
-    write_text(folder / "more.tex", more_text(tables, shown, floats, rest, pictures))
-    write_text(folder / "data.tex", data_table(data, cards, experiments[0].classes))
-    write_text(folder / "gaps.tex", gaps_text(experiments) + tex(environment.note))
-    write_text(folder / "methods.tex", appendix(settings, profile, experiments))
+    shown = experiments_shown(own_words / "results.tex") if text else list(floats)
+    write("results.tex", text or "\n".join(texts[name] + floats[name] for name in floats))
+    write("discussion.tex", prose(own_words / "discussion.tex", kinds))
+    more = []
+    for name in floats:
+        headline = tables[name].scores[0]
+        rest = [table for table in tables[name].printed if table is not headline]
+        more.append(texts[name])
+        more.append("The paper shows its first table.\n" if name in shown else floats[name])
+        more.append(floats_text(rest, pictures[name][1:]))
+    more.append("\\subsection{All experiments together}\n")
+    more.append(floats_text(list(by_name.values()), []))
+    write("more.tex", "\n".join(more))
+    write("data.tex", data_table(data, cards, experiments[0].classes))
+    write("gaps.tex", gaps_text(experiments) + tex(environment.note))
+    write("methods.tex", appendix(settings, profile, experiments))
     systems = (root / "paper" / "systems.bib").read_text(encoding="utf-8")
     entries = facts.bibliography([*(used.card.citation.bibtex for used in cards), systems])
-    write_text(folder / "references.bib", entries + "\n")
+    write("references.bib", entries + "\n")
     return folder
 
 
-def figure_captions(page: Path) -> dict[str, list[tuple[str, str]]]:
-    """Experiment → (figure, what it shows), as the page says it and in its order."""
-    text = page.read_text(encoding="utf-8")
-    held = re.search(r'id="figure-data">(.*?)</script>', text, re.DOTALL)
-    if held is None:
-        again = f"run `wbc-shift report -p {page.parent.name}` again"
-        raise UserError(f"{page} is of an older version: {again}")
-    return {name: [tuple(pair) for pair in own] for name, own in json.loads(held[1]).items()}
+def copy_figure(results: Results, picture: Picture, folder: Path) -> None:
+    """Copy a figure's PDF into `generated/figures/`."""
+    path = results.folder / "figures" / f"{picture.name}.pdf"
+    if not path.is_file():
+        profile = results.folder.name
+        raise UserError(f"{path} is missing: run `wbc-shift report -p {profile}` again")
+    with atomic(folder / "figures" / path.name) as temporary:
+        temporary.write_bytes(path.read_bytes())

@@ -4,7 +4,8 @@ r"""Prose about a profile's results in; the same with its numbers and tables fil
 can grow old:
 
 - `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.csv`, with its interval
-  if it has one. ROW is what the row has in other cells, set apart by ` | `; one row alone may fit.
+  if it has one. ROW is the row's labels, set apart by ` | `: its method, scenario and so on, or the
+  words of a table that has no methods; one row alone may fit.
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
   that differs from it in a single part, in points, from `effects.parquet`.
 - `\isshown{SCENARIO}{METHOD}{OTHER}{COLUMN}` is "shown" or "not shown" and the p-value of that
@@ -26,11 +27,11 @@ import pandas as pd
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.compare import p_text
 from benchmark.evaluation.comparisons import significant
-from benchmark.evaluation.experiments import Experiment
-from benchmark.report.formats import cell_text
+from benchmark.report.claims import signed
 from benchmark.report.paper.latex import tex
-from benchmark.report.sheets.measures import load_effects, signed
-from benchmark.report.tables import Cell
+from benchmark.report.table import Block, Cell, Row, Table, Value
+from benchmark.report.tables import Tables
+from benchmark.report.write import NOTHING, cell_text
 
 NAMED = re.compile(r"\\(entry|difference|isshown|compared|experiment)((?:\{[^{}]*\})+)")
 
@@ -42,19 +43,20 @@ def experiments_shown(path: Path) -> list[str]:
 
 
 def fillings(
-    results: Path, experiments: list[Experiment], floats: dict[str, str]
+    tables: dict[str, Tables], effects: pd.DataFrame, floats: dict[str, str]
 ) -> dict[str, Callable[..., str]]:
     """What a text may name → the function that gives its LaTeX.
 
     Args:
+        effects: differences between methods that differ in one part.
         floats: experiment → the LaTeX of its table and figure.
     """
-    tables, effects = results / "tables", load_effects(results, experiments)
+    known = {t.name: t for own in tables.values() for t in (*own.by_class, *own.printed)}
     return {
-        "entry": lambda *words: tex(entry(tables, *words)),
+        "entry": lambda *words: tex(cell_text(entry(known, *words))),
         "difference": lambda *words: tex(signed(difference(effects, *words))),
         "isshown": lambda *words: tex(verdict(difference(effects, *words))),
-        "compared": lambda *words: compared(tables, *words),
+        "compared": lambda *words: compared(known, *words),
         "experiment": lambda *words: of_experiment(floats, *words),
     }
 
@@ -88,47 +90,46 @@ def of_experiment(floats: dict[str, str], name: str) -> str:
     return floats[name]
 
 
-def entry(tables: Path, name: str, row: str, column: str) -> str:
-    """A cell of a table of the report."""
-    found = row_of(tables, name, row, column)
-    if f"{column}_low" not in found:
-        return found[column].replace("-", "−")
-    return cell_text(cell_of(found, column))
+def entry(tables: dict[str, Table], name: str, row: str, column: str) -> Value:
+    """A cell of a table, without its mark: in the row of these labels, which has a value there."""
+    if name not in tables:
+        raise ValueError(f"there is no table {name}{suggest(name, tables)}")
+    columns = {own.key: None for block in tables[name].blocks for own in block.columns}
+    if column not in columns:
+        raise ValueError(f"{name} has no column {column}{suggest(column, columns)}")
+    words = {word.strip() for word in row.split("|")}
+    fits = [
+        (block, own)
+        for block in tables[name].blocks
+        for own in block.rows
+        if words <= labels(block, own)
+    ]
+    if len(fits) != 1:
+        raise ValueError(f"{len(fits)} rows of {name} hold {' and '.join(sorted(words))}")
+    ((block, found),) = fits
+    place = block.place(column)
+    cell = Cell(math.nan) if place is None else found.cells[place]
+    if cell_text(cell) == NOTHING:
+        raise ValueError(f"{name} has no value of {column} in the row of {row}")
+    return cell._replace(as_good=False) if isinstance(cell, Cell) else cell
 
 
-def compared(tables: Path, name: str, row: str, other: str, column: str) -> str:
+def labels(block: Block, row: Row) -> set[str]:
+    """What tells a row from others: its words, or its method, scenario, source and test set."""
+    if block.scenario is None:
+        return {cell for cell, c in zip(row.cells, block.columns, strict=True) if c.words}
+    own = (block.scenario.name, block.scenario.source, block.track)
+    return {row.method, *own, *(block.test_set or ())}
+
+
+def compared(tables: dict[str, Table], name: str, row: str, other: str, column: str) -> str:
     """How a cell lies to that of another row, by its interval."""
-    own, theirs = (cell_of(row_of(tables, name, r, column), column) for r in (row, other))
+    own, theirs = (entry(tables, name, one, column) for one in (row, other))
     if math.isnan(own.low) or not math.isnan(theirs.low):
         raise ValueError(f"{row} needs an interval, and {other} must have none: use \\difference")
     if own.high < theirs.mean:
         return "lies below"
     return "lies above" if own.low > theirs.mean else "is not told apart from"
-
-
-def cell_of(found: pd.Series, column: str) -> Cell:
-    """A row's value in a column with its interval; NaN where it has none."""
-    ends = (found.get(f"{column}{end}", "") for end in ("", "_low", "_high"))
-    return Cell(*(float(end) if end else math.nan for end in ends))
-
-
-def row_of(tables: Path, name: str, row: str, column: str) -> pd.Series:
-    """The row of a table that has these words in its cells, and a value in this column."""
-    path = tables / f"{name}.csv"
-    if not path.is_file():
-        known = [other.stem for other in tables.glob("*.csv")]
-        raise ValueError(f"there is no table {name}{suggest(name, known)}")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if column not in table:
-        raise ValueError(f"{name} has no column {column}{suggest(column, table.columns)}")
-    words = {word.strip() for word in row.split("|")}
-    fits = [place for place, cells in enumerate(table.to_numpy()) if words <= set(cells)]
-    if len(fits) != 1:
-        raise ValueError(f"{len(fits)} rows of {name} hold {' and '.join(sorted(words))}")
-    found = table.iloc[fits[0]]
-    if not found[column]:
-        raise ValueError(f"{name} has no value of {column} in the row of {row}")
-    return found
 
 
 def verdict(row: pd.Series) -> str:

@@ -1,20 +1,18 @@
-"""Rejection: what each rejector gains, with thresholds from the source and at matched accuracy."""
+"""Rejection: what each rejector gains, with thresholds from the source and at matched accuracy; and
+how well a method's confidence tells cells that it was never taught from known ones."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from benchmark.evaluation.calibration import NO_TEMPERATURE
-from benchmark.evaluation.experiments import Experiment, done_runs
+from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.rejection import images_needed
 from benchmark.evaluation.selective import ACCURACY, closeness
-from benchmark.report.formats import number
 from benchmark.report.notes import found_of_planned, gap_notes
-from benchmark.report.sheets.sheet import Sheet, percent
-from benchmark.report.tables import by_method, done_ids, read_evaluated
+from benchmark.report.results import Results, by_method, done_ids
+from benchmark.report.table import Table, Value, share, sheet
 
 NAMES = {
     "msp": "maximum probability",
@@ -36,36 +34,16 @@ FREE_HEADER = ("AURC", "E-AURC", "cov@99", "cov@90")
 HEADER += ("Rr guaranteed", "Ra guaranteed", *FREE_HEADER)
 
 
-def load_rejection(results: Path, experiments: list[Experiment]) -> pd.DataFrame:
-    """`rejection.parquet`."""
-    return pd.DataFrame(read_evaluated(Path(results) / "rejection.parquet", experiments))
-
-
-def of_counted_targets(
-    table: pd.DataFrame, experiments: list[Experiment], counted: dict[str, tuple[str, ...]]
-) -> pd.DataFrame:
-    """The rows that a mean of targets is over: those of `rejection.parquet` without targets that
-    enter none, such as a laboratory's own.
-
-    Args:
-        counted: scenario → its targets that do.
-    """
-    scenarios = {run_id: run.scenario.name for run_id, (run, _) in done_runs(experiments).items()}
-    pairs = zip(table["run_id"].map(scenarios), table["domain"], table["part"], strict=True)
-    kept = [part != "shifted" or domain in counted[name] for name, domain, part in pairs]
-    return table[np.array(kept, bool)]
-
-
 def rejection_sheet(
     experiment: Experiment, table: pd.DataFrame, whole: bool = True, track: str = "inductive"
-) -> Sheet | None:
+) -> Table | None:
     """Methods × rejectors on the source's test set and on the targets; None without a run.
 
     Args:
         whole: a line per target; else one for the mean of targets.
         track: whose methods; those that saw the target's images share no column with the others.
     """
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[Value, ...]] = []
     marginal = 0
     # Arrays, since thousands of small frames take longer than all else in a report.
     columns = {name: table[name].to_numpy() for name in table}
@@ -89,7 +67,7 @@ def rejection_sheet(
             for place, lines in places:
                 judged = columns["rejector"][lines]
                 for rejector in filter(set(judged).__contains__, NAMES):
-                    shown = texts(columns, lines[judged == rejector])
+                    shown = scores_of(columns, lines[judged == rejector])
                     rows.append((scenario.source, method, place, NAMES[rejector], *shown))
     if not rows:
         return None
@@ -113,13 +91,13 @@ def rejection_sheet(
             "images compare with all classes"
         )
     suffix = ("" if whole else "_summary") + ("" if track == "inductive" else f"_{track}")
-    return Sheet(
+    return sheet(
         f"{experiment.experiment}_rejection{suffix}",
         caption,
         HEADER,
-        tuple(rows),
+        rows,
         (*notes, *gap_notes(experiment)),
-        text_columns=4,
+        words=4,
     )
 
 
@@ -157,14 +135,18 @@ def calibration_notes(experiment: Experiment, table: pd.DataFrame) -> list[str]:
     ]
 
 
-def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet:
+def rejectors_sheet(results: Results) -> Table:
     """Rejectors by what needs no threshold, on the source and under shift side by side.
 
     Every rejector of a block judges the same runs: networks of the inductive track that answer by
     their own head, whose logits any of them can read.
     """
-    done = {run_id: run for run_id, (run, _) in done_runs(experiments).items()}
-    runs = {i: r for i, r in done.items() if r.track == "inductive" and r.method.answers_itself}
+    table = results.rejection_counted
+    runs = {
+        run_id: run
+        for run_id, run in results.done.items()
+        if run.track == "inductive" and run.method.answers_itself
+    }
     # A network of two names counts once, and one that met corruptions alone has no target here.
     once = {run.predictions_sha256: run_id for run_id, run in reversed(runs.items())}
     shifted = set(table.loc[table["part"] == "shifted", "run_id"])
@@ -185,9 +167,9 @@ def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet
             for part in (lines[home], lines[~home]):
                 # Of a run its targets first: one with many targets weighs no more than others.
                 means = part.groupby("run_id")[list(FREE)].mean().mean()
-                shown += [percent(means[name]) for name in FREE]
-            rows.append((*block, NAMES[rejector], str(lines["run_id"].nunique()), *shown))
-    return Sheet(
+                shown += [share(means[name]) for name in FREE]
+            rows.append((*block, NAMES[rejector], lines["run_id"].nunique(), *shown))
+    return sheet(
         "rejectors",
         "Rejectors compared without a threshold, × 100: mean over the inductive runs of every "
         "experiment that answer by their own head, the same for each rejector of a block; "
@@ -196,17 +178,17 @@ def rejectors_sheet(experiments: list[Experiment], table: pd.DataFrame) -> Sheet
         "lower is better. cov@99, cov@90: largest share that is accepted at 99 and 90 % accuracy "
         "of the accepted, so that rejectors stand at equal accuracy; higher is better.",
         header,
-        tuple(rows),
+        rows,
         (
             "Conformal: ranked by the second largest p-value, of which many images share the "
             "smallest possible; where images tie, the score is its mean over all their orders",
             "CCL confidences are of runs whose logits are those of a closeness to centroids",
         ),
-        text_columns=3,
+        words=3,
     )
 
 
-def texts(columns: dict[str, np.ndarray], lines: np.ndarray) -> list[str]:
+def scores_of(columns: dict[str, np.ndarray], lines: np.ndarray) -> list[Value]:
     """Seeds, the three scores at the plain threshold, two at the guaranteed one, and the rest.
 
     Args:
@@ -219,7 +201,46 @@ def texts(columns: dict[str, np.ndarray], lines: np.ndarray) -> list[str]:
         return float(values.mean()) if len(values) else np.nan
 
     plain, guaranteed = (lines[columns["fit"][lines] == fit] for fit in ("plain", "guaranteed"))
-    shown = [str(len(set(columns["run_id"][lines])))]
-    shown += [percent(mean(name, plain)) for name in SCORES]
-    shown += [percent(mean(name, guaranteed)) for name in SCORES[:2]]
-    return shown + [number(100 * mean(name, lines), 1) for name in FREE]
+    return [
+        len(set(columns["run_id"][lines])),
+        *(share(mean(name, plain)) for name in SCORES),
+        *(share(mean(name, guaranteed)) for name in SCORES[:2]),
+        *(share(mean(name, lines)) for name in FREE),
+    ]
+
+
+def open_set_sheet(experiment: Experiment, table: pd.DataFrame) -> Table | None:
+    """Methods × kinds of foreign cells × scores; None where no such cell was tested."""
+    rows: list[tuple[Value, ...]] = []
+    for (scenario, _), runs in experiment.blocks().items():
+        for method, planned in by_method(runs).items():
+            own = table[table["run_id"].isin(done_ids(planned))]
+            # The nearer kind of cell first, and the scores in the order of the table of rejection.
+            for (domain, kind), cells in sorted(own.groupby(["domain", "kind"]), reverse=True):
+                for rejector in filter(set(cells["rejector"]).__contains__, NAMES):
+                    lines = cells[cells["rejector"] == rejector]
+                    home = " (in-domain)" if (lines["part"] == "id_test").all() else ""
+                    counts = [int(lines[n].iloc[0]) for n in ("known_n", "foreign_n")]
+                    scores = [share(lines[n].mean()) for n in ("auroc", "fpr_at_95")]
+                    where = (scenario.source, method, domain + home, kind, NAMES[rejector])
+                    rows.append((*where, lines["run_id"].nunique(), *counts, *scores))
+    if not rows:
+        return None
+    caption = (
+        f"{experiment.title}: cells of no class, told from the known cells of the same laboratory "
+        f"by a confidence; in %, mean over seeds; {found_of_planned(experiment)} runs. Near: "
+        "leucocytes and their precursors that are no class here (immature granulocytes); far: "
+        "erythroblasts and platelets. AUROC: probability that a known cell has the higher "
+        "confidence, 50 by chance. FPR at 95 %: share of foreign cells accepted where 95 % of the "
+        "known are; 95 by chance, and lower is better."
+    )
+    notes = ("A high AUROC does not say that the known cells are answered rightly",)
+    return sheet(
+        f"{experiment.experiment}_open_set",
+        caption,
+        ("trained on", "method", "cells of", "foreign cells", "score", "seeds", "n known")
+        + ("n foreign", "AUROC", "FPR at 95 %"),
+        rows,
+        (*notes, *gap_notes(experiment)),
+        words=5,
+    )
