@@ -23,8 +23,8 @@ from benchmark.schema import DEFAULT_PROFILE, PARAMS, check_name
 from benchmark.texts import visible
 
 if TYPE_CHECKING:  # what a command needs it imports itself, so that help and completion are quick
-    from benchmark.config import Params
     from benchmark.data.cards import Card
+    from benchmark.settings import Params
 
 ROOT = Path()
 DATA, STUDY, RESULTS, LABORATORY = "Data", "Study", "Results", "Your own laboratory"
@@ -181,8 +181,8 @@ def common(
 
 def settings() -> tuple[Params, dict[str, Card]]:
     """The checked `params.yaml` and dataset cards of the project one stands in."""
-    from benchmark.config import load_params
     from benchmark.data.cards import load_cards
+    from benchmark.settings import load_params
 
     return load_params(ROOT / PARAMS), load_cards(ROOT / "datasets")
 
@@ -197,7 +197,7 @@ def classes_of(profile: str) -> list[str]:
 
 def warn_of_stages(params: Params, profile: str) -> None:
     """Say which experiments `dvc repro` would pass over without a word."""
-    from benchmark.pipeline import without_stage
+    from benchmark.study.pipeline import without_stage
 
     if missing := without_stage(ROOT, params, profile):
         names = ", ".join(missing)
@@ -402,7 +402,7 @@ def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
     Reads params.yaml, datasets/, finished runs and measured speeds. Writes nothing.
     """
-    from benchmark.validate import forecast_profile, tell_work, validate_profile
+    from benchmark.study.validate import forecast_profile, tell_work, validate_profile
 
     params, cards = settings()
     experiments, problems, to_do = validate_profile(ROOT, params, cards, profile)
@@ -440,8 +440,8 @@ def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
     Reads params.yaml, the splits and results/<profile>/data.json. Writes results/<profile>/plans/.
     """
-    from benchmark.plan import plan_profile
-    from benchmark.training.records import told_of
+    from benchmark.study.plan import plan_profile
+    from benchmark.study.records import told_of
 
     params, _ = settings()
     for name, runs in plan_profile(ROOT, params, profile).items():
@@ -459,7 +459,7 @@ def pipeline(
 
     Reads params.yaml and the cards. Writes dvc.yaml and pipelines/<profile>/dvc.yaml.
     """
-    from benchmark.pipeline import write_pipelines
+    from benchmark.study.pipeline import write_pipelines
 
     params, cards = settings()
     write_pipelines(ROOT, params, cards, check)
@@ -515,7 +515,7 @@ def train(
     checkpoints/, which git ignores, and experiments/, an index of each experiment.
     """
     from benchmark.execution.runner import train_experiment, train_one
-    from benchmark.plan import check_plan, plan_one, where_single_runs_stand
+    from benchmark.study.plan import check_plan, plan_one, where_single_runs_stand
 
     params, _ = settings()
     known = params.profile(profile).experiments
@@ -557,7 +557,7 @@ def launch(
     Reads and writes what `train` does.
     """
     from benchmark.execution.launch import launch as launch_profile
-    from benchmark.plan import check_plan
+    from benchmark.study.plan import check_plan
 
     params, _ = settings()
     experiments = list(params.profile(profile).experiments)
@@ -583,9 +583,9 @@ def speed(
 
     Reads params.yaml, and images where they are fetched. Writes results/speed/.
     """
+    from benchmark.device import choose_device, configure
     from benchmark.speed.measure import LAYOUTS, PRECISIONS, measure_speed
     from benchmark.speed.records import write_throughput
-    from benchmark.training.device import choose_device, configure
 
     for asked, known in ((precisions, PRECISIONS), (layouts, LAYOUTS)):
         for name in asked or []:
@@ -670,8 +670,7 @@ def score(
     domain needs one answer. With --truth the columns are `ID` and `labels`. Reads the predictions
     of finished runs too; writes nothing, unless --images is given.
     """
-    from benchmark.evaluation.submission import score_submission, write_test_images
-    from benchmark.evaluation.wbcbench import score_challenge
+    from benchmark.evaluation.submission import score_challenge, score_submission, write_test_images
 
     if (scenario is None) == (truth is None):
         raise UserError("score: give --scenario, or --truth for a submission to WBCBench")

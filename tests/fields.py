@@ -15,8 +15,8 @@ from conftest import edit
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from benchmark.data.phantom import OD_AZURE, OD_EOSIN
-from benchmark.data.specimen import MORPHOLOGIES, SUPERSAMPLING, specimen
+from benchmark.phantom.acquisition import OD_AZURE, OD_EOSIN
+from benchmark.phantom.specimen import MORPHOLOGIES, SUPERSAMPLING, specimen
 
 BACKGROUND, NUCLEUS = (235, 225, 225), (95, 60, 150)
 WIDTH, HEIGHT = 720, 576

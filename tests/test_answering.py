@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import edit
 
-from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError
 from benchmark.execution import runner
 from benchmark.files import read_json
-from benchmark.plan import plan_profile
 from benchmark.scenarios import expand_scenario
+from benchmark.settings import load_params
+from benchmark.study.plan import plan_profile
 
 RUNS = Path("results/tiny/runs")
 SHARED = """\

@@ -33,7 +33,7 @@ from benchmark.acquire.archives import obtain
 from benchmark.acquire.fetch import fetch
 from benchmark.acquire.sources import SourceError
 from benchmark.acquire.unpack import Refused
-from benchmark.data.card import Archive
+from benchmark.data.cards import Archive
 from benchmark.errors import UserError
 
 PNG = b"\x89PNG\r\n" + bytes(range(256)) * 20

@@ -17,10 +17,10 @@ from benchmark.audit.checks import Audit, check_sides, csv_line
 from benchmark.audit.images import VERSION, Look, look_at
 from benchmark.audit.manifest import equal_files
 from benchmark.audit.pairs import UNREVIEWED, check_pairs
-from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.data.split import read_split
 from benchmark.files import sha256_file
+from benchmark.settings import load_params
 
 REPOSITORY = Path(__file__).parents[1]
 RAW = Path("datasets/raw/toy")

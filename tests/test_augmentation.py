@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from benchmark.config import Augmentation
-from benchmark.data.phantom import Acquisition, draw
+from benchmark.phantom.acquisition import Acquisition, draw
+from benchmark.settings import Augmentation
 from benchmark.training.augmentation import DRAWS, Augmenter, compress, optics, restain
 
 EVERYTHING = {

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.errors import UserError
 from benchmark.models.build import build_model
 from benchmark.models.normalisation import hold_in_evaluation
 from benchmark.schema import parse
+from benchmark.settings import Training
 from benchmark.training import averaging
 from benchmark.training.averaging import AVERAGINGS, Ema, Swad, loss_valley, renew_statistics
 from benchmark.training.fit import Fit, fit

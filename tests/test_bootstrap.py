@@ -33,7 +33,8 @@ right); images drawn without regard to their smear (43 to 90 %).
 import numpy as np
 import pytest
 
-from benchmark.evaluation import metrics, resampling
+from benchmark import metrics
+from benchmark.evaluation import resampling
 from benchmark.evaluation.intervals import interval
 
 BCCD = np.array([207, 33, 20, 88, 3])

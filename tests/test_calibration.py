@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from benchmark.evaluation import calibration
-from benchmark.evaluation.metrics import probabilities
+from benchmark.metrics import probabilities
 
 
 def logits_of(chances):

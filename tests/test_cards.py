@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from benchmark.acquire.fetch import SHIPPED
-from benchmark.data.card import CentredPixels
 from benchmark.data.cards import (
     Card,
+    CentredPixels,
     card_of,
     count_faults,
     domain_images,

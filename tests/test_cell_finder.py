@@ -14,8 +14,7 @@ from fields import BACKGROUND, DIAMETER, NUCLEUS, draw_field, fields_of_toy
 from PIL import Image
 from scipy import ndimage
 
-from benchmark.data.card import AroundCell
-from benchmark.data.cards import load_cards
+from benchmark.data.cards import AroundCell, load_cards
 from benchmark.data.cell_finder import LEAST_CONTRAST, find_cell, otsu
 from benchmark.data.layouts import read_layout
 from benchmark.data.prepare import crop_box, crop_fraction, decode, scaled

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.models.cnn_rnn import CnnRnn, create_cnn_rnn
+from benchmark.models.architectures.cnn_rnn import CnnRnn, create_cnn_rnn
 
 
 def small(seed: int = 0, classes: int = 5) -> CnnRnn:

@@ -9,9 +9,8 @@ from test_evaluate import CLASSES, predictions, write_results
 from benchmark.errors import UserError
 from benchmark.evaluation.compare import compare_methods
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.submission import score_submission, with_interval
-from benchmark.evaluation.wbcbench import CLASSES as CHALLENGE
-from benchmark.evaluation.wbcbench import score_challenge
+from benchmark.evaluation.submission import CLASSES as CHALLENGE
+from benchmark.evaluation.submission import score_challenge, score_submission, with_interval
 
 WORSE, BETTER = "resnet18-bn-ce", "resnet18-gn-ce"
 

@@ -7,11 +7,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from benchmark.evaluation import comparisons, evidence, metrics
+from benchmark import metrics
+from benchmark.evaluation import comparisons, evidence
 from benchmark.evaluation.columns import Resampled, summarise
 from benchmark.evaluation.experiments import Scenario
-from benchmark.evaluation.metrics import TABLED
 from benchmark.evaluation.resampling import JointPredictions, generator
+from benchmark.metrics import TABLED
 
 ALONE = Scenario(name="a->", source="a", targets=())
 SHIFTED = Scenario(name="a->b,c", source="a", targets=("b", "c"))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import PARAMS, REPOSITORY, edit
 
-from benchmark.config import Experiment, load_params
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.scenarios import expand_scenario, scenario_folder
 from benchmark.schema import parse
+from benchmark.settings import Experiment, load_params
 
 
 @pytest.fixture

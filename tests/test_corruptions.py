@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, generator_of
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.errors import UserError
+from benchmark.phantom.acquisition import Acquisition, draw
 
 BLURS = ["gaussian_blur", "defocus_blur", "motion_blur"]
 
@@ -100,7 +100,7 @@ def test_the_random_numbers_are_pinned() -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_corruption_is_pinned_until_its_version_is_raised(name: str) -> None:
-    """Where this fails on purpose: raise `corruption.<name>` in benchmark/numerics.py, pin anew."""
+    """Where it fails on purpose: raise `corruption.<name>` in study/numerics.py, pin anew."""
     y, x = np.mgrid[:40, :40]
     pattern = np.stack([40 + 3 * x, 60 + (x // 5 + y // 5) % 2 * 140, 200 - 2 * y], 2)
     images = np.tile(pattern.astype(np.uint8), (4, 1, 1, 1))

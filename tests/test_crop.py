@@ -7,8 +7,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from benchmark.data.card import AroundCell, CentredPixels
-from benchmark.data.cards import load_cards
+from benchmark.data.cards import AroundCell, CentredPixels, load_cards
 from benchmark.data.cell_finder import FINDER
 from benchmark.data.prepare import crop_box, crop_facts, crop_fraction, decode
 

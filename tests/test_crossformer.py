@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmark.models.crossformer import Block, CrossFormer, PatchEmbed, PatchMerging
+from benchmark.models.architectures.crossformer import Block, CrossFormer, PatchEmbed, PatchMerging
 
 MICRO = {"embed_dim": 16, "depths": (1, 2, 2, 1), "num_heads": (1, 2, 4, 8)}
 

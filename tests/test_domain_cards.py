@@ -16,7 +16,7 @@ from fields import NUCLEUS, fields_of_toy
 from PIL import Image
 
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.card import AroundCell
+from benchmark.data.cards import AroundCell
 from benchmark.domains.cards import cut_squares
 from benchmark.domains.facts import (
     colour_vectors,

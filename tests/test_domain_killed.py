@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from test_own_domain import ADD, RAW, cell, everything, lab, put
 
-from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
+from benchmark.settings import load_params
 
 KILLED = """
 import os, signal, sys

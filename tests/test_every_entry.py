@@ -24,20 +24,20 @@ import torch
 from conftest import CLASSES, REPOSITORY
 from safetensors.torch import save_file
 
-from benchmark.config import Method, Params, grid, load_params
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.execution import runner
 from benchmark.execution.runner import train_one
 from benchmark.files import read_json, read_yaml, sha256_file
+from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models import build
 from benchmark.models.heads import features_and_logits
 from benchmark.models.predict import predict
-from benchmark.plan import plan_one
-from benchmark.runs import check_blocks, initial_weights
-from benchmark.training.checkpoints import checkpoint_path, read_checkpoint
+from benchmark.settings import Method, Params, grid, load_params
+from benchmark.study.plan import plan_one
+from benchmark.study.records import checkpoint_path, read_checkpoint
+from benchmark.study.runs import check_blocks, initial_weights
 from benchmark.training.contracts import join
 from benchmark.training.losses import LOSSES
 
@@ -161,7 +161,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
 @pytest.fixture(autouse=True)
 def cards_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To plan a hundred entries takes no longer than to train them."""
-    monkeypatch.setattr("benchmark.runs.load_cards", CARDS)
+    monkeypatch.setattr("benchmark.study.runs.load_cards", CARDS)
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.models.build import build_model
 from benchmark.models.predict import predict
 from benchmark.models.weights import Preprocessing
+from benchmark.settings import Training
 from benchmark.training import fit as module
 from benchmark.training.contracts import Loss, join
 from benchmark.training.fit import Fit, NotFinite, fit

@@ -10,7 +10,6 @@ import pytest
 from conftest import CLASSES, REPOSITORY, edit
 from test_split import split_anew
 
-from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import card_of, load_cards
 from benchmark.data.split import (
@@ -23,6 +22,7 @@ from benchmark.data.split import (
 )
 from benchmark.errors import UserError
 from benchmark.files import read_json
+from benchmark.settings import load_params
 
 DATASETS = REPOSITORY / "datasets"
 FIVE = [Fold(number, 5) for number in range(5)]

@@ -11,13 +11,13 @@ import pytest
 from conftest import CLASSES, edit, working_copy
 from test_predict_images import assert_answers_as_stored
 
-from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.card import AroundCell, CentredPixels
+from benchmark.data.cards import AroundCell, CentredPixels
 from benchmark.data.prepare import decode, scaled
 from benchmark.data.stain import fit_stain
 from benchmark.errors import UserError
 from benchmark.files import read_json
+from benchmark.settings import load_params
 
 FRAMINGS = "    framings: {large: {image_size: 64}, tight: {crop: 0.5}}\n"
 CACHE = Path("datasets/cache/tiny")

@@ -9,10 +9,10 @@ import torch
 from conftest import REPOSITORY
 from torch import nn
 
-from benchmark.config import load_params
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, create, skip_reason
 from benchmark.models.heads import FREEZING, HEADS, features_and_logits, replace_classifier
+from benchmark.settings import load_params
 
 
 def trained(model: nn.Module) -> set[str]:

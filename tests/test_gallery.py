@@ -17,7 +17,7 @@ from test_evaluate import run_record, write_experiment, write_run
 from benchmark.data.arrays import PreparedImages
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.report.confident_errors import confident_errors
-from benchmark.training.records import predictions_table
+from benchmark.study.records import predictions_table
 
 
 def answer(results: Path, images: PreparedImages, name: str, mistaken: int) -> dict:

@@ -2,9 +2,9 @@
 
 Every entry of every registry that a run's numbers go through has a pin, and so has every field of
 the augmentation. When a test here fails, a change moved the numbers of a part. If that was meant,
-raise the part's version in `benchmark/numerics.py`, so that exactly the runs that use it become
-stale, then pin that part anew: `python tests/test_golden_runs.py loss.focal`. A part that is new is
-pinned by `python tests/test_golden_runs.py --missing`. Neither touches another's pin.
+raise the part's version in `benchmark/study/numerics.py`, so that exactly the runs that use it
+become stale, then pin that part anew: `python tests/test_golden_runs.py loss.focal`. A part that
+is new is pinned by `python tests/test_golden_runs.py --missing`. Neither touches another's pin.
 
 A pin holds to the bit in the environments in which it was made, and to a tolerance elsewhere.
 `python tests/test_golden_runs.py --here` adds the environment at hand to all pins that it keeps;
@@ -33,21 +33,21 @@ from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from benchmark.config import Augmentation, Training
 from benchmark.data.arrays import Images
 from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from benchmark.data.prepare import decode
 from benchmark.data.stain import STAINS, fit_stain
+from benchmark.device import processor
 from benchmark.models.build import build_model
 from benchmark.models.heads import FREEZING, HEADS
 from benchmark.models.normalisation import NORMALISATIONS, official_ibn_name
 from benchmark.models.predict import INFERENCES, Conditions, predict
 from benchmark.models.weights import IMAGENET, Weights
-from benchmark.numerics import version
+from benchmark.settings import Augmentation, Training
+from benchmark.study.numerics import version
 from benchmark.training.averaging import AVERAGINGS
 from benchmark.training.batches import SAMPLERS, Batches
 from benchmark.training.contracts import join
-from benchmark.training.device import processor
 from benchmark.training.fit import OPTIMISERS, SCHEDULES, fit
 from benchmark.training.losses import LOSSES
 from benchmark.training.readouts import READOUTS, Source
@@ -377,7 +377,7 @@ def compare_with_pin(name: str, pins: dict[str, dict]) -> dict[str, Any]:
     for bits in filter(is_here, pin["bits"]):
         assert bits["sha256"] == now["bits"][0]["sha256"], (
             "bits moved: if that was meant, raise the version of the part that changed in "
-            f"benchmark/numerics.py, then `{again}`"
+            f"benchmark/study/numerics.py, then `{again}`"
         )
     distance = np.abs(np.array(pin["values"]) - now["values"]).max()
     assert distance < TOLERANCES.get(name.partition(".")[0], TOLERANCE)

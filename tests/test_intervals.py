@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.evaluation import metrics, resampling
+from benchmark import metrics
+from benchmark.evaluation import resampling
 from benchmark.evaluation.intervals import (
     interval,
     inverse_trigamma,

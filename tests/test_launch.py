@@ -20,8 +20,8 @@ from benchmark import cli
 from benchmark.execution import runner
 from benchmark.execution.launch import carry_out_together, missing_tasks, waves
 from benchmark.files import read_json
-from benchmark.plan import plan_path
-from benchmark.training.records import locks_folder, run_lock
+from benchmark.study.plan import plan_path
+from benchmark.study.records import locks_folder, run_lock
 
 RUNS = int(os.environ.get("WBC_RUNS", "4"))
 """How many meet the killed worker and the lost machine: an even number."""

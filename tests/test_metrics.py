@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from benchmark.evaluation import metrics
+from benchmark import metrics
 
 # True class down, predicted class across; class 3 is absent but predicted twice.
 BY_HAND = np.array(

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import CARD, PARAMS, REPOSITORY, edit
 
-from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.data.prepare import remove_unknown
 from benchmark.errors import UserError
 from benchmark.report.blocks import METRICS
 from benchmark.schema import check_method, check_name, check_run_id
+from benchmark.settings import load_params
 
 OUTSIDE = ["../../outside", "/tmp/outside", "..", ".hidden", "a/b", "a\\b", "C:x", "~", "-rf", ""]
 STRANGE = [

@@ -16,16 +16,15 @@ import torch
 from conftest import REPOSITORY, edit, working_copy
 from safetensors.torch import load_file, save_file
 
-from benchmark.config import load_params
 from benchmark.errors import ChangedInput
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
 from benchmark.execution import runner
 from benchmark.files import read_json, sha256_file, write_json
+from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.build import build_model
 from benchmark.models.predict import log_mean_probability
-from benchmark.plan import plan_profile
-from benchmark.training.checkpoints import network_sha256, read_checkpoint
-from benchmark.training.records import read_outcome, write_run
+from benchmark.settings import load_params
+from benchmark.study.plan import plan_profile
+from benchmark.study.records import network_sha256, read_checkpoint, read_outcome, write_run
 
 RUNS = Path("results/tiny/runs")
 CHECKPOINTS = Path("results/tiny/checkpoints")
@@ -108,7 +107,7 @@ def another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         return fit(model, *rest, **more)
 
     monkeypatch.setattr(runner, "fit", elsewhere)
-    monkeypatch.setattr("benchmark.training.device.processor", lambda: "Another processor")
+    monkeypatch.setattr("benchmark.device.processor", lambda: "Another processor")
 
 
 def logits(run: Path) -> dict[tuple[str, str], np.ndarray]:
@@ -559,15 +558,15 @@ def test_d11_an_ensemble_waits_for_a_member_that_another_process_holds(
 def test_e11_a_checkout_is_dirty_by_code_and_settings_alone(tmp_path: Path, monkeypatch) -> None:
     import subprocess
 
-    from benchmark.training import device
+    from benchmark import device
 
-    for name in ("benchmark/training/device.py", "params.yaml", "results/table.md", "README.md"):
+    for name in ("benchmark/device.py", "params.yaml", "results/table.md", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *command], check=True)
-    monkeypatch.setattr(device, "__file__", str(tmp_path / "benchmark/training/device.py"))
+    monkeypatch.setattr(device, "__file__", str(tmp_path / "benchmark/device.py"))
     for name in ("results/table.md", "README.md"):
         (tmp_path / name).write_text("2")
     assert device.git_state()["git_dirty"] is False

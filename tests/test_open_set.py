@@ -10,7 +10,6 @@ import pytest
 from conftest import edit
 from sklearn.metrics import roc_auc_score
 
-from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import load_cards
 from benchmark.data.prepare import prepare
@@ -20,8 +19,9 @@ from benchmark.evaluation.evaluate import evaluate
 from benchmark.execution import runner
 from benchmark.files import read_json
 from benchmark.models.predict import predict
-from benchmark.plan import plan_profile
 from benchmark.report.report import report
+from benchmark.settings import load_params
+from benchmark.study.plan import plan_profile
 
 RESULTS = Path("results/tiny")
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"

@@ -21,7 +21,6 @@ from test_image_files import deep_png
 from benchmark.audit.images import Look
 from benchmark.audit.near_duplicates import near_duplicates
 from benchmark.audit.pairs import EQUAL
-from benchmark.config import load_params
 from benchmark.data.cards import (
     Card,
     load_cards,
@@ -29,13 +28,14 @@ from benchmark.data.cards import (
     read_label_spaces,
     read_manifest,
 )
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
 from benchmark.files import read_json, read_yaml
 from benchmark.laboratory.judge import crop_advice, judge, nuclei
 from benchmark.laboratory.labels import likely_type
+from benchmark.phantom.acquisition import Acquisition, draw
 from benchmark.schema import parse
+from benchmark.settings import load_params
 
 RAW = Path("datasets/raw/our-lab")
 ADD = ("domain", "add", "lab", "--name", "our-lab", "--profile", "tiny")

@@ -10,9 +10,12 @@ from PIL import Image
 from scipy.ndimage import label as label_regions
 
 from benchmark import parallel
-from benchmark.data import phantom, phantom_pictures
+from benchmark.data import phantom_pictures
 from benchmark.data.cards import load_cards
-from benchmark.data.phantom import (
+from benchmark.data.phantom_pictures import STEPS
+from benchmark.errors import UserError
+from benchmark.phantom import acquisition as phantom
+from benchmark.phantom.acquisition import (
     EXPOSURE,
     OD_AZURE,
     OD_EOSIN,
@@ -24,9 +27,7 @@ from benchmark.data.phantom import (
     optical_densities,
     slide_acquisition,
 )
-from benchmark.data.phantom_pictures import STEPS
-from benchmark.data.specimen import MORPHOLOGIES, specimen
-from benchmark.errors import UserError
+from benchmark.phantom.specimen import MORPHOLOGIES, specimen
 from benchmark.schema import parse
 
 REPOSITORY = Path(__file__).parents[1]

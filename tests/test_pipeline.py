@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from conftest import PARAMS, REPOSITORY, edit
 
-from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
 from benchmark.files import read_json, sha256_file
-from benchmark.pipeline import write_pipelines
+from benchmark.settings import load_params
+from benchmark.study.pipeline import write_pipelines
 
 BIN = Path(sys.executable).parent
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import REPOSITORY, edit
 
-from benchmark import numerics
-from benchmark.config import load_params
 from benchmark.errors import UserError
 from benchmark.parts import BLOCKS, PARTS, build, check_block, registry
-from benchmark.plan import read_data
-from benchmark.runs import Run, check_sampler, expand
+from benchmark.settings import load_params
+from benchmark.study import numerics
+from benchmark.study.plan import read_data
+from benchmark.study.runs import Run, check_sampler, expand
 from benchmark.training.losses import LOSSES
 
 NAMED = """\

@@ -20,12 +20,12 @@ from test_image_files import deep_png
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
 from benchmark.evaluation.experiments import Run
-from benchmark.evaluation.metrics import probabilities
-from benchmark.evaluation.predictions import Predictions
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
 from benchmark.laboratory.label_images import Network, label_images
-from benchmark.training.records import write_run
+from benchmark.metrics import probabilities
+from benchmark.study.predictions import Predictions
+from benchmark.study.records import write_run
 
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
 PREDICT = ("predict", "new", "--run", RUN, "-p", "tiny")

@@ -15,12 +15,12 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from benchmark.config import load_params
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import card_of, load_cards
 from benchmark.data.prepare import Preparation, decode, decode_all
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
+from benchmark.settings import load_params
 
 CLASSES = ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]
 

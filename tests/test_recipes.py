@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from timm.data.mixup import Mixup as TimmMixup
 
-from benchmark.config import Training, load_params
 from benchmark.data.arrays import Images
 from benchmark.errors import UserError
 from benchmark.models.build import build_model
+from benchmark.settings import Training, load_params
 from benchmark.training.contracts import Batch, OfLogits, Recipe, join
 from benchmark.training.fit import Fit, fit
 from benchmark.training.losses import LOSSES

@@ -9,7 +9,7 @@ from scipy.stats import binom
 from sklearn import metrics as sklearn_metrics
 
 from benchmark.evaluation import rejection
-from benchmark.evaluation.metrics import probabilities
+from benchmark.metrics import probabilities
 
 STATED = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
 INFINITY = float("inf")

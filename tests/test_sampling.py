@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.models.weights import IMAGENET
+from benchmark.settings import Training
 from benchmark.training.batches import SAMPLERS, Batches
 from benchmark.training.fit import OPTIMISERS, SCHEDULES
 

@@ -12,8 +12,8 @@ from benchmark.errors import UserError
 from benchmark.evaluation import rejection, selective
 from benchmark.evaluation.evaluate import evaluate, images_by_domain
 from benchmark.evaluation.experiments import Run, load_experiments, read_run
-from benchmark.evaluation.predictions import Foreign
 from benchmark.evaluation.selective import curve_rows, open_set_rows, rejection_rows, stated_of
+from benchmark.study.predictions import Foreign
 
 COUNTS = {
     ("raabin", "calibration"): [100, 100, 90, 80, 30],

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import PARAMS, REPOSITORY
 
-from benchmark.config import load_params
 from benchmark.errors import UserError
 from benchmark.laboratory.transaction import with_domain, without_domain
+from benchmark.settings import load_params
 
 FLOW = "    domains: [toy-a, toy-b]\n"
 FORMS = {

@@ -13,9 +13,7 @@ from fields import draw_field
 from PIL import Image
 
 from benchmark.data.cards import load_cards
-from benchmark.data.phantom import draw, slide_acquisition
 from benchmark.data.prepare import decode_all
-from benchmark.data.specimen import MORPHOLOGIES
 from benchmark.domains.ranges import (
     LEAST_IMAGES,
     SourceRange,
@@ -24,6 +22,8 @@ from benchmark.domains.ranges import (
     fit_range,
 )
 from benchmark.errors import UserError
+from benchmark.phantom.acquisition import draw, slide_acquisition
+from benchmark.phantom.specimen import MORPHOLOGIES
 
 FLAT = SourceRange("a", 100, 20, [0.0] * 8, np.diag([4.0] * 8).tolist(), 3.0)
 """Mean 0 and standard deviation 2 of everything; distances up to 3 are its own."""

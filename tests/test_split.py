@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from benchmark.config import SPLIT_PARTS, load_params
 from benchmark.data.cards import card_of, load_cards
 from benchmark.data.split import (
     read_split,
@@ -21,6 +20,7 @@ from benchmark.data.split import (
     stratified_groups,
 )
 from benchmark.errors import UserError
+from benchmark.settings import SPLIT_PARTS, load_params
 
 FRACTIONS = {"train": 0.6, "id_val": 0.1, "calibration": 0.1, "id_test": 0.2}
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.stain import (
     CHUNK,
     STAINS,
@@ -22,6 +21,7 @@ from benchmark.data.stain import (
     stains_of,
 )
 from benchmark.errors import UserError
+from benchmark.phantom.acquisition import Acquisition, draw
 
 AZURE, EOSIN = np.array([0.70, 0.65, 0.30]), np.array([0.15, 0.80, 0.58])
 OTHER_AZURE, OTHER_EOSIN = np.array([0.55, 0.75, 0.37]), np.array([0.25, 0.90, 0.35])

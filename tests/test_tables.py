@@ -17,9 +17,8 @@ from conftest import CLASSES, REPOSITORY
 
 from benchmark.data.cards import read_label_spaces
 from benchmark.errors import UserError
-from benchmark.evaluation.submission import read_submission
-from benchmark.evaluation.wbcbench import CLASSES as CHALLENGE
-from benchmark.evaluation.wbcbench import read_labels
+from benchmark.evaluation.submission import CLASSES as CHALLENGE
+from benchmark.evaluation.submission import read_labels, read_submission
 from benchmark.laboratory.labels import read_images
 from benchmark.tables import read_table
 

@@ -18,7 +18,7 @@ from conftest import CARD, CLASSES, REPOSITORY
 from test_own_domain import cell
 from test_predict_images import RUN, trained, trained_template  # noqa: F401
 
-from benchmark.data.card import Card
+from benchmark.data.cards import Card
 from benchmark.errors import UserError
 from benchmark.files import read_yaml
 from benchmark.report.table import Table, sheet

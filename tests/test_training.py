@@ -17,13 +17,13 @@ import pytest
 import torch
 from conftest import edit, working_copy
 
-from benchmark.config import Augmentation, Training
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.execution import runner
 from benchmark.files import read_json
 from benchmark.models.build import build_model
 from benchmark.models.predict import predict
-from benchmark.training import records
+from benchmark.settings import Augmentation, Training
+from benchmark.study import records
 from benchmark.training.fit import SCHEDULES, NotFinite, fit
 from benchmark.training.losses import LOSSES
 

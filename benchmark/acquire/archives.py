@@ -39,8 +39,7 @@ from benchmark.acquire.unpack import (
     opening_fault,
     unpack,
 )
-from benchmark.data.card import Archive
-from benchmark.data.cards import Card, raw_folder
+from benchmark.data.cards import Archive, Card, raw_folder
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, read_json, sha256_file, write_json
 from benchmark.progress import say, track

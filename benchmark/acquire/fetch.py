@@ -260,7 +260,7 @@ def expected_images(
 def draw(datasets: Path, card: Card, subset: Subset, domain: str | None) -> FetchReport:
     """Draw what a phantom card lacks; each domain's `select.acquisition` names its knobs."""
     # Lazy: drawing needs the image libraries, fetching does not.
-    from benchmark.data.phantom import draw_images
+    from benchmark.phantom.acquisition import draw_images
 
     wanted = read_manifest(datasets, card, subset, domain)
     looks = {

@@ -27,13 +27,13 @@ from benchmark.audit.checks import (
 )
 from benchmark.audit.images import address, contact_sheet, look_at, small_picture
 from benchmark.audit.pairs import check_pairs, find_pairs, known_cases, precision, review
-from benchmark.config import Params, Profile
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, card_of, domain_images, open_set_images, raw_folder
 from benchmark.errors import UserError
 from benchmark.files import write_json, write_text
-from benchmark.plan import profile_folder
 from benchmark.progress import say
+from benchmark.settings import Params, Profile
+from benchmark.study.plan import profile_folder
 from benchmark.texts import templates_beside
 
 MEASURES = {

@@ -13,7 +13,6 @@ import pandas as pd
 
 from benchmark.audit.images import Look
 from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
-from benchmark.config import Profile
 from benchmark.data.cards import (
     Card,
     card_of,
@@ -25,6 +24,7 @@ from benchmark.data.cards import (
 from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.data.split import split_path, split_rows
 from benchmark.scenarios import corruption_of, expand_scenario, sources_of
+from benchmark.settings import Profile
 
 FINDER = "WBC-Shift audit"
 Image = tuple[str, str]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.data.card import OPEN_SET
+from benchmark.data.cards import OPEN_SET
 from benchmark.data.corruptions import corrupt
 from benchmark.data.split import Fold, anew, read_split
 from benchmark.data.stain import Stain, fit_stain

@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.phantom_pictures import save_picture
+from benchmark.phantom.acquisition import Acquisition, draw
 
 
 def picture_corruptions(path: Path, cell_type: str = "eosinophil", seed: int = 26) -> None:

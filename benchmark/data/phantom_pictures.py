@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmark.data.phantom import Acquisition, draw, manifest
-from benchmark.data.specimen import MORPHOLOGIES, SIZE
 from benchmark.files import atomic, read_yaml, write_text
+from benchmark.phantom.acquisition import Acquisition, draw, manifest
+from benchmark.phantom.specimen import MORPHOLOGIES, SIZE
 from benchmark.progress import say
 from benchmark.schema import parse
 

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmark.config import Profile
 from benchmark.data.arrays import (
     array_path,
     cache_folder,
@@ -33,13 +32,22 @@ from benchmark.data.arrays import (
     open_set_of,
     table_path,
 )
-from benchmark.data.card import AroundCell, Card, CentredPixels, Crop
-from benchmark.data.cards import card_of, domain_images, open_set_images, raw_folder
+from benchmark.data.cards import (
+    AroundCell,
+    Card,
+    CentredPixels,
+    Crop,
+    card_of,
+    domain_images,
+    open_set_images,
+    raw_folder,
+)
 from benchmark.data.cell_finder import FINDER, LEAST_CONTRAST, Found, find_cell
 from benchmark.data.image_files import Picture, Unreadable, bits_of_set, image_file, read_image
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
 from benchmark.progress import say, track
+from benchmark.settings import Profile
 
 DECODER = "Pillow, draft scale ≥ 2 × target, centre crop, Lanczos; version 1"
 """Named in every array's digest: another decoder or resizer is another protocol."""

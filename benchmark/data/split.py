@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmark.config import SPLIT_PARTS, Split
 from benchmark.data.cards import Card, read_manifest
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
+from benchmark.settings import SPLIT_PARTS, Split
 from benchmark.tables import read_table
 from benchmark.texts import shortened
 

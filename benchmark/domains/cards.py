@@ -17,10 +17,16 @@ import seaborn
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageDraw
 
-from benchmark.config import Params, Profile
 from benchmark.data.arrays import Images, PreparedImages, fields_path
-from benchmark.data.card import AroundCell, Crop
-from benchmark.data.cards import Card, card_of, domain_images, load_label_spaces, raw_folder
+from benchmark.data.cards import (
+    AroundCell,
+    Card,
+    Crop,
+    card_of,
+    domain_images,
+    load_label_spaces,
+    raw_folder,
+)
 from benchmark.data.prepare import crop_box, crop_fraction, opened
 from benchmark.domains.facts import (
     COLOURS,
@@ -31,7 +37,6 @@ from benchmark.domains.facts import (
     principal_components,
 )
 from benchmark.files import atomic, write_json, write_text
-from benchmark.plan import profile_folder
 from benchmark.progress import say
 from benchmark.report.figures.style import (
     IN_DOMAIN,
@@ -43,6 +48,8 @@ from benchmark.report.figures.style import (
     page,
     save,
 )
+from benchmark.settings import Params, Profile
+from benchmark.study.plan import profile_folder
 
 MONTAGE_COLUMNS = 10
 CUTS = 4

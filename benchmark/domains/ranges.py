@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.config import Params
 from benchmark.data.arrays import PreparedImages, facts_path
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
 from benchmark.domains.facts import nucleus_of
 from benchmark.errors import UserError
 from benchmark.files import digest, write_json
-from benchmark.plan import profile_folder
 from benchmark.progress import say
 from benchmark.scenarios import sources_of
 from benchmark.schema import read_kept_ranges, read_prepared
+from benchmark.settings import Params
+from benchmark.study.plan import profile_folder
 
 VERSION = 1
 """Raise it when the same images get another range."""

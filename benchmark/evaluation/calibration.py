@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from benchmark.evaluation.metrics import below_the_highest
+from benchmark.metrics import below_the_highest
 
 BINS = 15
 """of equal width, as in Guo et al. 2017; a small test set inflates the ECE (each bin is noisy)"""

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.evaluation.experiments import Scenario
-from benchmark.evaluation.metrics import HEADLINE, METRICS, TABLED, Metric, supported
-from benchmark.evaluation.predictions import DROPPED, REDUCED, Predictions, TestSet
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
+from benchmark.metrics import HEADLINE, METRICS, TABLED, Metric, supported
 from benchmark.scenarios import corruption_of
+from benchmark.study.predictions import DROPPED, REDUCED, Predictions, TestSet
 
 SUMMARIES = {
     "mean_target": "mean of targets",

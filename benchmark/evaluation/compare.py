@@ -21,7 +21,7 @@ from benchmark.evaluation.comparisons import (
     significant,
 )
 from benchmark.evaluation.experiments import Run, Scenario, done_runs, load_experiments, read_run
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 
 
 def compare_methods(

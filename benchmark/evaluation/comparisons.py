@@ -27,7 +27,6 @@ from benchmark.evaluation.intervals import (
     two_level,
     two_level_p,
 )
-from benchmark.evaluation.metrics import Tally
 from benchmark.evaluation.resampling import (
     CHUNK,
     JointPredictions,
@@ -35,6 +34,7 @@ from benchmark.evaluation.resampling import (
     group_counts,
     tally_of,
 )
+from benchmark.metrics import Tally
 
 POWER = 0.8
 SIGNIFICANCE = 0.05

@@ -14,7 +14,7 @@ from benchmark.evaluation.columns import Resampled
 from benchmark.evaluation.comparisons import MetricColumn, compare, holm
 from benchmark.evaluation.evidence import rounded
 from benchmark.evaluation.experiments import Method
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.parts import ANSWERING, PARTS, PLAIN
 
 BASELINES = {

@@ -39,14 +39,6 @@ from benchmark.evaluation.experiments import (
     predictions_digest,
     read_run,
 )
-from benchmark.evaluation.predictions import (
-    Layouts,
-    Predictions,
-    RunPredictions,
-    TestSet,
-    networks_apart,
-    train_command,
-)
 from benchmark.evaluation.scores import (
     CONFUSION_SCHEMA,
     METRICS_SCHEMA,
@@ -68,6 +60,14 @@ from benchmark.files import atomic
 from benchmark.parallel import in_processes, processors
 from benchmark.progress import say, track
 from benchmark.scenarios import sources_of
+from benchmark.study.predictions import (
+    Layouts,
+    Predictions,
+    RunPredictions,
+    TestSet,
+    networks_apart,
+    train_command,
+)
 
 BY_RUN = {
     "metrics": METRICS_SCHEMA,

@@ -12,7 +12,11 @@ import pyarrow.compute as pc
 from pydantic import Field, ValidationError, field_validator
 
 from benchmark.errors import UserError
-from benchmark.evaluation.predictions import (
+from benchmark.files import digest, read_json
+from benchmark.parts import capability
+from benchmark.scenarios import corruption_of, scenario_folder, sources_of
+from benchmark.schema import Name, ProfileName, Record, RunId, read_plan
+from benchmark.study.predictions import (
     Layouts,
     RunPredictions,
     fault_of_file,
@@ -20,10 +24,6 @@ from benchmark.evaluation.predictions import (
     read_predictions,
     train_command,
 )
-from benchmark.files import digest, read_json
-from benchmark.parts import capability
-from benchmark.scenarios import corruption_of, scenario_folder, sources_of
-from benchmark.schema import Name, ProfileName, Record, RunId, read_plan
 
 Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
 

@@ -29,7 +29,7 @@ import numpy as np
 from scipy.special import entr
 from scipy.stats import binom
 
-from benchmark.evaluation.metrics import probabilities
+from benchmark.metrics import probabilities
 
 
 def maximum_probability(logits: np.ndarray) -> np.ndarray:

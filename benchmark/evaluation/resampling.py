@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, special
 
-from benchmark.evaluation.metrics import Metric, Tally, supported
+from benchmark.metrics import Metric, Tally, supported
 
 RESAMPLES = 2000
 PSEUDO_RIGHT = 2.0

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from benchmark.evaluation import metrics
+from benchmark import metrics
 from benchmark.evaluation.experiments import Run
-from benchmark.evaluation.predictions import DROPPED, REDUCED, WBC5, Predictions, TestSet
 from benchmark.evaluation.selective import Stated, stated_scores
+from benchmark.study.predictions import DROPPED, REDUCED, WBC5, Predictions, TestSet
 
 MAJORITY = "majority"
 """Name of the constant that answers the commonest class of each test set: an oracle, no method."""

@@ -25,8 +25,8 @@ from benchmark.evaluation.calibration import (
     reliability,
 )
 from benchmark.evaluation.experiments import Method, Run
-from benchmark.evaluation.predictions import Foreign, Predictions, TestSet, stated_probabilities
 from benchmark.scenarios import corruption_of, sources_of
+from benchmark.study.predictions import Foreign, Predictions, TestSet, stated_probabilities
 
 ACCURACY = 0.99
 """Accuracy of the accepted images that thresholds are fitted to (he2023)."""

@@ -19,10 +19,10 @@ from benchmark.errors import UserError
 from benchmark.execution.networks import RunContext, axis_seed, trained_network
 from benchmark.execution.predicting import cached_features, conditions_of
 from benchmark.files import write_text
-from benchmark.plan import profile_folder
 from benchmark.progress import track
 from benchmark.scenarios import corruption_of
-from benchmark.training.checkpoints import network_sha256
+from benchmark.study.plan import profile_folder
+from benchmark.study.records import network_sha256
 from benchmark.training.readouts import Features
 
 MOST_IMAGES = 150

@@ -19,11 +19,11 @@ from benchmark.execution.networks import RunContext
 from benchmark.execution.runner import WAIT_S, carry_out, finished, write_indices
 from benchmark.files import writable_folder
 from benchmark.parallel import wanted_threads
-from benchmark.plan import plan_path
 from benchmark.progress import say, track
-from benchmark.runs import Run
 from benchmark.schema import read_plan
-from benchmark.training.records import locks_folder
+from benchmark.study.plan import plan_path
+from benchmark.study.records import locks_folder
+from benchmark.study.runs import Run
 
 RETRIES = 3
 """How often a task is started again whose worker or machine was lost."""

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.split import fold_of
+from benchmark.device import choose_device, configure
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest
 from benchmark.models.build import build_model
 from benchmark.models.weights import Weights
 from benchmark.parts import build
-from benchmark.plan import profile_folder
-from benchmark.runs import Run
 from benchmark.schema import read_done
-from benchmark.training.checkpoints import (
+from benchmark.study.plan import profile_folder
+from benchmark.study.records import (
     checkpoint_path,
     is_network_of,
     load_network,
     read_checkpoint,
+    run_folder,
 )
+from benchmark.study.runs import Run
 from benchmark.training.contracts import Loss, join
-from benchmark.training.device import choose_device, configure
-from benchmark.training.records import run_folder
 
 
 def configured_device() -> torch.device:

@@ -16,22 +16,17 @@ from safetensors.numpy import save
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
-from benchmark.evaluation.predictions import read_stored
 from benchmark.execution.networks import RunContext, axis_seed, initial_weights
 from benchmark.files import atomic, digest
 from benchmark.models.build import preprocessing
 from benchmark.models.predict import Conditions, Inference, log_mean_probability
-from benchmark.numerics import version
 from benchmark.parts import build
-from benchmark.plan import profile_folder
-from benchmark.runs import Run
-from benchmark.training.checkpoints import checkpoint_path
+from benchmark.study.numerics import version
+from benchmark.study.plan import profile_folder
+from benchmark.study.predictions import read_stored
+from benchmark.study.records import checkpoint_path, predictions_table, read_outcome, read_record
+from benchmark.study.runs import Run
 from benchmark.training.readouts import Features, PixelFeatures, Source
-from benchmark.training.records import (
-    predictions_table,
-    read_outcome,
-    read_record,
-)
 
 
 def predict_parts(

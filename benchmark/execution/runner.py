@@ -14,43 +14,41 @@ import pandas as pd
 import torch
 from filelock import Timeout
 
-from benchmark.config import Training
 from benchmark.data.arrays import OPEN_SET_PART, OPEN_SET_SUFFIX, PreparedImages, open_set_of
+from benchmark.device import environment
 from benchmark.errors import ChangedInput, UserError
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
-from benchmark.evaluation.predictions import TestSet, networks_apart, read_stored
 from benchmark.execution.networks import RunContext, axis_seed, build_network, initial_weights
 from benchmark.execution.predicting import average_of_members, predict_parts
+from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.build import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
 from benchmark.parts import build
-from benchmark.plan import plan_path, profile_folder
 from benchmark.progress import say
-from benchmark.runs import Run
 from benchmark.schema import read_done, read_plan
-from benchmark.training.checkpoints import (
+from benchmark.settings import Training
+from benchmark.study.plan import plan_path, profile_folder
+from benchmark.study.predictions import TestSet, networks_apart, read_stored
+from benchmark.study.records import (
+    FAILED,
     checkpoint_path,
     is_network_of,
+    kind_of_work,
     load_network,
     network_sha256,
-    read_checkpoint,
-    write_checkpoint,
-)
-from benchmark.training.device import environment
-from benchmark.training.fit import Fit, NotFinite, fit
-from benchmark.training.records import (
-    FAILED,
-    kind_of_work,
     predictions_table,
+    read_checkpoint,
     read_outcome,
     read_record,
     renew_indices,
     run_folder,
     run_lock,
     told_of,
+    write_checkpoint,
     write_index,
     write_run,
 )
+from benchmark.study.runs import Run
+from benchmark.training.fit import Fit, NotFinite, fit
 
 HELD_OUT = ("id_val", "calibration", "id_test")
 DONE_BEFORE = "done already"

@@ -18,9 +18,7 @@ import pandas as pd
 
 from benchmark import schema
 from benchmark.audit.images import look_at
-from benchmark.config import PARAMS, Profile, load_params
-from benchmark.data.card import OPEN_SET
-from benchmark.data.cards import Card, card_of, load_cards, read_label_spaces
+from benchmark.data.cards import OPEN_SET, Card, card_of, load_cards, read_label_spaces
 from benchmark.data.prepare import UnusableImage
 from benchmark.data.split import split_path
 from benchmark.errors import UserError, suggest
@@ -45,7 +43,8 @@ from benchmark.laboratory.transaction import (
     with_domain,
     without_domain,
 )
-from benchmark.pipeline import write_pipelines
+from benchmark.settings import PARAMS, Profile, load_params
+from benchmark.study.pipeline import write_pipelines
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 

@@ -29,8 +29,6 @@ from benchmark.data.split import fold_of
 from benchmark.domains.ranges import appearance, beyond, read_ranges
 from benchmark.errors import UserError
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
-from benchmark.evaluation.metrics import predicted_classes, probabilities
-from benchmark.evaluation.predictions import read_stored
 from benchmark.evaluation.rejection import (
     guaranteed_threshold,
     images_needed,
@@ -39,10 +37,12 @@ from benchmark.evaluation.rejection import (
 from benchmark.execution.networks import RunContext, initial_weights, trained_network
 from benchmark.files import write_text
 from benchmark.laboratory.judge import look_at_own
+from benchmark.metrics import predicted_classes, probabilities
 from benchmark.models.build import preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
-from benchmark.plan import profile_folder
 from benchmark.progress import track
+from benchmark.study.plan import profile_folder
+from benchmark.study.predictions import read_stored
 from benchmark.texts import csv_cell, csv_path, templates_beside, visible
 
 ERROR = 0.05

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from benchmark.data.card import LabelSpaces
+from benchmark.data.cards import LabelSpaces
 from benchmark.data.image_files import find_images
 from benchmark.data.layouts import located, refuse_links_outwards
 from benchmark.errors import UserError, suggest

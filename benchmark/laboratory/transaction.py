@@ -22,13 +22,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from benchmark.acquire.manifest import write_manifest
-from benchmark.config import PARAMS, Params, load_params
 from benchmark.data.cards import Card, load_cards
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_json, write_text
-from benchmark.pipeline import write_pipelines
 from benchmark.progress import say, track
 from benchmark.schema import parse
+from benchmark.settings import PARAMS, Params, load_params
+from benchmark.study.pipeline import write_pipelines
 from benchmark.texts import csv_cell, csv_path, file_name
 
 LABELS, FOUND = "labels.csv", "audit.csv"

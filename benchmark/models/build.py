@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from benchmark.errors import ChangedInput, UserError, suggest
 from benchmark.files import sha256_file
-from benchmark.models import (  # noqa: F401  register with timm
+from benchmark.models.architectures import (  # noqa: F401  register with timm
     colour_histogram,
     crossformer,
     squeezenet,
 )
-from benchmark.models.cnn_rnn import SUFFIX, CnnRnn, create_cnn_rnn
+from benchmark.models.architectures.cnn_rnn import SUFFIX, CnnRnn, create_cnn_rnn
 from benchmark.models.heads import FREEZING, HEADS, classifier_name, replace_classifier
 from benchmark.models.normalisation import (
     Skip,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.config import Params
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.normalisation import norm_layers
-from benchmark.runs import initial_weights
+from benchmark.settings import Params
+from benchmark.study.runs import initial_weights
 
 BATCH = 2
 """A batch normalisation of 1 × 1 maps needs two images."""

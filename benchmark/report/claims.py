@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmark.evaluation import metrics, rejection
+from benchmark import metrics
+from benchmark.evaluation import rejection
 from benchmark.evaluation.compare import p_text
-from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import majority_id
+from benchmark.metrics import HEADLINE
 from benchmark.report.results import Results, by_method, cell, values
 from benchmark.report.table import Cell, Table, share, sheet
 from benchmark.report.write import cell_text, interval_text, number

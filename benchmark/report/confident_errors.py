@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import Experiment, Run, done_runs, read_run
-from benchmark.evaluation.predictions import Predictions
 from benchmark.scenarios import corruption_of
+from benchmark.study.predictions import Predictions
 
 MOST_SHOWN = 8
 """errors listed of each test set on the page"""

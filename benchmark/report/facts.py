@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmark.data.card import Card
-from benchmark.data.cards import load_cards
+from benchmark.data.cards import Card, load_cards
 from benchmark.evaluation.experiments import Experiment
 from benchmark.files import digest
 from benchmark.report.results import Records

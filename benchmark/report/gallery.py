@@ -13,8 +13,8 @@ from benchmark.audit.images import address
 from benchmark.data.arrays import PreparedImages
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.files import write_text
-from benchmark.plan import profile_folder
 from benchmark.report.confident_errors import MOST_PICTURES, Mistakes, confident_errors
+from benchmark.study.plan import profile_folder
 from benchmark.texts import templates_beside
 
 

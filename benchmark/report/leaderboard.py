@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import MAJORITY
+from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import METRICS
 from benchmark.report.table import Block, Cell, Column, Row, Table
 from benchmark.report.write import cell_text, column_support, column_title, number

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmark.evaluation.columns import FEWEST_CLASSES
 from benchmark.evaluation.experiments import Experiment, Scenario, gaps
-from benchmark.evaluation.metrics import MINIMUM_SUPPORT, supported
+from benchmark.metrics import MINIMUM_SUPPORT, supported
 from benchmark.report.facts import trained_apart
 from benchmark.report.results import Records
 from benchmark.scenarios import corruption_of, sources_of

@@ -23,8 +23,8 @@ from benchmark.evaluation.experiments import (
     load_experiments,
     predictions_digest,
 )
-from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.scores import majority_id
+from benchmark.metrics import MINIMUM_SUPPORT
 from benchmark.report.table import Cell
 from benchmark.scenarios import corruption_of
 from benchmark.schema import Record, read_record

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.experiments import Experiment, gaps
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.facts import (
     OUTCOMES,
     computed_seconds,

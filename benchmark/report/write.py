@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.table import Table as TerminalTable
 
 from benchmark.evaluation.columns import SUMMARIES
-from benchmark.evaluation.metrics import MINIMUM_SUPPORT
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import write_text
+from benchmark.metrics import MINIMUM_SUPPORT
 from benchmark.progress import console, say
 from benchmark.report.table import Block, Cell, Column, Row, Table, Value
 from benchmark.texts import csv_cell, latex, markdown

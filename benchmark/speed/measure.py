@@ -21,18 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.config import Params, Training
 from benchmark.data.arrays import Images
 from benchmark.data.cards import Card, card_of, domain_images, raw_folder
 from benchmark.data.prepare import decode_all
+from benchmark.device import environment
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.predict import autocast, predict, standardise, to_float
 from benchmark.models.summary import summarise
 from benchmark.progress import say
+from benchmark.settings import Params, Training
 from benchmark.speed.records import Row, write_rows
 from benchmark.training.augmentation import Augmenter
-from benchmark.training.device import environment
 from benchmark.training.fit import fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

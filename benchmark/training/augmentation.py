@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.config import Augmentation
+from benchmark.settings import Augmentation
 
 GREY = (0.299, 0.587, 0.114)
 DRAWS = {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from benchmark.config import Training
 from benchmark.models.predict import autocast
+from benchmark.settings import Training
 
 CONVERGED, OVERFITTED, TOLERANCE = 3, 6, 1.3
 """N_s, N_e and r of swad (Cha et al., NeurIPS 2021)."""

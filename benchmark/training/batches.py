@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.models.predict import standardise, to_float
 from benchmark.models.weights import Preprocessing
+from benchmark.settings import Training
 from benchmark.training.augmentation import Augmenter
 
 

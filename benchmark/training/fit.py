@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.config import Training
 from benchmark.data.arrays import Images
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
+from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.heads import features_and_logits
 from benchmark.models.predict import autocast, predict
 from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.progress import track
+from benchmark.settings import Training
 from benchmark.training.averaging import AVERAGINGS, renew_statistics
 from benchmark.training.batches import Batches
 from benchmark.training.contracts import Batch, Loss, LossFunction, Recipe, as_loss

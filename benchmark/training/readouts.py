@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.metrics import confusion_matrix, macro_f1_present
+from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.heads import features_and_logits, hidden_layer
 from benchmark.models.predict import BATCH, standardise, to_float
 from benchmark.models.weights import Preprocessing

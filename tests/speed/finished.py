@@ -17,12 +17,12 @@ import pandas as pd
 from conftest import REPOSITORY
 from ruamel.yaml import YAML
 
-from benchmark.config import load_params
 from benchmark.data.cards import load_cards
 from benchmark.files import read_json, sha256_file
-from benchmark.pipeline import write_pipelines
-from benchmark.plan import plan_profile
-from benchmark.training.records import run_folder, write_index
+from benchmark.settings import load_params
+from benchmark.study.pipeline import write_pipelines
+from benchmark.study.plan import plan_profile
+from benchmark.study.records import run_folder, write_index
 
 PROFILE = "core"
 CLASSES = ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]

@@ -18,11 +18,11 @@ import torch
 from habit import Habit
 from PIL import Image
 
-from benchmark.config import Augmentation, Training
 from benchmark.data.arrays import Images
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
 from benchmark.models.build import build_model
+from benchmark.phantom.acquisition import Acquisition, draw
+from benchmark.settings import Augmentation, Training
 from benchmark.speed.measure import TrainingSteps, in_turn
 
 SIDE, CROP, ROUNDS, IMAGES = 575, 0.6, 3, 48

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.prepare import decode_all
+from benchmark.phantom.acquisition import Acquisition, draw
 
 SIDE, CROP, COUNT = 575, 0.6, 96
 

@@ -23,7 +23,7 @@ from finished import EXPERIMENTS, GRID, PROFILE, commit_pipeline, finished_proje
 
 from benchmark.execution.launch import missing_tasks
 from benchmark.speed.measure import in_turn
-from benchmark.training.records import write_index
+from benchmark.study.records import write_index
 
 RUNS = int(os.environ.get("WBC_RUNS", "3000"))
 EACH = len(GRID["scenarios"]) * len(GRID["normalisations"]) * len(GRID["losses"]) * GRID["seeds"]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.config import Augmentation
 from benchmark.data.corruptions import CORRUPTIONS, corrupt
-from benchmark.data.phantom import Acquisition, draw
 from benchmark.data.stain import fit_stain
+from benchmark.phantom.acquisition import Acquisition, draw
+from benchmark.settings import Augmentation
 from benchmark.training.augmentation import Augmenter
 
 PLAIN = {"dihedral": True, "scale": 0.1, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1}

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.config import Augmentation
 from benchmark.models.build import build_model
 from benchmark.models.normalisation import NORMALISATIONS
 from benchmark.models.predict import predict, standardise, to_float
+from benchmark.settings import Augmentation
 from benchmark.training.augmentation import Augmenter
 
 KEPT = ("bn_frozen", "ln", "evonorm")

@@ -6,7 +6,7 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.figures.style import (
     STYLE,
     line_handles,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.figures.style import (
     FAINT,
     IN_DOMAIN,

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 
 from benchmark.evaluation.columns import summarise
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.metrics import HEADLINE
 from benchmark.evaluation.scores import MAJORITY
+from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import build_block
 from benchmark.report.figures.style import (
     CONSTANT,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.evaluation.experiments import Run
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.figures.style import INK, MARKS, STYLE, page
 from benchmark.report.results import Results, Scores, plain_targets, values
 from benchmark.scenarios import sources_of

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmark.evaluation.experiments import Experiment, Run
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, canvas
 from benchmark.report.results import Scores, plain_targets, values
 

@@ -20,8 +20,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from benchmark.evaluation.experiments import Run, Scenario
-from benchmark.evaluation.metrics import HEADLINE
 from benchmark.files import atomic
+from benchmark.metrics import HEADLINE
 from benchmark.report.results import Scores, by_method, counted_sets, done_ids, values
 from benchmark.texts import visible
 

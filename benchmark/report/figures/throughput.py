@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.facts import device_text
 from benchmark.report.figures.style import FAINT, INK, STYLE, mark_of, page
 from benchmark.report.figures.training import trained

@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmark.evaluation.comparisons import SIGNIFICANCE
 from benchmark.evaluation.experiments import Experiment
-from benchmark.evaluation.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.evaluation.resampling import RESAMPLES
 from benchmark.evaluation.selective import ACCURACY
+from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report import facts
 from benchmark.report.blocks import METRICS
 from benchmark.report.leaderboard import Finding

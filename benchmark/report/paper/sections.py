@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from benchmark.evaluation.experiments import Experiment, gaps
-from benchmark.evaluation.metrics import HEADLINE
+from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import LEGEND, METRICS
 from benchmark.report.paper.latex import figure, joined, tex
 from benchmark.report.pictures import Picture

@@ -85,7 +85,7 @@ def source_digest(block: Any, name: str) -> str:
     except (OSError, TypeError, KeyError):
         raise UserError(
             f"{name}: its source cannot be read, so a change of it would go unnoticed: "
-            f'declare `"{name}": 1` in VERSIONS of benchmark/numerics.py, and raise it by hand'
+            f'declare `"{name}": 1` in VERSIONS of benchmark/study/numerics.py and raise it by hand'
         ) from None
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()[:16]
 

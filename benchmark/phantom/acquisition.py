@@ -1,8 +1,9 @@
 """Phantoms: drawn blood cells, so that the pipeline runs without a download and the shift is known.
 
-A specimen (`benchmark.data.specimen`) and an `Acquisition` make an image: light through two stains
-by Beer and Lambert, I = I0 * exp(-(azure * od_azure + eosin * od_eosin)) per RGB channel, then
-optics, sensor, camera. The same seed is the same cell under every acquisition. Knobs and pictures:
+A specimen (`benchmark.phantom.specimen`) and an `Acquisition` make an image: light through two
+stains by Beer and Lambert, I = I0 * exp(-(azure * od_azure + eosin * od_eosin)) per RGB channel,
+then optics, sensor, camera. The same seed is the same cell under every acquisition. Knobs and
+pictures:
 docs/phantom.md.
 """
 
@@ -20,10 +21,10 @@ import pandas as pd
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
-from benchmark.data.specimen import MORPHOLOGIES, SIZE, SUPERSAMPLING, Specimen, specimen
 from benchmark.errors import UserError, suggest
 from benchmark.files import atomic, digest
 from benchmark.parallel import in_processes
+from benchmark.phantom.specimen import MORPHOLOGIES, SIZE, SUPERSAMPLING, Specimen, specimen
 from benchmark.schema import Strict
 
 VERSION = 1

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmark import metrics
 from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
-from benchmark.evaluation import metrics
 from benchmark.files import sha256_file
 from benchmark.schema import read_done
 

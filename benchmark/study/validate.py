@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.acquire.fetch import verify
-from benchmark.config import Params
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, domain_images, raw_folder
 from benchmark.data.split import check_split, fold_of, read_split, split_path
 from benchmark.errors import UserError
-from benchmark.evaluation.predictions import networks_apart
-from benchmark.plan import profile_folder, read_data
-from benchmark.runs import Run, expand
 from benchmark.scenarios import expand_scenario, sources_of
-from benchmark.training.checkpoints import checkpoints_folder
-from benchmark.training.records import kind_of_work, read_outcome, work_of
+from benchmark.settings import Params
+from benchmark.study.plan import profile_folder, read_data
+from benchmark.study.predictions import networks_apart
+from benchmark.study.records import checkpoints_folder, kind_of_work, read_outcome, work_of
+from benchmark.study.runs import Run, expand
 
 
 def validate_profile(
@@ -108,8 +107,8 @@ def forecast_profile(
     root: Path, params: Params, cards: dict[str, Card], name: str, runs: list[Run]
 ) -> list[str]:
     """Lines that say how long runs will take on this device, and what that is estimated from."""
-    from benchmark.speed.forecast import forecast, known_speeds
-    from benchmark.training.device import choose_device, environment
+    from benchmark.device import choose_device, environment
+    from benchmark.study.forecast import forecast, known_speeds
 
     profile = params.profile(name)
 

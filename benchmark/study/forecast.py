@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.runs import Run
 from benchmark.schema import Record, read_record
 from benchmark.speed.records import training_rows
+from benchmark.study.runs import Run
 
 Network = tuple[str, int, str]
 """Backbone, image size in pixels, precision."""

@@ -15,13 +15,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from benchmark.config import Params, Profile
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
 from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
 from benchmark.files import read_yaml, write_text
 from benchmark.parts import BLOCKS
 from benchmark.progress import say
+from benchmark.settings import Params, Profile
 
 FETCHING = ("archives", "fetch", "manifest", "sources", "unpack")
 """Modules that decide which files a fetch leaves."""
@@ -124,7 +124,7 @@ def profile_stages(
     shape_keys += [f"profiles.{name}.framings"] if profile.framings else []
     indices = [f"{results}/experiments/{e}.json" for e in profile.experiments]
     # What draws cells matters only where cells are drawn.
-    drawing = ["benchmark/data/specimen.py", "benchmark/data/phantom.py"]
+    drawing = ["benchmark/phantom/specimen.py", "benchmark/phantom/acquisition.py"]
     drawing = drawing if any(cards[n].drawn_by for n in names) else []
     stages: dict[str, Any] = {
         "fetch": {

@@ -1,7 +1,7 @@
 """Specimens: a drawn blood cell as stain on a slide, in µm, before any camera.
 
 A cell type and a seed make a *specimen*: where each of two stains lies. Nothing here knows how it
-is stained, lit or photographed: that is `benchmark.data.phantom`.
+is stained, lit or photographed: that is `benchmark.phantom.acquisition`.
 """
 
 from __future__ import annotations

@@ -8,21 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.config import (
-    PARAMS,
-    Experiment,
-    Method,
-    Params,
-    Profile,
-    Training,
-)
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import fold_of, split_digest
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
 from benchmark.models.weights import Weights
-from benchmark.numerics import PROTOCOL, version
 from benchmark.parts import (
     ANSWERING,
     NAMED,
@@ -41,6 +32,8 @@ from benchmark.parts import (
 )
 from benchmark.scenarios import corruption_of, expand_scenario, scenario_folder, sources_of
 from benchmark.schema import parse
+from benchmark.settings import PARAMS, Experiment, Method, Params, Profile, Training
+from benchmark.study.numerics import PROTOCOL, version
 
 Run = dict[str, Any]
 RUN_KEYS = ("run_id", "fingerprint", "training_fingerprint", "skip", "method", "track")

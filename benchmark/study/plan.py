@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Experiment, Framing, Params, Profile
 from benchmark.data.arrays import facts_path
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
 from benchmark.files import write_json
-from benchmark.runs import Run, expand
 from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.schema import read_plan, read_prepared
+from benchmark.settings import Experiment, Framing, Params, Profile
+from benchmark.study.runs import Run, expand
 
 
 def profile_folder(root: Path, profile: str) -> Path:
