@@ -107,17 +107,17 @@ TREE = {"a/one.png": PNG, "a/Größe µm/细胞.png": PNG[::-1], "b/two.png": b"
 )
 def test_an_archive_is_unpacked_as_it_is_names_beyond_ascii_included(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    assert unpack.unpack(tmp_path / name, tmp_path / "out") == 3
-    found = everything(tmp_path / "out")
-    assert {path: found[path] for path in TREE} == TREE
+    unpack.unpack(tmp_path / name, tmp_path / "out")
+    assert {p: c for p, c in everything(tmp_path / "out").items() if c is not None} == TREE
     assert {path.name for path in tmp_path.iterdir()} == {name, "out"}
 
 
 @pytest.mark.parametrize(("name", "make"), [("x.zip", zipped), ("x.tar", tarred)])
 def test_only_the_content_of_the_folder_asked_for_is_taken(tmp_path, name, make):
     (tmp_path / name).write_bytes(make({f"repo-1/data/{n}": c for n, c in TREE.items()}))
-    assert unpack.unpack(tmp_path / name, tmp_path / "out", "repo-1/data/a/") == 2
-    assert everything(tmp_path / "out")["one.png"] == PNG
+    unpack.unpack(tmp_path / name, tmp_path / "out", "repo-1/data/a/")
+    found = {p: c for p, c in everything(tmp_path / "out").items() if c is not None}
+    assert found == {"one.png": PNG, "Größe µm/细胞.png": PNG[::-1]}
     with pytest.raises(Refused, match="holds no folder 'repo-2/data'"):
         unpack.unpack(tmp_path / name, tmp_path / "other", "repo-2/data")
     assert not (tmp_path / "other").exists()
@@ -125,7 +125,7 @@ def test_only_the_content_of_the_folder_asked_for_is_taken(tmp_path, name, make)
 
 def test_the_shadow_files_of_a_mac_are_left_out(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped({"a/1.png": PNG, "__MACOSX/a/._1.png": b"x"}))
-    assert unpack.unpack(tmp_path / "x.zip", tmp_path / "out") == 1
+    unpack.unpack(tmp_path / "x.zip", tmp_path / "out")
     assert set(everything(tmp_path / "out")) == {"a", "a/1.png"}
 
 
@@ -302,7 +302,8 @@ def test_masks_that_shrink_a_thousandfold_are_no_bomb(tmp_path):
     masks = {f"{k}.bmp": bytes(2**20) for k in range(20)}
     (tmp_path / "x.zip").write_bytes(zipped(masks))
     assert (tmp_path / "x.zip").stat().st_size * 500 < 20 * 2**20
-    assert unpack.unpack(tmp_path / "x.zip", tmp_path / "out") == 20
+    unpack.unpack(tmp_path / "x.zip", tmp_path / "out")
+    assert everything(tmp_path / "out") == masks
 
 
 def full_disk(*_, **__):

@@ -16,10 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 from benchmark.errors import suggest
 from benchmark.files import cannot_write, temporary_beside
@@ -45,19 +44,9 @@ TAR_GZ = (".tar.gz", ".tgz")
 BY_HAND = (".rar", ".7z")
 """What no well-kept library without a foreign program opens."""
 
-DAMAGED = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    tarfile.TarError,  # tarfile's refusals of links and escapes among them
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    struct.error,
-)
+DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, zlib.error, struct.error)
+DAMAGED += (lzma.LZMAError, EOFError, NotImplementedError, ValueError, LookupError, RuntimeError)
+"""What the standard library raises of damaged archives."""
 UNREADABLE = (None, errno.EINVAL)
 """Error numbers of reading an archive: gzip's own error has none, and a damaged directory has
 places sought that are none. Others are of the disk."""
@@ -91,30 +80,23 @@ def opening_fault(file: Path, name: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Member:
-    """What a zip or a tar says of one of its files or folders.
-
-    Attributes:
-        size, packed: its bytes, and its bytes in the archive where they are stated.
-    """
+class Member(NamedTuple):
+    """What a zip or a tar says of one of its files or folders."""
 
     name: str
     kind: Literal["file", "folder", "other"]
     size: int
     packed: int | None
+    """Its bytes in the archive, where they are stated."""
     open: Callable[[], IO[bytes]]
 
 
-def unpack(file: Path, folder: Path, take: str = "") -> int:
+def unpack(file: Path, folder: Path, take: str = "") -> None:
     """Unpack `file` into `folder`, which must not exist yet: whole, or not at all.
 
     Args:
         take: folder inside the archive whose content is unpacked, without its own name; empty:
             everything.
-
-    Returns:
-        Number of files written.
 
     Raises:
         Refused: a path that is absolute or leads out, a link or device, a name given twice, too
@@ -124,29 +106,27 @@ def unpack(file: Path, folder: Path, take: str = "") -> int:
     """
     if why := opening_fault(file, file.name):
         raise Refused(why)
-    admission = Admission(file.stat().st_size, take)
+    packed = file.stat().st_size
     try:
         with ExitStack() as stack:
             temporary = stack.enter_context(temporary_beside(folder, folder=True))
             if file.name.lower().endswith(ZIP):
                 archive = stack.enter_context(zipfile.ZipFile(file))
                 # A zip's directory states every size, so bounds come first.
-                chosen = list(admission.admitted(zip_members(archive)))
+                chosen = list(admitted(zip_members(archive), packed, take))
                 if sum(member.size for member, _ in chosen) > shutil.disk_usage(temporary).free:
                     raise OSError(errno.ENOSPC, "No space left on device")
             else:
                 # A tar is read in one pass: a bound that breaks stops it there.
                 mode = "r:gz" if file.name.lower().endswith(TAR_GZ) else "r:"
                 archive = stack.enter_context(tarfile.open(file, mode))
-                chosen = admission.admitted(tar_members(archive))
+                chosen = admitted(tar_members(archive), packed, take)
             for member, path in track(chosen, f"unpacking {file.name}"):
                 target = temporary / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # The standard library reads no more than the stated size, and checks a zip's CRC.
                 with member.open() as source, target.open("xb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-            if not admission.files:
-                raise Refused(admission.nothing())
             temporary.chmod(0o755)
             temporary.rename(folder)
     except DAMAGED as error:
@@ -155,7 +135,6 @@ def unpack(file: Path, folder: Path, take: str = "") -> int:
         if error.errno in UNREADABLE:
             raise Refused(f"cannot be read: truncated or damaged ({error})") from None
         raise cannot_write(folder, error) from error
-    return len(admission.files)
 
 
 def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
@@ -177,65 +156,46 @@ def tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
             yield Member(info.name, kind, info.size, None, partial(archive.extractfile, info))
 
 
-class Admission:
-    """Decides member by member what may be written and where, and keeps the totals."""
+def admitted(members: Iterable[Member], packed: int, take: str) -> Iterator[tuple[Member, str]]:
+    """The files that are asked for, each with its path below the folder.
 
-    def __init__(self, packed_bytes: int, take: str) -> None:
-        self.packed_bytes = packed_bytes
-        self.take = take.strip("/")
-        self.members = 0
-        self.total = 0
-        self.files: set[str] = set()
-        self.folders: set[str] = set()
-        self.tops: set[str] = set()
+    Args:
+        packed: bytes of the archive.
 
-    def admitted(self, members: Iterable[Member]) -> Iterator[tuple[Member, str]]:
-        """The files that are asked for, each with its path below the folder."""
-        for member in members:
-            if member.kind == "other":
-                raise Refused(f"holds {shown(member.name)}, a link or device")
-            if member.kind == "folder":
-                self.parts(member.name)
-            elif path := self.path(member.name, member.size, member.packed):
-                yield member, path
-
-    def path(self, name: str, size: int, packed: int | None) -> str | None:
-        """Where a file is written below the folder; None if it is not asked for."""
-        self.total += size
-        if size > MOST_MEMBER_BYTES or self.total > MOST_TOTAL_BYTES:
-            raise Refused(f"unpacks to more than is credible, at {shown(name)}")
-        if exceeds(size, packed) or exceeds(self.total, self.packed_bytes):
-            raise Refused(f"unpacks to over {MOST_RATIO} times its size, at {shown(name)}: a bomb")
-        parts = self.parts(name)
-        if parts[0] == LEFT_OUT:
-            return None
-        if self.take:
-            taken = self.take.split("/")
-            if parts[: len(taken)] != taken or len(parts) == len(taken):
-                return None
-            parts = parts[len(taken) :]
-        path = "/".join(parts)
-        above = {"/".join(parts[:k]) for k in range(1, len(parts))}
-        if path in self.files or path in self.folders or above & self.files:
-            raise Refused(f"holds {shown(name)} twice")
-        self.files.add(path)
-        self.folders |= above
-        return path
-
-    def parts(self, name: str) -> list[str]:
-        """The parts of any member's name, a folder's too, each counted."""
-        self.members += 1
-        if self.members > MOST_MEMBERS:
+    Raises:
+        Refused: as `unpack`, but for damage.
+    """
+    taken = [part for part in take.split("/") if part]
+    total = 0
+    files: set[str] = set()
+    folders: set[str] = set()
+    tops: set[str] = set()
+    for number, member in enumerate(members, start=1):
+        name = shown(member.name)
+        if member.kind == "other":
+            raise Refused(f"holds {name}, a link or device")
+        if number > MOST_MEMBERS:
             raise Refused(f"holds more than {MOST_MEMBERS} members")
-        parts = plain_parts(name)
-        self.tops.add(parts[0])
-        return parts
-
-    def nothing(self) -> str:
-        """Why no file was admitted."""
-        if self.take and self.tops:
-            return f"holds no folder '{self.take}'{suggest(self.take, self.tops)}"
-        return "holds no file"
+        total += member.size
+        if member.size > MOST_MEMBER_BYTES or total > MOST_TOTAL_BYTES:
+            raise Refused(f"unpacks to more than is credible, at {name}")
+        if exceeds(member.size, member.packed) or exceeds(total, packed):
+            raise Refused(f"unpacks to over {MOST_RATIO} times its size, at {name}: a bomb")
+        parts = plain_parts(member.name)
+        tops.add(parts[0])
+        below = parts[len(taken) :]
+        if member.kind == "folder" or parts[0] == LEFT_OUT or parts[: len(taken)] != taken:
+            continue
+        path, above = "/".join(below), {"/".join(below[:k]) for k in range(1, len(below))}
+        if path in files or path in folders or above & files:
+            raise Refused(f"holds {name} twice")
+        if path:
+            files.add(path)
+            folders |= above
+            yield member, path
+    if not files:
+        no_folder = f"holds no folder '{take}'{suggest(take, tops)}"
+        raise Refused(no_folder if taken and tops else "holds no file")
 
 
 def exceeds(size: int, packed: int | None) -> bool:
