@@ -355,6 +355,10 @@ class Params(Blocks):
         """The block of a part; the plain value needs none."""
         return getattr(self, BLOCKS[part]).get(name, {})
 
+    def weights_of(self, method: Method) -> Weights:
+        """The block of `weights` that a method starts from."""
+        return self.weights.get(method.weights, Weights())
+
     def sources(self) -> list[str]:
         """Every domain that some profile trains on, sorted."""
         return sorted({s for profile in self.profiles.values() for s in profile.sources()})

@@ -37,7 +37,7 @@ from benchmark.models.predict import predict
 from benchmark.settings import Method, Params, grid, load_params
 from benchmark.study.plan import plan_one
 from benchmark.study.records import checkpoint_path, read_checkpoint
-from benchmark.study.runs import check_blocks, initial_weights
+from benchmark.study.runs import check_blocks
 from benchmark.training.contracts import join
 from benchmark.training.losses import LOSSES
 
@@ -269,7 +269,7 @@ def test_a_network_of_real_size_has_logits_and_features_for_its_loss(method: Met
     with torch.device("meta"):
         model = build.build_model(
             method.backbone, method.normalisation, WHOLE.normalisations[method.normalisation],
-            len(CLASSES), 224, seed=0, weights=initial_weights(WHOLE, method), head=method.head,
+            len(CLASSES), 224, seed=0, weights=WHOLE.weights_of(method), head=method.head,
             freezing=method.freezing,
         )  # fmt: skip
         features, logits = features_and_logits(model.eval(), torch.empty(2, 3, 224, 224))

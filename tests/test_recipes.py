@@ -17,10 +17,11 @@ from benchmark.data.arrays import Images
 from benchmark.errors import UserError
 from benchmark.models.build import build_model
 from benchmark.settings import Training, load_params
+from benchmark.training.alignment import alignment, discrepancy
 from benchmark.training.contracts import Batch, OfLogits, Recipe, join
 from benchmark.training.fit import Fit, fit
 from benchmark.training.losses import LOSSES
-from benchmark.training.recipes import RECIPES, alignment, discrepancy
+from benchmark.training.recipes import RECIPES
 
 CPU = torch.device("cpu")
 SEVERAL = ("interdomain_mixup", "coral", "groupdro", "idg_boda")

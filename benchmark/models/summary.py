@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.normalisation import norm_layers
 from benchmark.settings import Params
-from benchmark.study.runs import initial_weights
 
 BATCH = 2
 """A batch normalisation of 1 × 1 maps needs two images."""
@@ -90,7 +89,7 @@ def summarise_profile(
             key = (method.backbone, method.normalisation, method.head, method.freezing, size)
             if method.members or key in found:
                 continue
-            parts = {"weights": initial_weights(params, method)}
+            parts = {"weights": params.weights_of(method)}
             parts |= {"head": method.head, "freezing": method.freezing}
             what = (*key[:2], params.normalisations[method.normalisation])
             found[key] = skip_reason(*what, size, **parts) or ""

@@ -13,7 +13,6 @@ from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import fold_of, split_digest
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
-from benchmark.models.weights import Weights
 from benchmark.parts import (
     ANSWERING,
     NAMED,
@@ -168,7 +167,7 @@ def check_blocks(params: Params, method: Method) -> None:
 
 def check_weights(params: Params, method: Method) -> None:
     """Raise a `UserError` if a method starts from a file that could be exchanged unnoticed."""
-    weights = initial_weights(params, method)
+    weights = params.weights_of(method)
     if weights.file and not weights.sha256:
         path = Path(weights.file)
         found = sha256_file(path) if path.is_file() else "what `sha256sum` says of the file"
@@ -189,7 +188,7 @@ def skip(params: Params, profile: Profile, method: Method) -> str | None:
         method.normalisation,
         params.block("normalisation", method.normalisation),
         profile.size_of(method.framing),
-        weights=initial_weights(params, method),
+        weights=params.weights_of(method),
         head=method.head,
         freezing=method.freezing,
         batch_statistics=bool(fact_of(params, method, "inference", "batch_statistics")),
@@ -335,7 +334,7 @@ def describe(
     if "recipe" in method.chosen():
         settings["recipe"] = parameters_of(params, method, "recipe")
     if "weights" in method.chosen():
-        weights = initial_weights(params, method)
+        weights = params.weights_of(method)
         settings["weights"] = weights.model_dump(mode="json", exclude_defaults=True)
     return parts, settings
 
@@ -344,11 +343,6 @@ def parameters_of(params: Params, method: Method, part: str) -> Block:
     """The block of a part, as runs record it."""
     name = getattr(method, part)
     return recorded_block(part, name, params.block(part, name))
-
-
-def initial_weights(params: Params, method: Method) -> Weights:
-    """The block of `weights` that a method starts from."""
-    return params.weights.get(method.weights, Weights())
 
 
 def target_digest(target: str, domains: dict[str, Any], split: str) -> str:

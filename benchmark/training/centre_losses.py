@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from benchmark.models.heads import classifier_name, replace_classifier
+from benchmark.models.heads import classifier_name
 from benchmark.schema import Share
 from benchmark.training.contracts import Loss, median_frequency, membership
 
@@ -165,12 +165,9 @@ class SupervisedContrast(Loss):
         self.classes = len(class_counts)
         self.weight, self.temperature = weight, temperature
 
-    def attach(self, model: nn.Module) -> None:
-        def build(width: int) -> nn.Module:
-            self.head = ProjectedClassifier(width, self.classes)
-            return self.head
-
-        replace_classifier(model, build)
+    def new_head(self, width: int) -> nn.Module:
+        self.head = ProjectedClassifier(width, self.classes)
+        return self.head
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
         projected = F.normalize(self.head.projection(features), dim=1)
@@ -288,12 +285,9 @@ class CentroidLearning(Loss):
         self.classes = len(class_counts)
         self.gamma, self.beta, self.renorm = gamma, beta, renorm
 
-    def attach(self, model: nn.Module) -> None:
-        def build(width: int) -> nn.Module:
-            self.head = CentroidHead(width, self.classes)
-            return self.head
-
-        replace_classifier(model, build)
+    def new_head(self, width: int) -> nn.Module:
+        self.head = CentroidHead(width, self.classes)
+        return self.head
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
         return binary_cross_entropy(logits, labels).mean()

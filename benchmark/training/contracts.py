@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.models.heads import replace_classifier
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(logits float [N, C], labels int64 [N]) → scalar mean over the batch."""
@@ -52,8 +53,14 @@ class Loss(Part):
     states_closeness = False
     """Whether the head that it brings gives logit(D) of a closeness D to each class centroid."""
 
+    def new_head(self, width: int) -> nn.Module:
+        """The classifier that it brings: features [N, width] → logits [N, C]."""
+        raise NotImplementedError
+
     def attach(self, model: nn.Module) -> None:
-        """Before training: place a head, make the parameters that are as wide as the features."""
+        """Before training: place the head, make the parameters that are as wide as the features."""
+        if self.brings_head:
+            replace_classifier(model, self.new_head)
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
         """Scalar of logits [N, C], labels int64 [N] and features [N, D]; both float32."""
@@ -129,7 +136,8 @@ class Batch:
 
 
 class Recipe(Part):
-    """A recipe and what it needs."""
+    """A recipe and what it needs. By itself it is empirical risk minimisation: whatever the source
+    domains, one batch and one loss."""
 
     needs_domains = False
     """Whether it compares source domains, and makes no sense with one."""
@@ -172,7 +180,7 @@ class Recipe(Part):
 
     def forward(self, loss: Loss, batch: Batch) -> Tensor:
         """Scalar that the step lowers."""
-        raise NotImplementedError
+        return batch.value(loss)
 
     def update(self, batch: Batch) -> None:
         """After each optimiser step, without gradient."""

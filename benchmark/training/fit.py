@@ -24,7 +24,6 @@ from benchmark.settings import Training
 from benchmark.training.averaging import AVERAGINGS, renew_statistics
 from benchmark.training.batches import Batches
 from benchmark.training.contracts import Batch, Loss, LossFunction, Recipe, as_loss
-from benchmark.training.recipes import EmpiricalRisk
 
 
 class NotFinite(Exception):
@@ -84,7 +83,7 @@ def fit(
         UserError: the recipe does not go with the loss, the network or the number of domains.
     """
     batches = Batches(train, settings, device, preprocessing)
-    recipe = recipe or EmpiricalRisk()
+    recipe = recipe or Recipe()
     recipe.check(len(batches.counts), loss)
     recipe.attach(batches.counts, settings.epochs, order_seed)
     recipe.to(device)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from benchmark.models.heads import replace_classifier
 from benchmark.schema import BelowOne, Share
 from benchmark.training.centre_losses import (
     Centre,
@@ -143,10 +142,8 @@ class LabelDistributionAwareMargin(Loss):
         margins = (max_margin * rarity / rarity.max()).to(torch.float32)
         self.register_buffer("margins", margins)
 
-    def attach(self, model: nn.Module) -> None:
-        replace_classifier(
-            model, lambda width: NormalisedHead(width, len(self.margins), self.scale)
-        )
+    def new_head(self, width: int) -> nn.Module:
+        return NormalisedHead(width, len(self.margins), self.scale)
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor | None = None) -> Tensor:
         own = membership(labels, len(self.margins)).to(logits.dtype)
