@@ -19,14 +19,26 @@ import types
 import zipfile
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_fetch import IMAGES, card, damaged, make_datasets, placed, refusal
+from support.sets import (
+    BODY,
+    IMAGES,
+    PAGE,
+    FileServer,
+    cut,
+    damaged,
+    make_datasets,
+    placed,
+    published,
+    refusal,
+    unlisted,
+    with_archives,
+    zipped,
+)
 
 from benchmark.acquire import archives, sources, unpack
 from benchmark.acquire.archives import obtain
@@ -37,16 +49,6 @@ from benchmark.data.cards import Archive
 from benchmark.errors import UserError
 
 PNG = b"\x89PNG\r\n" + bytes(range(256)) * 20
-PAGE = b"\n<!DOCTYPE html><html><body>Please sign in</body></html>" + b" " * 2000
-
-
-def zipped(files: dict[str, bytes], top: str = "") -> bytes:
-    """A zip of files."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(top + name, content)
-    return buffer.getvalue()
 
 
 def zip_member(name: str, content: bytes = PNG, mode: int = 0, flags: int = 0) -> bytes:
@@ -127,10 +129,6 @@ def test_the_shadow_files_of_a_mac_are_left_out(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped({"a/1.png": PNG, "__MACOSX/a/._1.png": b"x"}))
     unpack.unpack(tmp_path / "x.zip", tmp_path / "out")
     assert set(everything(tmp_path / "out")) == {"a", "a/1.png"}
-
-
-def cut(content: bytes) -> bytes:
-    return content[: len(content) // 2]
 
 
 def lying_size(content: bytes, size: int) -> bytes:
@@ -330,104 +328,6 @@ def test_a_zip_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
 # ------------------------------------------------------------------ a server
 
 
-class FileServer:
-    """Serves files below prefixes that name its behaviour; keeps the Range of every request."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.sent = 0
-        self.lock = threading.Lock()
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.serve(body=False)
-
-            def do_GET(self) -> None:
-                self.serve(body=True)
-
-            def serve(self, body: bool) -> None:
-                _, behaviour, name = self.path.split("/", 2)
-                with owner.lock:
-                    first = not any(path == self.path for _, path, _ in owner.requests)
-                    method = "GET" if body else "HEAD"
-                    owner.requests.append((method, self.path, self.headers.get("Range")))
-                content = owner.files.get(unquote(name))
-                mark, kind = '"1"', "application/zip"
-                if behaviour.isdigit():
-                    return self.answer(int(behaviour), b"no", {}, body)
-                if behaviour == "nohead" and not body:
-                    return self.answer(501, b"", {}, body)
-                if content is None:
-                    return self.answer(404, b"gone", {}, body)
-                if behaviour == "page":
-                    content, kind = PAGE, "text/html; charset=utf-8"
-                elif behaviour == "sly":
-                    content = PAGE
-                elif behaviour == "changed":
-                    content = damaged(content)
-                elif behaviour == "short":
-                    content = cut(content)
-                elif behaviour == "other" and not first:
-                    content, mark = content[::-1], '"2"'
-                facts = {"ETag": mark, "Content-Type": kind}
-                if behaviour in ("unmarked", "half"):
-                    del facts["ETag"]
-                start, status = 0, 200
-                wanted = self.headers.get("Range")
-                same = self.headers.get("If-Range") in (None, mark)
-                if wanted and same and behaviour != "norange":
-                    start = int(wanted.removeprefix("bytes=").partition("-")[0])
-                    if start >= len(content):
-                        facts["Content-Range"] = f"bytes */{len(content)}"
-                        return self.answer(416, b"", facts, body)
-                    facts["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-                    status = 206
-                breaks = first and behaviour in ("break", "norange", "other")
-                end = start + (len(content) - start) // 2 if breaks or behaviour == "half" else None
-                if behaviour == "unsized":
-                    return self.answer(status, content[start:], facts, body, sized=False)
-                return self.answer(
-                    status, content[start:end], facts, body, announced=len(content) - start
-                )
-
-            def answer(
-                self, status, content, facts, body, announced: int | None = None, sized=True
-            ) -> None:
-                self.send_response(status)
-                for name, value in facts.items():
-                    self.send_header(name, value)
-                if sized:
-                    length = len(content) if announced is None else announced
-                    self.send_header("Content-Length", str(length))
-                self.end_headers()
-                if body:
-                    self.wfile.write(content)
-                    with owner.lock:
-                        owner.sent += len(content)
-
-            def log_message(self, *_) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def __call__(self, behaviour: str, name: str = "set.zip") -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/{behaviour}/{name}"
-
-    def ranges(self) -> list[str | None]:
-        return [wanted for _, _, wanted in self.requests]
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-BODY = zipped({f"{k}.png": hashlib.shake_256(bytes([k])).digest(30_000) for k in range(8)})
-"""An archive of noise: about 240 kB."""
-
-
 @pytest.fixture
 def serve(monkeypatch):
     """Start a server of these files; it ends with the test."""
@@ -449,14 +349,6 @@ def serve(monkeypatch):
 @pytest.fixture
 def server(serve) -> FileServer:
     return serve({"set.zip": BODY})
-
-
-def published(*urls: str, content: bytes | None = BODY, **changes) -> Archive:
-    """An archive's entry in a card, with size and hash unless `content` is None."""
-    facts = {}
-    if content is not None:
-        facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return Archive(**{"file": "set.zip", "urls": list(urls), **facts, **changes})
 
 
 def got(archive: Archive, home: Path, *more: Path, offline: bool = False) -> Path:
@@ -676,10 +568,6 @@ def datasets(tmp_path) -> Path:
 SET = zipped(IMAGES, "repo-abc/images/")
 
 
-def with_archives(*entries: Archive, addresses: tuple[str, ...] = (), **changes):
-    return card(*addresses, archives=list(entries), **changes)
-
-
 def entry(*urls: str, content: bytes = SET, **changes) -> Archive:
     return published(*urls, content=content, take="repo-abc/images", **changes)
 
@@ -800,20 +688,6 @@ def test_what_a_killed_fetch_left_of_unpacking_is_cleared_away(datasets, serve):
 
 
 # ------------------------------------------------------------------ manifests made here
-
-COUNTS = {"Set 0": 6, "Set 1": 6}
-
-
-def unlisted(*entries: Archive, **changes):
-    """A card whose manifest is made from the files: a folder per label."""
-    facts = {
-        "manifest": "raw/.manifests/tiny.csv",
-        "layout": {"reader": "class_folders"},
-        "counts": COUNTS,
-        "counts_source": "counted",
-        "labels": {"wbc5": {"Set 0": "neutrophil", "Set 1": "monocyte"}},
-    }
-    return with_archives(*entries, **facts | changes)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from fields import BACKGROUND, DIAMETER, NUCLEUS, draw_field, fields_of_toy
 from PIL import Image
 from scipy import ndimage
+from support.fields import BACKGROUND, DIAMETER, NUCLEUS, draw_field, fields_of_toy
 
 from benchmark.data.cards import AroundCell, load_cards
 from benchmark.data.cell_finder import LEAST_CONTRAST, find_cell, otsu

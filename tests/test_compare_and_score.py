@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
-from test_evaluate import CLASSES, predictions, write_results
+from support.results import CLASSES, predictions, write_results
 
 from benchmark.errors import UserError
 from benchmark.evaluation.compare import compare_methods

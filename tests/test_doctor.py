@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import edit
-from test_archives import COUNTS, FileServer, published, unlisted
-from test_fetch import IMAGES, PATHS, card, make_datasets
+from support.sets import COUNTS, IMAGES, PATHS, FileServer, card, make_datasets, published, unlisted
 
 from benchmark.acquire import doctor, inventory, sources
 from benchmark.acquire.doctor import Check, Link, ask, check_links, links_of

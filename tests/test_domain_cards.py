@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES
-from fields import NUCLEUS, fields_of_toy
 from PIL import Image
+from support.fields import NUCLEUS, fields_of_toy
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import AroundCell

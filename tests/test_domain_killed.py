@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_own_domain import ADD, RAW, cell, everything, lab, put
+from support.laboratory import ADD, RAW, cell, everything, lab, put
 
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import edit
-from test_page import write_gaps
+from support.results import write_gaps
 
 from benchmark.execution.embedding import neighbours_alike
 from benchmark.report.figures.embedding import (

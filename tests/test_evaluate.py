@@ -1,96 +1,28 @@
 """Evaluate: predictions as they are written by training become scores, and bad ones are refused."""
 
-import hashlib
-import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, log_loss
+from support.results import (
+    CLASSES,
+    COUNTS,
+    ONE_CLASS,
+    predictions,
+    results_with_own_targets,
+    run_record,
+    scores,
+    write_experiment,
+    write_results,
+    write_run,
+)
 
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 
-CLASSES = ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]
-COUNTS = {
-    ("raabin", "id_val"): [3, 3, 3, 3, 3],
-    ("raabin", "id_test"): [12, 20, 11, 10, 10],
-    ("bccd", "shifted"): [30, 12, 10, 14, 3],
-    ("jtsc", "shifted"): [25, 13, 12, 10, 0],
-}
-TARGETS = ["bccd", "jtsc"]
 FILES = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
-
-
-def predictions(seed, shifted_skill=1.0, counts=None):
-    """A predictions table: logits that lean towards the true class, less so on the targets."""
-    random = np.random.default_rng(seed)
-    frames = []
-    for (domain, part), numbers in (counts or COUNTS).items():
-        labels = np.repeat(np.arange(len(CLASSES)), numbers)
-        logits = random.normal(0, 1, (len(labels), len(CLASSES)))
-        logits[np.arange(len(labels)), labels] += shifted_skill if part == "shifted" else 4
-        frame = pd.DataFrame({"image": [f"{part}/{i:04d}.jpg" for i in range(len(labels))]})
-        frame = frame.assign(domain=domain, part=part, group=frame["image"])
-        frame["label"] = labels.astype(np.int8)
-        for place, name in enumerate(CLASSES):
-            frame[f"logit_{name}"] = logits[:, place].astype(np.float16)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def write_run(results, run_id, table):
-    """Write a run's predictions; return their SHA-256."""
-    path = results / "runs" / run_id / "predictions.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(path, index=False)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def run_record(name, seed, sha, outcome="done", reason=None, source="raabin", targets=TARGETS):
-    """A run as it stands in an experiment's record."""
-    backbone, normalisation, loss = name.split("-")
-    return {
-        "run_id": f"{name}/{source}_to_others/seed{seed}",
-        "fingerprint": "0",
-        "outcome": outcome,
-        "reason": reason,
-        "predictions_sha256": sha,
-        "method": {"name": name, "backbone": backbone, "normalisation": normalisation}
-        | {"loss": loss, "recipe": "erm", "weights": "scratch"},
-        "track": "inductive",
-        "scenario": {"name": f"{source}->*", "source": source, "targets": targets},
-        "seed": seed,
-    }
-
-
-def write_experiment(results, runs, name="norms", title="Normalisation at fixed architecture"):
-    """Write an experiment's record."""
-    record = {"schema_version": 1, "experiment": name, "title": title, "profile": "toy"}
-    record |= {"label_space": "wbc5", "classes": CLASSES, "runs": runs}
-    path = results / "experiments" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record))
-
-
-def write_results(results, methods=("resnet18-bn-ce", "resnet18-gn-ce"), seeds=2):
-    """A results folder with every run done; returns its run records."""
-    runs = []
-    for place, name in enumerate(methods):
-        for seed in range(seeds):
-            record = run_record(name, seed, None)
-            table = predictions(10 * place + seed, shifted_skill=0.5 + place)
-            record["predictions_sha256"] = write_run(results, record["run_id"], table)
-            runs.append(record)
-    write_experiment(results, runs)
-    return runs
-
-
-def scores(results):
-    """`metrics.parquet` with one row per (run, domain, part, class, metric)."""
-    keys = ["run_id", "domain", "part", "class_name", "metric"]
-    return pd.read_parquet(results / "metrics.parquet").set_index(keys).sort_index()
 
 
 def test_scores_are_those_of_the_predictions(tmp_path):
@@ -323,24 +255,7 @@ def test_a6_the_headline_leaves_rare_classes_out_and_the_other_score_stands_besi
     assert majority["macro_f1_present"] == pytest.approx(2 * 30 / 99 / 5)
 
 
-ONE_CLASS = {("own-baso", "shifted"): [0, 0, 0, 0, 12], ("few", "shifted"): [20, 9, 12, 3, 0]}
 ONE_CLASS |= {("own-good", "shifted"): [20, 20, 20, 20, 20]}
-
-
-def results_with_own_targets(results):
-    """Two published targets, one with two supported classes, and two of a laboratory's own."""
-    counts = COUNTS | ONE_CLASS
-    targets = [domain for domain, part in counts if part == "shifted"]
-    runs = []
-    for place, name in enumerate(("a-bn-ce", "b-gn-ce")):
-        for seed in (0, 1):
-            record = run_record(name, seed, None, targets=targets)
-            record["scenario"]["own"] = ["own-baso", "own-good"]
-            table = predictions(10 * place + seed, shifted_skill=0.5 + place, counts=counts)
-            record["predictions_sha256"] = write_run(results, record["run_id"], table)
-            runs.append(record)
-    write_experiment(results, runs)
-    return runs
 
 
 def test_case_05_a_target_of_basophils_alone_is_scored_and_stops_nothing(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, REPOSITORY
-from test_every_entry import narrow_networks, scratch_settings  # noqa: F401  a fixture
+from support.entries import narrow_networks, scratch_settings  # noqa: F401  a fixture
 
 from benchmark.data.cards import card_of, domain_images, load_cards
 from benchmark.files import read_json

@@ -5,10 +5,8 @@ Images are drawn here; the network is a server on 127.0.0.1 that can misbehave.
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import os
 import shutil
 import socket
@@ -21,69 +19,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
-from PIL import Image
+from support.sets import IMAGES, PATHS, card, damaged, make_datasets, placed, refusal
 
 from benchmark.acquire import sources
 from benchmark.acquire.fetch import FetchReport, fetch, verify
-from benchmark.data.cards import Card, load_cards
+from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
 
-PATHS = [f"Set {k % 2}/cell_{k}.png" for k in range(12)]
 REPOSITORY = Path(__file__).parents[1]
-
-
-def drawing(seed: int) -> bytes:
-    """A tiny PNG, another one for every seed."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-IMAGES = {path: drawing(seed) for seed, path in enumerate(PATHS)}
-
-
-def damaged(content: bytes) -> bytes:
-    """The same number of bytes, one bit of them changed."""
-    return content[:-1] + bytes([content[-1] ^ 1])
-
-
-def make_datasets(folder: Path) -> Path:
-    """A `datasets/` folder with the manifest of the drawn images."""
-    (folder / "manifests").mkdir(parents=True)
-    with (folder / "manifests/tiny.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "sha256", "bytes", "label", "core"])
-        for k, (path, content) in enumerate(IMAGES.items()):
-            sha256 = hashlib.sha256(content).hexdigest()
-            table.writerow([path, sha256, len(content), "N", int(k < 5)])
-    return folder
 
 
 @pytest.fixture
 def datasets(tmp_path) -> Path:
     """The `datasets/` folder of a project."""
     return make_datasets(tmp_path / "datasets")
-
-
-def card(*addresses: str, **changes) -> Card:
-    facts = {
-        "name": "tiny",
-        "title": "Tiny",
-        "homepage": "https://example.org",
-        "citation": {"key": "tiny", "bibtex": "@misc{tiny, title={Tiny}}"},
-        "licence": {"name": "CC0", "redistribution": "allowed"},
-        "addresses": list(addresses),
-        "folder": "tiny/images",
-        "by_hand": "download tiny.zip and unpack it, so that the folder holds Set 0/cell_0.png",
-        "manifest": "manifests/tiny.csv",
-        "groups": None,
-        "domains": {"tiny": {"title": "Tiny", "crop": 1.0}},
-        "labels": {"wbc5": {"N": "neutrophil"}},
-    }
-    return Card(**facts | changes)
 
 
 @pytest.fixture
@@ -95,24 +45,6 @@ def mirror(tmp_path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return root
-
-
-def placed(datasets: Path) -> dict[str, bytes]:
-    """Every file below the card's folder, hidden and temporary ones included."""
-    folder = datasets / "raw/tiny/images"
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
-
-
-def refusal(*arguments, **keywords) -> str:
-    with pytest.raises(UserError) as caught:
-        fetch(*arguments, **keywords)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
 
 
 class Server:
@@ -343,12 +275,12 @@ def test_kill_leaves_whole_files_only_and_the_rest_comes_later(datasets, mirror,
     """A process killed while it downloads: what carries an image's name is that image."""
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from benchmark.acquire import fetch as module\n"
-        "from tests.test_fetch import card, fetch, sources\n"
+        "from benchmark.acquire import fetch as module, sources\n"
+        "from tests.support.sets import card\n"
         "module.THREADS = 2\n"
         "whole = sources.check\n"
         "sources.check = lambda *a: (whole(*a), time.sleep(0.3))\n"
-        "fetch(Path(sys.argv[1]), card(sys.argv[2]), 'all', None)\n"
+        "module.fetch(Path(sys.argv[1]), card(sys.argv[2]), 'all', None)\n"
     )
     arguments = [sys.executable, "-c", script, str(datasets), server("good")]
     process = subprocess.Popen(arguments, cwd=REPOSITORY)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import CLASSES, REPOSITORY, edit
-from test_split import split_anew
+from support.splits import split_anew
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import card_of, load_cards

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, edit, working_copy
-from test_predict_images import assert_answers_as_stored
+from support.trained import assert_answers_as_stored
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import AroundCell, CentredPixels

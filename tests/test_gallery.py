@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from conftest import CLASSES, REPOSITORY
 from PIL import Image
-from test_evaluate import run_record, write_experiment, write_run
+from support.results import run_record, write_experiment, write_run
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.evaluation.experiments import load_experiments

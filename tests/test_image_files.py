@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
+from support.laboratory import deep_png
 
 from benchmark.acquire.manifest import measure
 from benchmark.audit.images import look_at, small_picture
@@ -68,22 +69,6 @@ def smooth(generator: np.random.Generator, height: int, width: int) -> np.ndarra
     picture = picture.copy()
     picture[:2, :2] = 250
     return picture
-
-
-def deep_png(levels: np.ndarray) -> bytes:
-    """A PNG of 16 bits a value, uint16 [H, W, 1 to 4], which Pillow cannot write."""
-    height, width, channels = levels.shape
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    chunks = [
-        (b"IHDR", struct.pack(">2I5B", width, height, 16, colour, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
 
 
 def deep_tiff(levels: np.ndarray, order: str = "<", **tags: int) -> bytes:

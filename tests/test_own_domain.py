@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import CLASSES, REPOSITORY, edit
 from PIL import Image, ImageOps
-from test_image_files import deep_png
+from support.laboratory import ADD, RAW, cell, deep_png, everything, lab, put
 
 from benchmark.audit.images import Look
 from benchmark.audit.near_duplicates import near_duplicates
@@ -33,38 +33,8 @@ from benchmark.errors import UserError
 from benchmark.files import read_json, read_yaml
 from benchmark.laboratory.judge import crop_advice, judge, nuclei
 from benchmark.laboratory.labels import likely_type
-from benchmark.phantom.acquisition import Acquisition, draw
 from benchmark.schema import parse
 from benchmark.settings import load_params
-
-RAW = Path("datasets/raw/our-lab")
-ADD = ("domain", "add", "lab", "--name", "our-lab", "--profile", "tiny")
-
-
-def cell(name: str, number: int) -> Image.Image:
-    """A drawn cell, the same for the same number."""
-    return Image.fromarray(draw(name, Acquisition(), 1000 + number, 64))
-
-
-def put(path: str, image: Image.Image, **options: object) -> None:
-    """Save an image in the laboratory's folder."""
-    file = Path("lab") / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, **options)
-
-
-def lab(per_class: int = 2) -> None:
-    """A folder of drawn cells, a folder per class, named in plural."""
-    for place, name in enumerate(CLASSES):
-        for number in range(per_class):
-            put(f"{name.capitalize()}s/{number}.png", cell(name, 10 * place + number))
-
-
-def everything() -> dict[str, bytes]:
-    """Every file of the project but the cache of the audit, and locks."""
-    files = [f for f in Path().rglob("*") if f.is_file() and "cache" not in f.parts]
-    files = [f for f in files if f.suffix != ".lock"]
-    return {str(f): f.read_bytes() for f in files}
 
 
 def found() -> dict[str, str]:

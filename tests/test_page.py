@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from PIL import Image
-from test_evaluate import (
+from support.results import (
     CLASSES,
     predictions,
     run_record,
+    show,
     write_experiment,
+    write_gaps,
     write_results,
     write_run,
 )
@@ -24,60 +25,10 @@ from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.report import facts
 from benchmark.report import page as page_module
-from benchmark.report.blocks import class_table, score_tables
 from benchmark.report.confident_errors import confident_errors
 from benchmark.report.facts import audit_summary, bibliography, data_cards, environment, listed
 from benchmark.report.leaderboard import Finding
-from benchmark.report.page import Section, write_page
-from benchmark.report.pictures import Picture, write_index
-from benchmark.report.results import Results
-from benchmark.report.table import Cell, sheet
-from benchmark.report.tables import Tables
-
-
-def write_gaps(folder):
-    """A results folder with a gap: gn has one seed of two, in has none; bn is in two questions."""
-    runs = write_results(folder)
-    write_experiment(folder, runs[:1], name="losses", title="Loss under class imbalance")
-    runs[3] |= {"outcome": "missing", "predictions_sha256": None}
-    reason = "loss is <NaN> in epoch 3"
-    runs.append(run_record("resnet18-in-ce", 0, None, outcome="nan", reason=reason))
-    write_experiment(folder, runs)
-    counts = dict(zip(CLASSES, [1, 2, 3, 4, 5], strict=True))
-    domain = {"dataset": "raabin", "images": 15, "classes": counts, "crop": 0.6, "digest": "0"}
-    data = {"image_size": 48, "label_space": "wbc5", "subset": "all"}
-    data["domains"] = {"raabin": domain}
-    (folder / "data.json").write_text(json.dumps(data))
-    evaluate(folder)
-    return show(folder)
-
-
-def show(folder):
-    """Write the page with two small pictures for each experiment."""
-    results = Results.of(folder)
-    (folder / "figures").mkdir(exist_ok=True)
-    pictures = {"": [picture("heat_map", "A picture of all the experiments together.")]}
-    text = "A claim that is long enough to be broken over several lines."
-    claims = sheet("claims", "Claims.", ("claim", "here"), ((text, Cell(1.0)),), ("A note",), 2)
-    sections = [Section(None, Tables([], [], [claims], []), pictures[""])]
-    for place, experiment in enumerate(results.experiments):
-        scores = score_tables(experiment, results.scores)
-        own = pictures[experiment.experiment] = []
-        for kind in ("shift", "confusion"):
-            name = f"{kind}_{experiment.experiment}"
-            Image.new("RGB", (8, 8 + place)).save(folder / "figures" / f"{name}.png")
-            own.append(picture(name, f"A picture of the kind that is called {kind}."))
-        rejection = sheet(f"{experiment.experiment}_rejection", "Rejected.", ("method",), [["x"]])
-        by_class = class_table(experiment, results.scores)
-        sections.append(Section(experiment, Tables(scores, [by_class], [rejection], []), own))
-    Image.new("RGB", (8, 8)).save(folder / "figures" / "heat_map.png")
-    write_index(folder, pictures)
-    write_page(results, *sections)
-    return folder
-
-
-def picture(name, caption):
-    return Picture(name, caption, caption, "metrics.parquet")
+from benchmark.report.table import Cell
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
-from test_page import write_gaps
+from support.results import write_gaps
 
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Scenario, load_experiments

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, draw_disc, working_copy
+from conftest import CLASSES
 from PIL import Image
 from scipy.stats import beta
-from test_evaluate import run_record
-from test_image_files import deep_png
+from support.laboratory import deep_png
+from support.results import run_record
+from support.trained import RUN, assert_answers_as_stored
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
@@ -27,49 +28,7 @@ from benchmark.metrics import probabilities
 from benchmark.study.predictions import Predictions
 from benchmark.study.records import write_run
 
-RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
 PREDICT = ("predict", "new", "--run", RUN, "-p", "tiny")
-
-
-@pytest.fixture(scope="module")
-def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy project with its runs done."""
-    from benchmark import cli
-
-    folder = tmp_path_factory.mktemp("trained") / "project"
-    shutil.copytree(prepared_template, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        cli.train("tiny", None)
-    return folder
-
-
-@pytest.fixture
-def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, the current folder, with a folder `new` of ten unlabelled images."""
-    folder = working_copy(trained_template, tmp_path, monkeypatch)
-    generator = np.random.default_rng(7)
-    Path("new/more").mkdir(parents=True)
-    for number in range(10):
-        image = Image.fromarray(draw_disc(number % 5, 1.0, generator))
-        image.save(f"new/{'more/' if number % 2 else ''}{number}.png")
-    return folder
-
-
-def assert_answers_as_stored(run: str) -> None:
-    """Label the in-domain test images of a toy run as if they were new, and compare."""
-    stored = pd.read_parquet(Path("results/tiny/runs") / run / "predictions.parquet")
-    stored = stored.query("part == 'id_test'").set_index("image")
-    Path("known").mkdir()
-    for path in stored.index:
-        shutil.copy(Path("datasets/raw/toy") / path, Path("known") / path.replace("/", "_"))
-    table, gauge = label_images(Path(), "tiny", run, CLASSES, Path("known"), crop=0.9)
-    table = table.set_index("image").loc[[path.replace("/", "_") for path in stored.index]]
-    logits = stored[[f"logit_{name}" for name in CLASSES]].to_numpy(float)
-    expected = probabilities(logits, gauge.temperature)
-    stated = table[[f"p_{name}" for name in CLASSES]].to_numpy(float)
-    np.testing.assert_allclose(stated, expected, atol=2e-3)  # logits are stored in float16
-    assert table["label"].tolist() == [CLASSES[k] for k in expected.argmax(1)]
 
 
 def test_the_answer_is_that_of_the_run_on_its_own_images(trained: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_evaluate import (
+from support.results import (
     CLASSES,
     predictions,
     results_with_own_targets,

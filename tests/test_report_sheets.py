@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from test_evaluate import predictions, run_record, write_experiment, write_run
+from support.results import predictions, run_record, write_experiment, write_run
 
 from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.effects import one_part_pairs

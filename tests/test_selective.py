@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import logit
-from test_evaluate import CLASSES, predictions, run_record, write_experiment, write_run
+from support.results import CLASSES, predictions, run_record, write_experiment, write_run
 
 from benchmark.errors import UserError
 from benchmark.evaluation import rejection, selective

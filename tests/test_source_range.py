@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from fields import draw_field
 from PIL import Image
+from support.fields import draw_field
 
 from benchmark.data.cards import load_cards
 from benchmark.data.prepare import decode_all

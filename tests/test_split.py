@@ -9,18 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from support.splits import split_anew
 
-from benchmark.data.cards import card_of, load_cards
 from benchmark.data.split import (
     read_split,
     split_digest,
-    split_domain,
     split_path,
     stratified,
     stratified_groups,
 )
 from benchmark.errors import UserError
-from benchmark.settings import SPLIT_PARTS, load_params
+from benchmark.settings import SPLIT_PARTS
 
 FRACTIONS = {"train": 0.6, "id_val": 0.1, "calibration": 0.1, "id_test": 0.2}
 
@@ -50,16 +49,6 @@ def test_groups_are_never_cut_and_a_class_in_four_groups_reaches_all_four_parts(
     assert (shares.loc["a", "train"], shares.loc["b", "train"]) == pytest.approx(
         (0.6, 0.6), abs=0.1
     )
-
-
-def split_anew(domain: str, tmp_path: Path) -> Path:
-    """The file that the command writes for a domain of the repository."""
-    params = load_params(REPOSITORY / "params.yaml")
-    card = card_of(load_cards(REPOSITORY / "datasets"), domain)
-    for name in ("manifests", "exclusions.csv", "same_cells.csv"):
-        (tmp_path / name).symlink_to(REPOSITORY / "datasets" / name)
-    split_domain(tmp_path, card, domain, params.split)
-    return split_path(tmp_path, domain)
 
 
 # raabin's is of the earlier rule: finished runs rest on it.

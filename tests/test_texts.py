@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import CARD, CLASSES, REPOSITORY
-from test_own_domain import cell
-from test_predict_images import RUN, trained, trained_template  # noqa: F401
+from support.laboratory import cell
+from support.trained import RUN, trained, trained_template  # noqa: F401
 
 from benchmark.data.cards import Card
 from benchmark.errors import UserError
