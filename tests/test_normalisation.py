@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from draw_normalisation import READINGS, placements, save_picture
 from PIL import Image
 from torch import nn
 
@@ -24,7 +25,6 @@ from benchmark.models.normalisation import (
     normalise,
     official_ibn_name,
 )
-from benchmark.models.normalisation_picture import READINGS, placements, save_picture
 from benchmark.models.weights import Weights
 
 PICTURE = Path(__file__).parents[1] / "docs" / "normalisation.png"

@@ -3,16 +3,16 @@
 import re
 from pathlib import Path
 
+import draw_phantoms
 import numpy as np
 import pandas as pd
 import pytest
+from draw_phantoms import STEPS
 from PIL import Image
 from scipy.ndimage import label as label_regions
 
 from benchmark import parallel
-from benchmark.data import phantom_pictures
 from benchmark.data.cards import load_cards
-from benchmark.data.phantom_pictures import STEPS
 from benchmark.errors import UserError
 from benchmark.phantom import acquisition as phantom
 from benchmark.phantom.acquisition import (
@@ -353,7 +353,7 @@ def test_the_card_has_knobs_for_every_acquisition_of_the_manifest() -> None:
     looks = {d.select["acquisition"]: d.acquisition for d in card.domains.values()}
     assert set(looks) == set(manifest()["acquisition"])
     assert looks["phantom-a"] == Acquisition()
-    assert phantom_pictures.read_acquisitions(REPOSITORY / "datasets" / "phantom.yaml") == looks
+    assert draw_phantoms.read_acquisitions(REPOSITORY / "datasets" / "phantom.yaml") == looks
     for domain in card.domains.values():
         assert domain.micrometre_per_pixel == domain.acquisition.pixel_size_um
 

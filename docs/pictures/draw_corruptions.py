@@ -1,16 +1,16 @@
 """The picture docs/corruptions.png: a drawn cell under every corruption and severity.
 
-`python -m benchmark.data.corruption_pictures` rewrites it. No stage of the pipeline depends on it.
+`python docs/pictures/draw_corruptions.py`, in the project's root, rewrites it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from draw_phantoms import save_picture
 from matplotlib.figure import Figure
 
 from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from benchmark.data.phantom_pictures import save_picture
 from benchmark.phantom.acquisition import Acquisition, draw
 
 

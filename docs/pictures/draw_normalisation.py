@@ -1,7 +1,7 @@
 """The picture of docs/normalisation.md: where the three readings of IBN normalise per image.
 
-`python -m benchmark.models.normalisation_picture` rewrites it from networks that are built and
-converted as in a run. No stage of the pipeline depends on this module.
+`python docs/pictures/draw_normalisation.py` rewrites it from networks that are built and converted
+as in a run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import nn
 
+import benchmark
 from benchmark.files import atomic
 from benchmark.models.build import build_model
 from benchmark.models.normalisation import InstanceBatchNorm
 from benchmark.progress import say
 
-STYLE = Path(__file__).parents[1] / "report" / "journal.mplstyle"
+STYLE = Path(benchmark.__file__).parent / "report" / "journal.mplstyle"
 BACKBONE, BLOCKS = "resnet34", (3, 4, 6, 3)
 READINGS = {
     "ibn_a": "official IBN-a",
@@ -156,6 +157,6 @@ def save_picture(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).parents[2] / "docs" / "normalisation.png"
+    target = Path(__file__).parents[1] / "normalisation.png"
     save_picture(target)
     say(f"{target} is drawn")

@@ -1,7 +1,6 @@
 """The pictures of docs/phantom.md and the manifest of the phantoms.
 
-`python -m benchmark.data.phantom_pictures` rewrites both. No stage of the pipeline depends on this
-module, so a picture can be changed without drawing an image anew.
+`python docs/pictures/draw_phantoms.py`, in the project's root, rewrites both.
 """
 
 from __future__ import annotations
