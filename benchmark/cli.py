@@ -716,7 +716,7 @@ def gallery(
     Reads predictions and the prepared images. Writes results/<profile>/gallery/, which is not for
     git.
     """
-    from benchmark.report.gallery import write_gallery
+    from benchmark.report.confident_errors import write_gallery
 
     path = write_gallery(ROOT, profile, run)
     say(f"wrote {path}; it shows images of other publishers: keep it on this machine")

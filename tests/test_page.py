@@ -101,14 +101,14 @@ def test_the_headline_is_made_of_the_leaderboards_numbers(page):
 
 
 def test_a_finding_names_two_methods_only_where_two_lead():
-    one = Finding("a->*", "a", "inductive", 1, 1, False, *("x", Cell(90.0), Cell(40.0)),
+    one = Finding("a->*", "a", "inductive", 1, False, *("x", Cell(90.0), Cell(40.0)),
                   *("x", Cell(40.0), Cell(10.0)))  # fmt: skip
     assert one.text == (
         "Trained on a, the method that is best there (x) has a macro-F1 of 90.0 % in-domain and of "
         "40.0 % on one other domain. The majority constant, which answers the commonest class of "
         "each test set, has 10.0 % there."
     )
-    two = Finding("a->corruptions", "a", "inductive", 2, 40, True, *("x", Cell(90.0), Cell(40.0)),
+    two = Finding("a->corruptions", "a", "inductive", 40, True, *("x", Cell(90.0), Cell(40.0)),
                   *("y", Cell(45.0, 40.0, 50.0), None))  # fmt: skip
     assert two.text.endswith("Best on average over them is y with 45.0 [40.0, 50.0] %.")
     assert "40 corrupted copies" in two.text

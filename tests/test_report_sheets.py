@@ -14,10 +14,9 @@ from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Method, Scenario, load_experiments
 from benchmark.report.claims import ensembles_against_members
-from benchmark.report.figures.forest import not_worse
-from benchmark.report.figures.overview import heat_maps
+from benchmark.report.figures.intervals import not_worse
+from benchmark.report.figures.overview import Speed, front, heat_maps, speeds
 from benchmark.report.figures.ranks import cliques, nemenyi, ranking
-from benchmark.report.figures.throughput import Speed, front, speeds
 from benchmark.report.report import report
 from benchmark.report.results import Results, load_scores
 from benchmark.report.table import Cell, sheet

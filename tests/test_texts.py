@@ -207,7 +207,7 @@ def test_d4_latex_prints_any_text(tmp_path: Path) -> None:
 def test_d13_figures_take_any_title_and_any_name(tmp_path: Path) -> None:
     import matplotlib.style
 
-    from benchmark.report.figures.style import STYLE, page, save
+    from benchmark.drawing import STYLE, page, save
 
     for number in range(0, 250, 25):
         with matplotlib.style.context(STYLE):

@@ -36,18 +36,9 @@ from benchmark.domains.facts import (
     nucleus_diameters,
     principal_components,
 )
+from benchmark.drawing import IN_DOMAIN, INK, MARKS, MILLIMETRE, PAGE_WIDTH, STYLE, page, save
 from benchmark.files import atomic, write_json, write_text
 from benchmark.progress import say
-from benchmark.report.figures.style import (
-    IN_DOMAIN,
-    INK,
-    MARKS,
-    MILLIMETRE,
-    PAGE_WIDTH,
-    STYLE,
-    page,
-    save,
-)
 from benchmark.settings import Params, Profile
 from benchmark.study.plan import profile_folder
 

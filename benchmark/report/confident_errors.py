@@ -6,16 +6,21 @@ others are not ours to publish; `write_gallery` shows them to who has them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from benchmark.audit.images import address
+from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.experiments import Experiment, Run, done_runs, read_run
+from benchmark.evaluation.experiments import Experiment, Run, done_runs, load_experiments, read_run
+from benchmark.files import write_text
 from benchmark.scenarios import corruption_of
+from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import Predictions
+from benchmark.texts import templates_beside
 
 MOST_SHOWN = 8
 """errors listed of each test set on the page"""
@@ -34,8 +39,7 @@ class Mistake(NamedTuple):
     runs_wrong: int
 
 
-@dataclass(frozen=True)
-class Mistakes:
+class Mistakes(NamedTuple):
     """The most confident errors on one test set."""
 
     domain: str
@@ -88,7 +92,7 @@ def confident_errors(
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
                 told = mistakes(test_set, scenario.source, classes, rows, most)
-                found.append(replace(told, own=test_set[0] in scenario.own))
+                found.append(told._replace(own=test_set[0] in scenario.own))
     return found
 
 
@@ -119,3 +123,34 @@ def mistakes(
         for row in order[:most]
     )
     return Mistakes(*test_set, source, len(votes), len(first.labels), len(wrong), shown)
+
+
+def write_gallery(root: Path, profile: str, run_id: str | None = None) -> Path:
+    """Write `results/<profile>/gallery/<run>.html`, which shows third-party images: it stays on the
+    machine that made it and is not for git.
+
+    Args:
+        run_id: the run whose errors are shown; without it, those of the report: all runs vote.
+
+    Raises:
+        UserError: no such run; its predictions or the prepared images are not here.
+    """
+    results = profile_folder(root, profile)
+    experiments = load_experiments(results)
+    found = confident_errors(results, experiments, run_id, MOST_PICTURES)
+    images = PreparedImages(root, profile, list(experiments[0].classes))
+    template = templates_beside(__file__).get_template("gallery.html.jinja")
+    text = template.render(
+        what=run_id or f"all runs of {profile}",
+        sets=[(one, list(zip(one.shown, pictures(images, one), strict=True))) for one in found],
+    )
+    path = results / "gallery" / f"{(run_id or 'all').replace('/', '__')}.html"
+    write_text(path, text)
+    return path
+
+
+def pictures(images: PreparedImages, found: Mistakes) -> list[str]:
+    """The address of each picture shown."""
+    whole = images.test_set(found.domain, found.part)
+    places = {name: place for place, name in enumerate(whole.table["image"])}
+    return [address(Image.fromarray(whole.pixels[places[one.image]])) for one in found.shown]

@@ -7,10 +7,10 @@ best method are not taken over, because they were tested within one experiment.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.experiments import Experiment, Scenario
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import METRICS
@@ -20,13 +20,45 @@ from benchmark.scenarios import corruption_of, sources_of
 
 
 @dataclass(frozen=True)
-class Finding:
+class Board:
+    """All methods in one scenario, track and metric."""
+
+    scenario: Scenario
+    track: str
+    metric: str
+    targets: int
+    """how many are in the mean"""
+    columns: tuple[Column, ...]
+    """in-domain and the summaries first, then the targets"""
+    rows: dict[str, Row] = field(default_factory=dict)
+    """by method, the majority constant among them"""
+    experiments: dict[str, list[str]] = field(default_factory=dict)
+    """method → the experiments that plan it"""
+
+    @property
+    def methods(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.method != MAJORITY]
+
+    def place(self, key: str) -> int | None:
+        return Block(self.columns, ()).place(key)
+
+    def add(self, experiment: Experiment, block: Block) -> None:
+        """Take over a block's rows; of two of one method the one with more runs stays."""
+        places = [block.place(column.key) for column in self.columns]
+        for row in block.rows:
+            cells = tuple(Cell(math.nan) if i is None else row.cells[i] for i in places)
+            self.experiments.setdefault(row.method, []).append(experiment.experiment)
+            known = self.rows.get(row.method)
+            if known is None or (row.planned and row.found >= known.found):
+                self.rows[row.method] = replace(row, cells=cells)
+
+
+class Finding(NamedTuple):
     """What the headline metric says about one scenario, every number as printed."""
 
     scenario: str
     source: str
     track: str
-    methods: int
     targets: int
     corrupted: bool
     """whether the targets are corruptions of the source, and no domains of their own"""
@@ -70,74 +102,58 @@ class Finding:
         return text.replace("°", "")
 
 
-def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[dict[str, Any]]:
-    """One object per (scenario, track, metric), in the order of the experiments.
-
-    Returns:
-        objects with `scenario`, `source`, `track`, `metric`, `targets` (how many are in the mean),
-        `corrupted`, `columns` (key, title, note), `rows` by method (method, experiments, found,
-        planned, runs, cells) and `majority` (cells).
-    """
-    boards: dict[tuple[str, str, str], dict[str, Any]] = {}
+def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[Board]:
+    """One board per (scenario, track, metric), in the order of the experiments."""
+    boards: dict[tuple[str, str, str], Board] = {}
     for experiment, table in tables:
         for block in table.blocks:
             key = (block.scenario.name, block.track, table.metric)
-            board = boards.setdefault(key, empty_board(block, table.metric))
-            places = {column.key: place for place, column in enumerate(block.columns)}
-            order = [places.get(column["key"]) for column in board["columns"]]
-            for row in block.rows:
-                add_row(board, experiment, row, order)
+            if key not in boards:
+                # A stable sort: the summaries come before the test sets that they are of.
+                columns = sorted(
+                    block.columns, key=lambda c: not (c.key == "in_domain" or c.is_summary)
+                )
+                own = (block.scenario, block.track, table.metric, len(block.counted))
+                boards[key] = Board(*own, tuple(columns))
+            boards[key].add(experiment, block)
     return list(boards.values())
 
 
-def empty_board(block: Block, metric: str) -> dict[str, Any]:
-    """A leaderboard without lines: in-domain and the summaries first, then the targets."""
-    # A stable sort: the summaries come before the test sets that they are of.
-    columns = sorted(block.columns, key=lambda c: not (c.key == "in_domain" or c.is_summary))
-    return {
-        "scenario": block.scenario.name,
-        "source": block.scenario.source,
-        "track": block.track,
-        "metric": metric,
-        "targets": len(block.counted),
-        "corrupted": any(map(corruption_of, block.scenario.targets)),
-        "columns": [describe(column) for column in columns],
-        "rows": {},
-        "majority": None,
-    }
+def findings(boards: list[Board]) -> list[Finding]:
+    """One finding per scenario and track that has a method with a run on other domains."""
+    found = []
+    for board in boards:
+        home, away = board.place("in_domain"), board.place("mean_target")
+        if board.metric != HEADLINE or away is None:
+            continue
+        rows = [
+            row
+            for row in board.methods
+            if not any(math.isnan(row.cells[place].mean) for place in (home, away))
+        ]
+        if not rows:
+            continue
+        best_home, best_away = (max(rows, key=lambda r, i=i: r.cells[i].mean) for i in (home, away))
+        constant = board.rows.get(MAJORITY)
+        found.append(
+            Finding(
+                board.scenario.name,
+                board.scenario.source,
+                board.track,
+                board.targets,
+                any(map(corruption_of, board.scenario.targets)),
+                best_home.method,
+                best_home.cells[home],
+                best_home.cells[away],
+                best_away.method,
+                best_away.cells[away],
+                constant and constant.cells[away],
+            )
+        )
+    return found
 
 
-def describe(column: Column) -> dict[str, str]:
-    """Key, title and the number of images below it."""
-    title, note = column_title(column), column_support(column)
-    if column.key == "in_domain":
-        title, note = "in-domain", f"{title.replace(' (in-domain)', '')}, {note}"
-    return {"key": column.key, "title": title, "note": note}
-
-
-def add_row(
-    board: dict[str, Any], experiment: Experiment, row: Row, order: list[int | None]
-) -> None:
-    """Put a method's cells into the leaderboard; of two lines the one with more runs stays."""
-    cells = [Cell(math.nan) if place is None else row.cells[place] for place in order]
-    if row.method == MAJORITY:
-        board["majority"] = board["majority"] or cells
-        return
-    known = board["rows"].setdefault(row.method, {"method": row.method, "experiments": []})
-    known["experiments"].append(experiment.experiment)
-    if row.found >= known.get("found", 0):
-        known |= {"found": row.found, "planned": row.planned, "cells": cells}
-        known |= {"runs": row.runs}
-
-
-def numbers(cell: Cell) -> list[float | None] | None:
-    """[mean, low, high] as printed."""
-    if math.isnan(cell.mean):
-        return None
-    return [None if math.isnan(value) else float(f"{value:.1f}") for value in cell[:3]]
-
-
-def as_json(boards: list[dict[str, Any]], experiments: list[Experiment]) -> dict[str, Any]:
+def as_json(boards: list[Board], experiments: list[Experiment]) -> dict[str, Any]:
     """What the page's script reads.
 
     A cell is [mean, low, high] in per cent with one decimal, or null; low and high are null
@@ -146,54 +162,46 @@ def as_json(boards: list[dict[str, Any]], experiments: list[Experiment]) -> dict
     return {
         "metrics": METRICS,
         "experiments": {e.experiment: e.title for e in experiments},
-        "boards": [
-            board
-            | {
-                "rows": [
-                    row | {"cells": list(map(numbers, row["cells"]))}
-                    for row in board["rows"].values()
-                ],
-                "majority": board["majority"] and list(map(numbers, board["majority"])),
-            }
-            for board in boards
-        ],
+        "boards": list(map(board_json, boards)),
     }
 
 
-def findings(boards: list[dict[str, Any]]) -> list[Finding]:
-    """One finding per scenario and track that has a method with a run on other domains."""
-    found = []
-    for board in boards:
-        if board["metric"] != HEADLINE:
-            continue
-        places = {column["key"]: place for place, column in enumerate(board["columns"])}
-        if "mean_target" not in places:
-            continue
-        home, away = places["in_domain"], places["mean_target"]
-        rows = [
-            row
-            for row in board["rows"].values()
-            if not any(math.isnan(row["cells"][place].mean) for place in (home, away))
-        ]
-        if not rows:
-            continue
-        best_home = max(rows, key=lambda row: row["cells"][home].mean)
-        best_away = max(rows, key=lambda row: row["cells"][away].mean)
-        constant = board["majority"]
-        found.append(
-            Finding(
-                board["scenario"],
-                board["source"],
-                board["track"],
-                len(rows),
-                board["targets"],
-                board["corrupted"],
-                best_home["method"],
-                best_home["cells"][home],
-                best_home["cells"][away],
-                best_away["method"],
-                best_away["cells"][away],
-                constant[away] if constant else None,
-            )
-        )
-    return found
+def board_json(board: Board) -> dict[str, Any]:
+    """A board as the page's script reads it."""
+    constant = board.rows.get(MAJORITY)
+    return {
+        "scenario": board.scenario.name,
+        "source": board.scenario.source,
+        "track": board.track,
+        "metric": board.metric,
+        "targets": board.targets,
+        "corrupted": any(map(corruption_of, board.scenario.targets)),
+        "columns": list(map(column_json, board.columns)),
+        "rows": [
+            {
+                "method": row.method,
+                "experiments": board.experiments[row.method],
+                "found": row.found,
+                "planned": row.planned,
+                "runs": row.runs,
+                "cells": list(map(numbers, row.cells)),
+            }
+            for row in board.methods
+        ],
+        "majority": constant and list(map(numbers, constant.cells)),
+    }
+
+
+def column_json(column: Column) -> dict[str, str]:
+    """Key, title and the number of images below it."""
+    title, note = column_title(column), column_support(column)
+    if column.key == "in_domain":
+        title, note = "in-domain", f"{title.replace(' (in-domain)', '')}, {note}"
+    return {"key": column.key, "title": title, "note": note}
+
+
+def numbers(cell: Cell) -> list[float | None] | None:
+    """[mean, low, high] as printed."""
+    if math.isnan(cell.mean):
+        return None
+    return [None if math.isnan(value) else float(f"{value:.1f}") for value in cell[:3]]

@@ -13,28 +13,39 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.style
 from matplotlib.figure import Figure
 
+from benchmark.drawing import STYLE, save
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, Run, Scenario
 from benchmark.files import read_json, write_json
 from benchmark.parallel import in_processes
 from benchmark.report.figures.confusion import Confusions, confusion_figure, load_confusions
-from benchmark.report.figures.corruptions import corruption_figure
-from benchmark.report.figures.curves import Curves, load_curves, reliability_figure, risk_figure
-from benchmark.report.figures.dumbbell import dumbbell_figure, grouped
+from benchmark.report.figures.curves import (
+    Curves,
+    corruption_figure,
+    load_curves,
+    reliability_figure,
+    risk_figure,
+    training_figure,
+    training_rows,
+)
 from benchmark.report.figures.embedding import (
     embedding_figure,
     embedding_pages,
     embedding_text,
     load_embeddings,
 )
-from benchmark.report.figures.forest import TEXT, forest_figure, forest_pages
-from benchmark.report.figures.overview import heat_figure, heat_maps
+from benchmark.report.figures.intervals import (
+    TEXT,
+    dumbbell_figure,
+    forest_figure,
+    forest_pages,
+    grouped,
+)
+from benchmark.report.figures.overview import heat_figure, heat_maps, speed_figure, speeds
 from benchmark.report.figures.ranks import rank_figure, ranking
-from benchmark.report.figures.style import save
-from benchmark.report.figures.throughput import speed_figure, speeds
-from benchmark.report.figures.training import training_figure, training_rows
 from benchmark.report.results import Results, done_ids, plain_targets
 from benchmark.report.tables import OVERVIEW
 from benchmark.speed.records import training_speeds
@@ -102,7 +113,8 @@ def read_index(folder: Path) -> dict[str, list[Picture]]:
 
 def save_job(folder: Path, job: Job) -> None:
     """Draw one figure."""
-    save(job.draw(), folder / job.picture.name)
+    with matplotlib.style.context(STYLE):
+        save(job.draw(), folder / job.picture.name)
 
 
 def job(owner: str, name: str, source: str, caption: str, draw: Callable[[], Figure]) -> Job:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmark.drawing import MARKS
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import counted_targets
 from benchmark.evaluation.experiments import (
@@ -24,7 +25,7 @@ from benchmark.evaluation.experiments import (
     predictions_digest,
 )
 from benchmark.evaluation.scores import majority_id
-from benchmark.metrics import MINIMUM_SUPPORT
+from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report.table import Cell
 from benchmark.scenarios import corruption_of
 from benchmark.schema import Record, read_record
@@ -241,3 +242,21 @@ def plain_targets(scenario: Scenario) -> list[str]:
 def counted_sets(scenario: Scenario, scores: Scores) -> tuple[tuple[str, str], ...]:
     """(domain, part) of the targets that the mean of targets is over."""
     return tuple((target, "shifted") for target in scores.counted[scenario.name])
+
+
+def shown_methods(
+    scenario: Scenario, runs: list[Run], scores: Scores, most: int = len(MARKS)
+) -> tuple[list[str], str]:
+    """The methods that a figure of lines has room for, in plan order, and a note on the others.
+
+    All that were run, or those with the highest mean of targets.
+    """
+    found = {name: done_ids(own) for name, own in by_method(runs).items() if done_ids(own)}
+    test_sets = counted_sets(scenario, scores) or scenario.test_sets[:1]
+    means = {
+        name: np.nan_to_num(values(scores, ids, test_sets, HEADLINE).mean())
+        for name, ids in found.items()
+    }
+    chosen = sorted(means, key=means.get, reverse=True)[:most]
+    note = f" ({most} of {len(found)} methods: highest mean of targets)"
+    return [name for name in found if name in chosen], note if len(found) > most else ""

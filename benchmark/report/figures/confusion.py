@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import textwrap
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from benchmark.drawing import INK, PAGE_WIDTH, canvas
 from benchmark.evaluation.experiments import Experiment, Run, Scenario, done_runs
-from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, canvas, shown_methods
-from benchmark.report.results import Results, Scores, by_method, done_ids
+from benchmark.report.results import Results, Scores, by_method, done_ids, shown_methods
 from benchmark.scenarios import corruption_of
 
 MOST_METHODS = 3
@@ -67,44 +66,43 @@ def confusion_figure(
     height = top + len(shown) * (side + gap) - gap + bottom
     small = 6 if len(classes) <= MOST_CLASSES else 4
     middles = side * (np.arange(len(classes)) + 0.5) / len(classes)
-    with matplotlib.style.context(STYLE):
-        figure, axes = canvas(height)
-        for down, method in enumerate(shown):
-            found = done_ids(methods[method])
-            y = top + down * (side + gap)
-            for across, (domain, part) in enumerate(test_sets):
-                x = left + across * (side + gutter)
-                matrices = [confusions[run_id, domain, part] for run_id in found]
-                total = sum(matrices, np.zeros((len(classes),) * 2, np.int64))
-                draw_confusion(axes, (x, y), side, total, max(len(found), 1))
-                if down == 0:
-                    count = int(total.sum()) // max(len(found), 1)
-                    place = "in-domain" if part == "id_test" else "target"
-                    name = "sources" if "+" in domain else domain
-                    where = {"ha": "center", "va": "bottom"}
-                    axes.text(x + side / 2, y - 4, name, fontsize=8, fontweight="bold", **where)
-                    axes.text(x + side / 2, y - 0.8, f"{place}, n = {count or '–'}", **where)
-                if down == len(shown) - 1:
-                    for middle, name in zip(middles, classes, strict=True):
-                        axes.text(x + middle, y + side + 0.8, name, rotation=90, ha="center",
-                                  va="top", fontsize=small)  # fmt: skip
-            for middle, name in zip(middles, classes, strict=True):
-                axes.text(left - 0.8, y + middle, name, ha="right", va="center", fontsize=small)
-            lines = [*textwrap.wrap(method, 17), f"{len(found)} of {len(methods[method])} seeds"]
-            axes.text(4.5, y + side / 2, "\n".join(lines), rotation=90, ha="center", va="center",
-                      fontsize=6.5)  # fmt: skip
-        some = f" Shown: {len(shown)} of {len(methods)} methods (highest mean of targets)."
-        axes.text(
-            left,
-            height - 1.5,
-            "Down: true class; across: predicted class. Cell: % of the true class, summed over "
-            f"seeds; empty: below {LEAST}.\nBeside a row: n, images of the class in the test set."
-            + (some if len(shown) < len(methods) else "")
-            + f" Found {len(done_ids(runs))} of {len(runs)} planned runs.",
-            fontsize=6.5,
-            color=INK,
-            va="bottom",
-        )
+    figure, axes = canvas(height)
+    for down, method in enumerate(shown):
+        found = done_ids(methods[method])
+        y = top + down * (side + gap)
+        for across, (domain, part) in enumerate(test_sets):
+            x = left + across * (side + gutter)
+            matrices = [confusions[run_id, domain, part] for run_id in found]
+            total = sum(matrices, np.zeros((len(classes),) * 2, np.int64))
+            draw_confusion(axes, (x, y), side, total, max(len(found), 1))
+            if down == 0:
+                count = int(total.sum()) // max(len(found), 1)
+                place = "in-domain" if part == "id_test" else "target"
+                name = "sources" if "+" in domain else domain
+                where = {"ha": "center", "va": "bottom"}
+                axes.text(x + side / 2, y - 4, name, fontsize=8, fontweight="bold", **where)
+                axes.text(x + side / 2, y - 0.8, f"{place}, n = {count or '–'}", **where)
+            if down == len(shown) - 1:
+                for middle, name in zip(middles, classes, strict=True):
+                    axes.text(x + middle, y + side + 0.8, name, rotation=90, ha="center",
+                              va="top", fontsize=small)  # fmt: skip
+        for middle, name in zip(middles, classes, strict=True):
+            axes.text(left - 0.8, y + middle, name, ha="right", va="center", fontsize=small)
+        lines = [*textwrap.wrap(method, 17), f"{len(found)} of {len(methods[method])} seeds"]
+        axes.text(4.5, y + side / 2, "\n".join(lines), rotation=90, ha="center", va="center",
+                  fontsize=6.5)  # fmt: skip
+    some = f" Shown: {len(shown)} of {len(methods)} methods (highest mean of targets)."
+    axes.text(
+        left,
+        height - 1.5,
+        "Down: true class; across: predicted class. Cell: % of the true class, summed over "
+        f"seeds; empty: below {LEAST}.\nBeside a row: n, images of the class in the test set."
+        + (some if len(shown) < len(methods) else "")
+        + f" Found {len(done_ids(runs))} of {len(runs)} planned runs.",
+        fontsize=6.5,
+        color=INK,
+        va="bottom",
+    )
     return figure
 
 

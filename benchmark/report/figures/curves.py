@@ -1,42 +1,47 @@
-"""Curves: reliability and risk-coverage of methods, in and out of domain, from `curves.parquet`."""
+"""Curves: reliability, risk against coverage, macro-F1 by severity, and the course of training."""
 
 from __future__ import annotations
 
 import itertools
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from benchmark.evaluation.experiments import Run, Scenario
-from benchmark.report.figures.style import (
+from benchmark.drawing import (
     CONSTANT,
     IN_DOMAIN,
     INK,
     SHIFTED,
-    STYLE,
+    line_handles,
     mark_of,
+    outer_labels,
     panels,
-    shown_methods,
     title,
 )
+from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.metrics import HEADLINE
 from benchmark.report.results import (
+    Records,
     Results,
     Scores,
     by_method,
+    cell,
     counted_sets,
     done_ids,
     plain_targets,
+    shown_methods,
     values,
 )
+from benchmark.scenarios import corruption_of
 
 ACROSS = 4
 """panels side by side"""
-FEWEST = 10
+FEWEST_IMAGES = 10
 """images for which a bin is drawn"""
-GRID = np.linspace(0.025, 1, 40)
+COVERAGES = np.linspace(0.025, 1, 40)
 """coverages at which curves of several seeds are averaged"""
 
 Curves = dict[tuple[str, str, str, str], np.ndarray]
@@ -68,47 +73,32 @@ def reliability_figure(
     shown, note = shown_methods(scenario, runs, scores)
     across = min(ACROSS, len(shown))
     ticks = np.linspace(0, 1, 5)
-    with matplotlib.style.context(STYLE):
-        figure, found = panels(len(shown), across, (37.4, 37.4), (5, 8), (11, 10, 4, 9))
-        for place, (axes, method) in enumerate(zip(found, shown, strict=True)):
-            ids = done_ids(by_method(runs)[method])
-            axes.plot([0, 1], [0, 1], color=CONSTANT, linewidth=0.7, linestyle=(0, (3, 2)))
-            texts = []
-            for test_sets, colour, marker, label in (
-                (scenario.test_sets[:1], IN_DOMAIN, "o", "in-domain"),
-                ([(t, "shifted") for t in plain_targets(scenario)], SHIFTED, "D", "targets"),
-            ):
-                keys = itertools.product(ids, test_sets)
-                x, y, share = pooled_bins(
-                    [
-                        curves[i, *t, "reliability"]
-                        for i, t in keys
-                        if (i, *t, "reliability") in curves
-                    ]
-                )
-                axes.plot(x, y, color=colour, linewidth=0.9, zorder=2)
-                axes.scatter(x, y, 2 + 90 * share, color=colour, marker=marker, alpha=0.55,
-                             linewidth=0, zorder=3)  # fmt: skip
-                error = (
-                    100 * np.nanmean(values(scores, ids, tuple(test_sets), "ece"))
-                    if len(x)
-                    else np.nan
-                )
-                texts.append((f"ECE {label} {error:.1f}", colour))
-            for line, (text, colour) in enumerate(texts):
-                axes.text(0.97, 0.11 - 0.08 * line, text, transform=axes.transAxes, ha="right",
-                          fontsize=6, color=colour)  # fmt: skip
-            # The longest names of a grid fill a panel at this size.
-            axes.set_title(method, fontsize=5.6, fontweight="normal")
-            axes.set(xlim=(0, 1), ylim=(0, 1))
-            lowest = place + across >= len(shown)
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks] if lowest else [])
-            axes.set_yticks(ticks, [] if place % across else [f"{tick:g}" for tick in ticks])
-            if not place % across:
-                axes.set_ylabel("accuracy")
-            if lowest:
-                axes.set_xlabel("stated confidence")
-        title(figure, f"Trained on {scenario.short_source}{note}")
+    figure, found = panels(len(shown), across, (37.4, 37.4), (5, 8), (11, 10, 4, 9))
+    for axes, method in zip(found, shown, strict=True):
+        ids = done_ids(by_method(runs)[method])
+        axes.plot([0, 1], [0, 1], color=CONSTANT, linewidth=0.7, linestyle=(0, (3, 2)))
+        texts = []
+        for test_sets, colour, marker, label in (
+            (scenario.test_sets[:1], IN_DOMAIN, "o", "in-domain"),
+            ([(t, "shifted") for t in plain_targets(scenario)], SHIFTED, "D", "targets"),
+        ):
+            keys = ((i, *t, "reliability") for i, t in itertools.product(ids, test_sets))
+            x, y, share = pooled_bins([curves[key] for key in keys if key in curves])
+            axes.plot(x, y, color=colour, linewidth=0.9, zorder=2)
+            axes.scatter(x, y, 2 + 90 * share, color=colour, marker=marker, alpha=0.55,
+                         linewidth=0, zorder=3)  # fmt: skip
+            error = (
+                100 * np.nanmean(values(scores, ids, tuple(test_sets), "ece")) if len(x) else np.nan
+            )
+            texts.append((f"ECE {label} {error:.1f}", colour))
+        for line, (text, colour) in enumerate(texts):
+            axes.text(0.97, 0.11 - 0.08 * line, text, transform=axes.transAxes, ha="right",
+                      fontsize=6, color=colour)  # fmt: skip
+        # The longest names of a grid fill a panel at this size.
+        axes.set_title(method, fontsize=5.6, fontweight="normal")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+    outer_labels(found, across, "stated confidence", "accuracy", ticks, ticks)
+    title(figure, f"Trained on {scenario.short_source}{note}")
     return figure
 
 
@@ -119,7 +109,7 @@ def pooled_bins(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nda
     x, y, n = np.concatenate(found).T
     place = np.clip(np.ceil(x * 15).astype(int) - 1, 0, 14)
     total = np.bincount(place, n, 15)
-    full = total >= FEWEST
+    full = total >= FEWEST_IMAGES
     means = [np.bincount(place, n * what, 15)[full] / total[full] for what in (x, y)]
     return *means, total[full] / total.sum()
 
@@ -129,31 +119,25 @@ def risk_figure(scenario: Scenario, runs: list[Run], scores: Scores, curves: Cur
     shown, note = shown_methods(scenario, runs, scores)
     test_sets = [scenario.test_sets[0], *((t, "shifted") for t in plain_targets(scenario))]
     across = min(3, len(test_sets))
-    ticks = np.linspace(0, 1, 6)
-    with matplotlib.style.context(STYLE):
-        below = 13 + 3.2 * len(shown)
-        width = 49 if across == 3 else 75
-        figure, found = panels(len(test_sets), across, (width, 32), (9, 8), (12, 10, 3, below))
-        for place, (axes, test_set) in enumerate(zip(found, test_sets, strict=True)):
-            draw_risk(axes, test_set, runs, shown, curves)
-            lowest = place + across >= len(test_sets)
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks] if lowest else [])
-            if lowest:
-                axes.set_xlabel("coverage (most confident first)")
-            if not place % across:
-                axes.set_ylabel("risk: wrong among answered")
-        handles = []
-        for method in shown:
-            marker, colour = mark_of(method, shown)
-            ids = done_ids(by_method(runs)[method])
-            home, away = (
-                100 * np.nanmean(values(scores, ids, tuple(where), "aurc"))
-                for where in (test_sets[:1], counted_sets(scenario, scores) or test_sets)
-            )
-            text = f"{method}: AURC {home:.1f} in-domain, {away:.1f} mean of targets (× 100)"
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=text))
-        figure.legend(handles=handles, loc="lower left", ncols=1, fontsize=6.5)
-        title(figure, f"Trained on {scenario.short_source}{note}")
+    below = 13 + 3.2 * len(shown)
+    width = 49 if across == 3 else 75
+    figure, found = panels(len(test_sets), across, (width, 32), (9, 8), (12, 10, 3, below))
+    for axes, test_set in zip(found, test_sets, strict=True):
+        draw_risk(axes, test_set, runs, shown, curves)
+    labels = ("coverage (most confident first)", "risk: wrong among answered")
+    outer_labels(found, across, *labels, np.linspace(0, 1, 6))
+    handles = []
+    for method in shown:
+        marker, colour = mark_of(method, shown)
+        ids = done_ids(by_method(runs)[method])
+        home, away = (
+            100 * np.nanmean(values(scores, ids, tuple(where), "aurc"))
+            for where in (test_sets[:1], counted_sets(scenario, scores) or test_sets)
+        )
+        text = f"{method}: AURC {home:.1f} in-domain, {away:.1f} mean of targets (× 100)"
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=text))
+    figure.legend(handles=handles, loc="lower left", ncols=1, fontsize=6.5)
+    title(figure, f"Trained on {scenario.short_source}{note}")
     return figure
 
 
@@ -165,17 +149,129 @@ def draw_risk(
     highest = 0.05
     for method in shown:
         ids = done_ids(by_method(runs)[method])
-        found = [curves[i, *test_set, "risk_coverage"] for i in ids
-                 if (i, *test_set, "risk_coverage") in curves]  # fmt: skip
+        keys = ((i, *test_set, "risk_coverage") for i in ids)
+        found = [curves[key] for key in keys if key in curves]
         if not found:
             continue
         n = int(found[0][-1, 2])
-        mean = np.mean([np.interp(GRID, c[:, 0], c[:, 1]) for c in found], axis=0)
+        mean = np.mean([np.interp(COVERAGES, c[:, 0], c[:, 1]) for c in found], axis=0)
         marker, colour = mark_of(method, shown)
-        axes.plot(GRID, mean, color=colour, marker=marker, markevery=(7, 8), markersize=2.8)
+        axes.plot(COVERAGES, mean, color=colour, marker=marker, markevery=(7, 8), markersize=2.8)
         highest = max(highest, mean.max())
     place = "in-domain" if test_set[1] == "id_test" else "target"
     name = "sources" if "+" in test_set[0] else test_set[0]
     axes.set_title(f"{name} ({place}), n = {n or '–'}", fontsize=6.5, color=INK)
     axes.set(xlim=(0, 1), ylim=(0, min(1, 1.12 * highest)))
     axes.grid(axis="y")
+
+
+CORRUPTIONS_ACROSS = 5
+BANDS = 3
+"""With more methods, intervals would hide each other."""
+
+
+def corruption_figure(
+    experiment: Experiment, track: str, scenario: Scenario, runs: list[Run], scores: Scores
+) -> Figure:
+    """Mean over seeds at severity 0 (in-domain test) to 4."""
+    shown, note = shown_methods(scenario, runs, scores)
+    where = (experiment.experiment, scenario.name, track)
+    targets: dict[str, list[tuple[int, str]]] = {}
+    for target in scenario.targets:
+        if found := corruption_of(target):
+            targets.setdefault(found[1], []).append((found[2], target))
+    across = min(CORRUPTIONS_ACROSS, len(targets))
+    below = 14 + 3.2 * -(-len(shown) // 3)
+    figure, found = panels(len(targets), across, (30, 25), (4, 8), (11, 10, 3, below))
+    for axes, (corruption, own) in zip(found, targets.items(), strict=True):
+        for method in shown:
+            points = [(0, "in_domain"), *sorted(own)]
+            cells = [cell(scores, where, method, HEADLINE, "", name) for _, name in points]
+            x = [severity for severity, _ in points]
+            marker, colour = mark_of(method, shown)
+            axes.plot(x, [c.mean for c in cells], color=colour, marker=marker, markersize=3)
+            if len(shown) <= BANDS:
+                low, high = ([getattr(c, end) for c in cells] for end in ("low", "high"))
+                axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set_title(corruption.replace("_", " "), fontsize=6.5)
+        axes.set(ylim=(0, 100))
+        axes.grid(axis="y")
+    outer_labels(found, across, "severity", "macro-F1 (%)", range(5), range(0, 101, 20))
+    figure.legend(handles=line_handles(shown), loc="lower left", ncols=3, fontsize=6.5)
+    title(figure, f"Trained on {scenario.source}; severity 0 is the unchanged image{note}")
+    return figure
+
+
+Source = tuple[str, list[Run], list[str]]
+"""title, runs, and the methods shown of them"""
+FEWEST_METHODS = 3
+"""methods that make curves worth comparing"""
+MOST_SOURCES = 3
+"""sources that a figure has room for"""
+PANELS = (("train_loss", "training loss"), ("id_val_macro_f1", "macro-F1 on id_val (%)"))
+
+
+def training_rows(experiment: Experiment, records: Records, scores: Scores) -> list[Source]:
+    """What there is to show: the first scenario of each source, runs that trained for themselves.
+
+    Readouts, inferences and ensembles answer from the training of another run, whose curves stand
+    with that run.
+    """
+    rows: list[Source] = []
+    seen: set[str] = set()
+    for (scenario, _), runs in experiment.blocks().items():
+        own = [run for run in runs if trained(run) and records.get(run.run_id, {}).get("history")]
+        if len(by_method(own)) >= FEWEST_METHODS and scenario.source not in seen:
+            seen.add(scenario.source)
+            shown, note = shown_methods(scenario, own, scores)
+            rows.append((f"Trained on {scenario.short_source}{note}", own, shown))
+    return rows[:MOST_SOURCES]
+
+
+def trained(run: Run) -> bool:
+    """Whether a run is the plain answer of a training, and no other answer drawn from it."""
+    return run.done and run.method.answers_itself
+
+
+def training_figure(rows: list[Source], records: Records) -> Figure:
+    """A row per source and two panels: thin lines are seeds, thick ones means of common epochs."""
+    names = list(dict.fromkeys(name for *_, shown in rows for name in shown))
+    below = 12 + 3.2 * -(-len(names) // 3)
+    figure, found = panels(2 * len(rows), 2, (74, 32), (14, 9), (14, 6, 4, below))
+    for place, (text, runs, shown) in enumerate(rows):
+        pair = found[2 * place : 2 * place + 2]
+        for axes, (key, label) in zip(pair, PANELS, strict=True):
+            for method in shown:
+                draw_history(axes, key, by_method(runs)[method], records, mark_of(method, names))
+            axes.set_ylabel(label)
+            axes.grid(axis="y")
+        pair[0].set_yscale("log")
+        pair[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        pair[0].yaxis.set_major_formatter("{x:g}")
+        pair[0].yaxis.set_minor_locator(NullLocator())
+        pair[0].set_title(text, fontsize=7.5)
+    for axes in found[-2:]:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(handles=line_handles(names), loc="lower left", ncols=3, fontsize=6.5)
+    return figure
+
+
+def draw_history(
+    axes: Axes, key: str, runs: list[Run], records: Records, mark: tuple[str, str]
+) -> None:
+    """Seeds of one method and, over the epochs that all have, their mean."""
+    factor = 100 if key.startswith("id_val") else 1
+    lines = [
+        [factor * epoch[key] for epoch in records[run.run_id]["history"] if key in epoch]
+        for run in runs
+    ]
+    lines = [line for line in lines if line]
+    if not lines:
+        return
+    for line in lines:
+        axes.plot(range(1, len(line) + 1), line, color=mark[1], linewidth=0.4, alpha=0.5)
+    common = min(map(len, lines))
+    mean = np.mean([line[:common] for line in lines], axis=0)
+    axes.plot(range(1, common + 1), mean, color=mark[1], marker=mark[0], markersize=2.6,
+              linewidth=1.1)  # fmt: skip

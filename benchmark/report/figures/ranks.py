@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from benchmark.drawing import INK, PAGE_WIDTH, canvas
 from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.metrics import HEADLINE
-from benchmark.report.figures.style import INK, PAGE_WIDTH, STYLE, canvas
 from benchmark.report.results import Scores, plain_targets, values
 
 FEWEST = 3
@@ -96,11 +95,10 @@ def rank_figure(ranked: Ranking) -> Figure:
     """The diagram: mean ranks on an axis, bars over methods that are not told apart."""
     groups = cliques(ranked.ranks, ranked.critical)
     half = -(-len(ranked.methods) // 2)
-    with matplotlib.style.context(STYLE):
-        height = 20.5 + 2.4 * len(groups) + 3.6 * half
-        names = 1.15 * max(map(len, ranked.methods)) + 14
-        figure, axes = canvas(height, min(2 * names + 58, PAGE_WIDTH))
-        draw(axes, ranked, groups, half)
+    height = 20.5 + 2.4 * len(groups) + 3.6 * half
+    names = 1.15 * max(map(len, ranked.methods)) + 14
+    figure, axes = canvas(height, min(2 * names + 58, PAGE_WIDTH))
+    draw(axes, ranked, groups, half)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Style: what all figures share: sizes in mm, colours and marks, and how a figure is written.
+"""Drawing: what all figures share: sizes in mm, colours and marks, and how a figure is written.
 
 Parts of a figure are placed by hand: an automatic layout draws everything once more, and axes of
 their own for every column or matrix cost more than all that is in them.
@@ -19,13 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from benchmark.evaluation.experiments import Run, Scenario
 from benchmark.files import atomic
-from benchmark.metrics import HEADLINE
-from benchmark.report.results import Scores, by_method, counted_sets, done_ids, values
 from benchmark.texts import visible
 
-STYLE = Path(__file__).parents[1] / "journal.mplstyle"
+STYLE = Path(__file__).with_name("journal.mplstyle")
 MILLIMETRE = 1 / 25.4
 """inches"""
 PAGE_WIDTH = 180.0
@@ -63,24 +60,6 @@ def line_handles(names: Sequence[str]) -> list[Line2D]:
         Line2D([], [], color=colour, marker=marker, markersize=3, label=name)
         for name, (marker, colour) in zip(names, marks, strict=True)
     ]
-
-
-def shown_methods(
-    scenario: Scenario, runs: list[Run], scores: Scores, most: int = len(MARKS)
-) -> tuple[list[str], str]:
-    """The methods that a figure of lines has room for, in plan order, and a note on the others.
-
-    All that were run, or those with the highest mean of targets.
-    """
-    found = {name: done_ids(own) for name, own in by_method(runs).items() if done_ids(own)}
-    test_sets = counted_sets(scenario, scores) or scenario.test_sets[:1]
-    means = {
-        name: np.nan_to_num(values(scores, ids, test_sets, HEADLINE).mean())
-        for name, ids in found.items()
-    }
-    chosen = sorted(means, key=means.get, reverse=True)[:most]
-    note = f" ({most} of {len(found)} methods: highest mean of targets)"
-    return [name for name in found if name in chosen], note if len(found) > most else ""
 
 
 def page(height: float, width: float = PAGE_WIDTH, automatic: bool = True) -> Figure:
@@ -133,6 +112,23 @@ def panels(
         box = (x / width, 1 - y / height, size[0] / width, size[1] / height)
         found.append(figure.add_axes(box))
     return figure, found
+
+
+def outer_labels(
+    found: Sequence[Axes],
+    across: int,
+    x: str,
+    y: str,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float] | None = None,
+) -> None:
+    """Ticks on all panels; their numbers and the names of axes at the lowest and leftmost alone."""
+    for place, axes in enumerate(found):
+        lowest, leftmost = place + across >= len(found), place % across == 0
+        axes.set_xticks(x_ticks, [f"{tick:g}" for tick in x_ticks] if lowest else [])
+        if y_ticks is not None:
+            axes.set_yticks(y_ticks, [f"{tick:g}" for tick in y_ticks] if leftmost else [])
+        axes.set(xlabel=x if lowest else "", ylabel=y if leftmost else "")
 
 
 def title(figure: Figure, text: str) -> None:
