@@ -18,10 +18,9 @@ from benchmark.evaluation.experiments import Scenario, load_experiments
 from benchmark.report.blocks import LEGEND, build_table
 from benchmark.report.paper.latex import description, flat, inline, macros, tex
 from benchmark.report.paper.numbers import seeds_of
-from benchmark.report.paper.paper import write_paper
+from benchmark.report.paper.paper import MOST_ROWS, floats_text, sentence, write_paper
+from benchmark.report.paper.paper import printed as as_printed
 from benchmark.report.paper.prose import experiments_shown, fillings, prose
-from benchmark.report.paper.sections import MOST_ROWS, floats_text, sentence
-from benchmark.report.paper.sections import printed as as_printed
 from benchmark.report.results import Results, load_scores
 from benchmark.report.table import Block, Cell, Column, Row, Table, sheet
 from benchmark.report.tables import Tables, tables_of

@@ -7,35 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmark.evaluation.experiments import Experiment
+from benchmark.parts import AXES, BLOCKS, PARTS
 from benchmark.report.facts import DataCard
 from benchmark.report.write import label
 from benchmark.texts import latex
 
-BLOCKS = (
-    "normalisations",
-    "losses",
-    "recipes",
-    "augmentations",
-    "readouts",
-    "inferences",
-    "weights",
-    "methods",
-)
-"""Keys of `params.yaml` that hold building blocks; the settings list those that are used."""
-GRID = (
-    "scenarios",
-    "backbones",
-    "normalisations",
-    "losses",
-    "recipes",
-    "augmentations",
-    "framings",
-    "stains",
-    "readouts",
-    "inferences",
-    "methods",
-    "seeds",
-)
+GRID = ("scenarios", *(PARTS[axis].plural for axis in AXES), "methods", "seeds")
+"""Keys of an experiment that span its runs."""
 
 
 def tex(text: str) -> str:
@@ -126,7 +104,7 @@ def appendix(settings: dict[str, Any], profile: str, experiments: list[Experimen
     for method in (named[word] for word in sorted(words) if word in named):
         words |= {str(value) for value in method.values() if not isinstance(value, (dict, list))}
     parts.append("\\subsection{Building blocks}")
-    for kind in BLOCKS:
+    for kind in (*BLOCKS.values(), "methods"):
         used = {k: v for k, v in (settings.get(kind) or {}).items() if k in words}
         if used:
             shown = {name: inline(value) for name, value in used.items()}

@@ -13,6 +13,7 @@ from benchmark.report import facts
 from benchmark.report.blocks import METRICS
 from benchmark.report.leaderboard import Finding
 from benchmark.report.paper.latex import joined
+from benchmark.report.table import Cell
 from benchmark.report.write import cell_text, number
 
 
@@ -72,24 +73,24 @@ def numbers(
 def lead(found: list[Finding]) -> dict[str, str]:
     """The macros of the abstract: the first finding, whose targets are other domains."""
     first = next((f for f in found if not f.corrupted), None)
-    cells = {} if first is None else {
-        "LeadInDomain": first.home_in_domain,
-        "LeadTargets": first.home_mean_target,
-        "LeadBestTargets": first.abroad_mean_target,
-        "LeadMajority": first.constant,
-    }  # fmt: skip
-    names = ("LeadInDomain", "LeadTargets", "LeadBestTargets", "LeadMajority")
-    texts = {
-        name: f"{cell_text(cells[name])} %".replace("°", "") if cells.get(name) else "(no run)"
-        for name in names
-    }
-    words = {
-        "LeadSource": first.source if first else "(no run)",
-        "LeadOthers": first.others if first else "(no run)",
-        "LeadMethod": first.home if first else "(no run)",
-        "LeadBestMethod": first.abroad if first else "(no run)",
-    }
-    return texts | words
+    values = (
+        ("LeadSource", first and first.source),
+        ("LeadOthers", first and first.others),
+        ("LeadMethod", first and first.home),
+        ("LeadBestMethod", first and first.abroad),
+        ("LeadInDomain", first and first.home_in_domain),
+        ("LeadTargets", first and first.home_mean_target),
+        ("LeadBestTargets", first and first.abroad_mean_target),
+        ("LeadMajority", first and first.constant),
+    )
+    return {name: lead_text(value) for name, value in values}
+
+
+def lead_text(value: str | Cell | None) -> str:
+    """A name, or a value with its interval and without its mark."""
+    if isinstance(value, Cell):
+        return f"{cell_text(value._replace(as_good=False))} %"
+    return value or "(no run)"
 
 
 def seeds_of(experiments: list[Experiment]) -> str:
