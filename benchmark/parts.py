@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from benchmark.errors import UserError, suggest
-from benchmark.schema import Strict, check_method
+from benchmark.schema import Strict
 from benchmark.texts import shortened
 
 Block = dict[str, Any]
@@ -52,11 +52,7 @@ class Parts(Strict):
     The order is that of a canonical name, and of the axes of a grid, the slowest first.
     """
 
-    backbone: Annotated[
-        str,
-        AfterValidator(lambda name: name and check_method(name)),
-        Part("backbones", compared=False),
-    ] = ""
+    backbone: Annotated[str, Part("backbones", compared=False)] = ""
     """A timm name, or one of `benchmark/models`."""
     normalisation: Annotated[
         str,

@@ -184,6 +184,9 @@ def known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
 # --------------------------------------------------------------------------- records
 
 
+AnyRecord = TypeVar("AnyRecord", bound="Record")
+
+
 class Record(BaseModel):
     """What is read of a JSON record; it may hold more keys."""
 
@@ -191,7 +194,13 @@ class Record(BaseModel):
 
 
 def read_record(path: Path, shape: type[Record], again: str) -> dict[str, Any]:
-    """Read a JSON record as it is, if it holds what `shape` says.
+    """Read a JSON record as it is, if it holds what `shape` says; see `read_shape`."""
+    read_shape(path, shape, again)
+    return read_json(path, again)
+
+
+def read_shape(path: Path, shape: type[AnyRecord], again: str) -> AnyRecord:
+    """Read a JSON record.
 
     Raises:
         UserError: it is missing, broken, a list, or lacks a key; the line says what makes it anew.
@@ -200,46 +209,11 @@ def read_record(path: Path, shape: type[Record], again: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__} and no record: {again}")
     try:
-        shape.model_validate(value)
+        return shape.model_validate(value)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(shortened(str(part)) for part in fault["loc"])
         raise UserError(f"{path}: {place}: {fault['msg']}: {again}") from None
-    return value
-
-
-class PlannedScenario(Record):
-    """What a planned run trains and is tested on."""
-
-    name: str
-    source: str
-    targets: list[str]
-
-
-class PlannedRun(Record):
-    """A run as `plan` writes it."""
-
-    run_id: RunId
-    fingerprint: str
-    training_fingerprint: str
-    answering: str
-    skip: str | None
-    track: str
-    seed: int
-    scenario: PlannedScenario
-    tested: dict[str, str]
-    method: dict[str, str]
-    settings: dict[str, Any]
-
-
-class Plan(Record):
-    """`plans/<experiment>.json`."""
-
-    experiment: Name
-    profile: ProfileName
-    title: str
-    classes: Annotated[list[str], Field(min_length=1)]
-    runs: list[PlannedRun]
 
 
 class PreparedDomain(Record):
@@ -285,23 +259,6 @@ class Ranges(Record):
     ranges: list[KeptRange]
 
 
-class DoneScenario(Record):
-    """What a run on disk was trained on."""
-
-    source: str
-
-
-class Done(Record):
-    """`run.json`, as far as it is read beside its fingerprint."""
-
-    run_id: RunId
-    outcome: str
-    training_fingerprint: str
-    method: dict[str, str]
-    scenario: DoneScenario
-    settings: dict[str, Any]
-
-
 class Find(Record):
     """A find of the audit."""
 
@@ -326,11 +283,6 @@ class Audit(Record):
     pairs_kept_together_by_their_group: int
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """A plan: `results/<profile>/plans/<experiment>.json`."""
-    return read_record(path, Plan, f"run `wbc-shift plan -p {Path(path).parent.parent.name}`")
-
-
 def read_prepared(path: Path) -> dict[str, Any]:
     """What `prepare` made: `results/<profile>/data.json`."""
     return read_record(path, Prepared, f"run `wbc-shift prepare -p {Path(path).parent.name}`")
@@ -345,9 +297,3 @@ def read_kept_ranges(path: Path) -> list[dict[str, Any]]:
 def read_audit(path: Path) -> dict[str, Any]:
     """What the audit found: `results/<profile>/audit.json`."""
     return read_record(path, Audit, f"run `wbc-shift audit -p {Path(path).parent.name}`")
-
-
-def read_done(path: Path) -> dict[str, Any]:
-    """The record of a run: `results/<profile>/runs/<run id>/run.json`."""
-    profile = Path(path).parents[4].name
-    return read_record(path, Done, f"delete it, and run `wbc-shift train -p {profile}`")

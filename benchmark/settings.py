@@ -165,6 +165,11 @@ class Method(Parts):
     """Methods of the same experiment whose probabilities are averaged: an ensemble, which has no
     other part."""
 
+    @field_validator("backbone")
+    @classmethod
+    def _timm_name(cls, name: str) -> str:
+        return name and check_method(name)
+
     @model_validator(mode="after")
     def _network_or_members(self) -> Method:
         if bool(self.backbone) == bool(self.members):

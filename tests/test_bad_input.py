@@ -215,7 +215,8 @@ def read(path: str) -> None:
     """Read a record as the commands do."""
     from benchmark.evaluation.experiments import load_experiments
     from benchmark.report.facts import audit_summary
-    from benchmark.schema import read_plan, read_prepared
+    from benchmark.schema import read_prepared
+    from benchmark.study.plan import read_plan
 
     readers = {"data": read_prepared, "first": read_plan, "audit": read_prepared}
     if "experiments" in path:

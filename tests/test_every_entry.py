@@ -132,10 +132,10 @@ def test_the_second_stage_leaves_every_tensor_of_the_network_as_the_first_left_i
 
     monkeypatch.setattr(runner, "predict_parts", spy)
     (run,) = plan_one(root, params, "small", "le-resnet50", SINGLE, 1)
-    assert run["method"]["readout"] == "decoupled"
+    assert run.method.readout == "decoupled"
     train_one(root, "small", CLASSES, [run])
     ((before, after),) = seen
-    kept = read_checkpoint(checkpoint_path(root, "small", run["training_fingerprint"])).state
+    kept = read_checkpoint(checkpoint_path(root, "small", run.training_fingerprint)).state
     assert any("running_var" in name for name in before)
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
@@ -151,7 +151,7 @@ def test_what_answers_is_the_epoch_that_is_best_on_the_source_s_validation(
     params = params.model_copy(update={"methods": longer})
     (run,) = plan_one(root, params, "small", "longer", SINGLE, 0)
     train_one(root, "small", CLASSES, [run])
-    folder = root / "results" / "small" / "runs" / run["run_id"]
+    folder = root / "results" / "small" / "runs" / run.run_id
     record, table = read_json(folder / "run.json"), pd.read_parquet(folder / "predictions.parquet")
     scores = [epoch["id_val_macro_f1"] for epoch in record["history"]]
     assert record["selection"]["best_epoch"] == int(np.argmax(scores))
@@ -162,7 +162,7 @@ def test_what_answers_is_the_epoch_that_is_best_on_the_source_s_validation(
     assert macro_f1_present(confusion) == pytest.approx(max(scores))
     # The kept state, in a network of its own, gives what was recorded of images never validated on.
     model = build.build_model("resnet10t", "bn", {}, len(CLASSES), 32, seed=5)
-    kept = read_checkpoint(checkpoint_path(root, "small", run["training_fingerprint"]))
+    kept = read_checkpoint(checkpoint_path(root, "small", run.training_fingerprint))
     model.load_state_dict(kept.state)
     tested = PreparedImages(root, "small", CLASSES).part("phantom-a", "id_test")
     again = predict(model, tested.pixels, "fp32", torch.device("cpu"))

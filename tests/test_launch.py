@@ -20,8 +20,9 @@ from benchmark import cli
 from benchmark.execution import runner
 from benchmark.execution.launch import carry_out_together, missing_tasks, waves
 from benchmark.files import read_json
-from benchmark.study.plan import plan_path
+from benchmark.study.plan import plan_path, read_plan
 from benchmark.study.records import locks_folder, run_lock
+from benchmark.study.runs import Member, Run, RunSettings
 
 RUNS = int(os.environ.get("WBC_RUNS", "4"))
 """How many meet the killed worker and the lost machine: an even number."""
@@ -38,8 +39,8 @@ def grid(prepared: Path) -> Path:
     return prepared
 
 
-def planned(root: Path) -> list[dict]:
-    return read_json(plan_path(root, "tiny", "first"))["runs"]
+def planned(root: Path) -> list[Run]:
+    return read_plan(plan_path(root, "tiny", "first")).runs
 
 
 def predictions(root: Path) -> dict[str, bytes]:
@@ -88,17 +89,18 @@ def records_written(root: Path, process: subprocess.Popen) -> Iterator[tuple[str
 def test_runs_of_one_training_go_together_and_finished_ones_nowhere(grid: Path) -> None:
     runs = planned(grid)
     plan = plan_path(grid, "tiny", "first")
-    text = plan.read_text().replace(
-        runs[1]["training_fingerprint"], runs[0]["training_fingerprint"]
-    )
+    text = plan.read_text().replace(runs[1].training_fingerprint, runs[0].training_fingerprint)
     plan.write_text(text)
     tasks = missing_tasks(grid, "tiny", ["first", "first"])
     assert [len(task) for task in tasks] == [2, 1, 1]
-    assert [run["run_id"] for run in tasks[0]] == [runs[0]["run_id"], runs[1]["run_id"]]
+    assert [run.run_id for run in tasks[0]] == [runs[0].run_id, runs[1].run_id]
 
 
 def test_ensembles_wait_for_their_members() -> None:
-    network, ensemble = {"settings": {}}, {"settings": {"members": [{"run_id": "a"}]}}
+    member = Member(run_id="a/b/seed0", fingerprint="1")
+    network, ensemble = (
+        Run.model_construct(settings=RunSettings(members=members)) for members in ((), (member,))
+    )
     assert waves([[ensemble], [network]]) == [[[network]], [[ensemble]]]
 
 

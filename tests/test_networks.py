@@ -23,8 +23,9 @@ from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.build import build_model
 from benchmark.models.predict import log_mean_probability
 from benchmark.settings import load_params
-from benchmark.study.plan import plan_profile
+from benchmark.study.plan import plan_profile, read_plan
 from benchmark.study.records import network_sha256, read_checkpoint, read_outcome, write_run
+from benchmark.study.runs import Run
 
 RUNS = Path("results/tiny/runs")
 CHECKPOINTS = Path("results/tiny/checkpoints")
@@ -116,10 +117,10 @@ def logits(run: Path) -> dict[tuple[str, str], np.ndarray]:
     return {name: t.filter(like="logit_").to_numpy() for name, t in tables}
 
 
-def planned(name: str, experiment: str = "shared") -> dict:
+def planned(name: str, experiment: str = "shared") -> Run:
     """The planned run of a method."""
-    runs = read_json(Path(f"results/tiny/plans/{experiment}.json"))["runs"]
-    return next(run for run in runs if run["method"]["name"] == name)
+    runs = read_plan(Path(f"results/tiny/plans/{experiment}.json")).runs
+    return next(run for run in runs if run.method.name == name)
 
 
 @pytest.mark.parametrize("hashed", [True, False])

@@ -17,7 +17,7 @@ from benchmark.parts import BLOCKS, PARTS, build, check_block, registry
 from benchmark.settings import load_params
 from benchmark.study import numerics
 from benchmark.study.plan import read_data
-from benchmark.study.runs import Run, check_sampler, expand
+from benchmark.study.runs import check_sampler, expand
 from benchmark.training.losses import LOSSES
 
 NAMED = """\
@@ -29,11 +29,11 @@ profiles:
 """
 
 
-def runs(experiment: str = "first") -> dict[str, Run]:
-    """The expanded runs of the toy profile, by run id."""
+def runs(experiment: str = "first") -> dict[str, dict]:
+    """The expanded runs of the toy profile as they are written, by run id."""
     params, root = load_params(), Path()
     prepared = read_data(root, "tiny", params.profile("tiny"))
-    return {r["run_id"]: r for r in expand(root, params, "tiny", experiment, prepared)}
+    return {r.run_id: r.record() for r in expand(root, params, "tiny", experiment, prepared)}
 
 
 def with_named_methods(project: Path, methods: str, more: str = "") -> None:

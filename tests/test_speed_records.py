@@ -15,6 +15,7 @@ from benchmark.speed import measure
 from benchmark.speed.measure import Timing, in_turn, measure_network, networks, rates
 from benchmark.speed.records import COLUMNS, read_speed, throughput, write_rows, write_throughput
 from benchmark.study.forecast import Speed, forecast, known_speeds
+from benchmark.study.runs import Run
 
 CPU = torch.device("cpu")
 SETTINGS = Training(
@@ -127,18 +128,26 @@ def test_a_profiles_networks_are_its_own_and_a_named_one_keeps_its_normalisation
     assert tiny == [("vit_tiny_patch16_224", "ln", 224)]
 
 
-def to_do(run_id: str, training: str, backbone: str = "resnet18") -> dict:
-    return {
-        "run_id": run_id, "training_fingerprint": training, "method": {"backbone": backbone},
-        "scenario": {"source": "raabin"},
-        "settings": {"image_size": 64, "training": {"epochs": 10, "precision": "fp32"}},
-    }  # fmt: skip
+TRAINING = {
+    "epochs": 10, "batch_size": 64, "learning_rate": 1e-3, "weight_decay": 0.0,
+    "warmup_epochs": 0, "patience": 1, "precision": "fp32",
+}  # fmt: skip
+
+
+def to_do(seed: int, training: str, backbone: str = "resnet18", **settings: object) -> Run:
+    settings = settings or {"image_size": 64, "training": TRAINING}
+    return Run.model_validate({
+        "run_id": f"m/s/seed{seed}", "fingerprint": "", "training_fingerprint": training,
+        "method": {"name": "m", "backbone": backbone}, "track": "inductive", "seed": seed,
+        "scenario": {"name": "raabin->*", "source": "raabin", "targets": ["bccd"]},
+        "settings": settings, "answering": "", "tested": {},
+    })  # fmt: skip
 
 
 def test_a_shared_training_is_paid_for_once_and_an_untimed_network_is_told() -> None:
     speeds = {("resnet18", 64, "fp32"): Speed(32.0, 20.0, "6 finished runs of resnet18 at 64 px")}
-    runs = [to_do("a", "1"), to_do("b", "1"), to_do("c", "2", "resnet50")]
-    ensemble = {"run_id": "d", "training_fingerprint": "3", "settings": {"members": []}}
+    runs = [to_do(0, "1"), to_do(1, "1"), to_do(2, "2", "resnet50")]
+    ensemble = to_do(3, "3", members=[])
     found = forecast(speeds, [*runs, ensemble], {"raabin": 320}.__getitem__, lambda run: True)
     # 10 epochs x 320 images / 32 a second, once, and 20 s for each of the two runs: 140 s.
     assert found.hours == pytest.approx(140 / 3600)
@@ -152,9 +161,9 @@ def test_a_shared_training_is_paid_for_once_and_an_untimed_network_is_told() -> 
 
 def test_e8_predicting_from_a_checkpoint_is_not_forecast_as_training() -> None:
     speeds = {("resnet18", 64, "fp32"): Speed(32.0, 20.0, "6 finished runs of resnet18 at 64 px")}
-    runs = [to_do("a", "1"), to_do("b", "2")]
+    runs = [to_do(0, "1"), to_do(1, "2")]
     images = {"raabin": 320}.__getitem__
-    found = forecast(speeds, runs, images, lambda run: run["run_id"] == "a")
+    found = forecast(speeds, runs, images, lambda run: run.seed == 0)
     # 100 s of training for the one whose network is not here, and 20 s for either's answers.
     assert found.hours == pytest.approx(140 / 3600)
 
@@ -164,7 +173,7 @@ def test_finished_runs_are_believed_before_the_record_of_speed(tmp_path: Path) -
     vit = row("train", 5.0, backbone="vit")
     write_rows(tmp_path, [row("train", 99.0), vit], "fp32", "channels_last")
     for seed, speed, where in ((0, 30.0, device), (1, 40.0, device), (2, 900.0, "a GPU")):
-        record = to_do("a", "1") | {"outcome": "done", "train_images_per_s": speed}
+        record = to_do(0, "1").record() | {"outcome": "done", "train_images_per_s": speed}
         record |= {"time": {"train_s": 9, "load_s": 1.0, "evaluate_s": 2.0}}
         record |= {"environment": {"device": where}}
         write_json(tmp_path / f"results/tiny/runs/m/s/seed{seed}/run.json", record)

@@ -15,7 +15,8 @@ from benchmark.errors import UserError
 from benchmark.files import digest, read_json
 from benchmark.parts import capability
 from benchmark.scenarios import corruption_of, scenario_folder, sources_of
-from benchmark.schema import Name, ProfileName, Record, RunId, read_plan
+from benchmark.schema import Name, ProfileName, Record, RunId
+from benchmark.study.plan import read_plan
 from benchmark.study.predictions import (
     Layouts,
     RunPredictions,
@@ -205,9 +206,7 @@ def planned_since(results: Path, experiments: list[Experiment]) -> list[str]:
         if not path.is_file():
             continue
         recorded = {(run.run_id, run.scenario.targets) for run in experiment.runs}
-        planned = {
-            (run["run_id"], tuple(run["scenario"]["targets"])) for run in read_plan(path)["runs"]
-        }
+        planned = {(run.run_id, run.scenario.targets) for run in read_plan(path).runs}
         if lacking := planned - recorded:
             lines.append(
                 f"{experiment.experiment} was planned anew since: {len(lacking)} of its "

@@ -57,9 +57,9 @@ def embedding(context: RunContext, run_id: str) -> dict[str, Any]:
         place of its test set, its class and its coordinates; shares as in `neighbours_alike`.
     """
     run, model = trained_network(context, run_id)
-    images, source = context.images_of(run), run["scenario"]["source"]
+    images, source = context.images_of(run), run.scenario.source
     conditions = conditions_of(context, run, images.part(source, "train").labels)
-    targets = [name for name in run["scenario"]["targets"] if corruption_of(name) is None]
+    targets = [name for name in run.scenario.targets if corruption_of(name) is None]
     if not targets:
         raise UserError(f"{run_id} has no target but corruptions: choose a run that has another")
     test_sets = [(source, "id_test"), *((name, "shifted") for name in targets)]
@@ -78,7 +78,7 @@ def embedding(context: RunContext, run_id: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "run_id": run_id,
-        "predictions_sha256": run["predictions_sha256"],
+        "predictions_sha256": run.predictions_sha256,
         "perplexity": perplexity,
         "neighbours": NEIGHBOURS,
         "same_domain": same_domain,

@@ -20,8 +20,7 @@ from benchmark.execution.runner import WAIT_S, carry_out, finished, write_indice
 from benchmark.files import writable_folder
 from benchmark.parallel import wanted_threads
 from benchmark.progress import say, track
-from benchmark.schema import read_plan
-from benchmark.study.plan import plan_path
+from benchmark.study.plan import plan_path, read_plan
 from benchmark.study.records import locks_folder
 from benchmark.study.runs import Run
 
@@ -101,15 +100,15 @@ def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list
     """
     trainings: dict[str, dict[str, Run]] = {}
     for experiment in experiments:
-        for run in read_plan(plan_path(root, profile, experiment))["runs"]:
+        for run in read_plan(plan_path(root, profile, experiment)).runs:
             if not finished(root, profile, run):
-                trainings.setdefault(run["training_fingerprint"], {})[run["run_id"]] = run
+                trainings.setdefault(run.training_fingerprint, {})[run.run_id] = run
     return [list(runs.values()) for runs in trainings.values()]
 
 
 def waves(tasks: list[list[Run]]) -> list[list[list[Run]]]:
     """Tasks to be done one after the other: networks, then the ensembles made of their answers."""
-    networks = [runs for runs in tasks if not runs[0]["settings"].get("members")]
+    networks = [runs for runs in tasks if not runs[0].settings.members]
     return [networks, [runs for runs in tasks if runs not in networks]]
 
 
@@ -160,7 +159,7 @@ def connect(
     task = ray.remote(carry_out_together).options(
         num_cpus=threads, num_gpus=gpus_per_run, max_retries=RETRIES
     )
-    classes = read_plan(plan_path(root, profile, experiment))["classes"]
+    classes = read_plan(plan_path(root, profile, experiment)).classes
     return lambda runs: task.remote(root, profile, classes, runs, environment)
 
 
@@ -189,7 +188,7 @@ def outcomes(
             raise error.cause from None
         except ray.exceptions.RayError as error:
             reason = str(error).splitlines()[0]
-            lost.append(f"{runs[0]['run_id']}: lost {RETRIES + 1} times: {reason}")
+            lost.append(f"{runs[0].run_id}: lost {RETRIES + 1} times: {reason}")
             continue
         yield from lines
         if left:
@@ -213,7 +212,7 @@ def carry_out_together(
     for index, (run, outcome) in enumerate(carry_out(context, runs, wait=False)):
         if outcome is None:
             return lines, runs[index:]
-        lines.append(f"{run['run_id']}: {outcome}")
+        lines.append(f"{run.run_id}: {outcome}")
     return lines, []
 
 

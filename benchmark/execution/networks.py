@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,7 @@ from benchmark.device import choose_device, configure
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest
 from benchmark.models.build import build_model
-from benchmark.models.weights import Weights
-from benchmark.parts import build
-from benchmark.schema import read_done
+from benchmark.parts import PLAIN
 from benchmark.study.plan import profile_folder
 from benchmark.study.records import (
     checkpoint_path,
@@ -27,7 +24,7 @@ from benchmark.study.records import (
     read_checkpoint,
     run_folder,
 )
-from benchmark.study.runs import Run
+from benchmark.study.runs import Run, RunRecord, read_run_record
 from benchmark.training.contracts import Loss, join
 
 
@@ -59,9 +56,8 @@ class RunContext:
 
     def images_of(self, run: Run) -> PreparedImages:
         """The images as a run sees them: those of the last framing and stain are kept."""
-        fold = fold_of(run["seed"], run["scenario"].get("folds"))
-        source, method = run["scenario"]["source"], run["method"]
-        stain, framing = method.get("stain", "none"), method.get("framing")
+        fold = fold_of(run.seed, run.scenario.folds)
+        source, stain, framing = run.scenario.source, run.method.stain, run.method.framing
         if (stain, framing) == ("none", None):
             return self.images.in_fold(fold)
         # A stain is fitted on the training part; without one, all sources and folds see the same.
@@ -69,11 +65,6 @@ class RunContext:
         if key not in self.seen:
             self.seen = {key: self.images.in_fold(fold).seen_by(source, stain, framing)}
         return self.seen[key].in_fold(fold)
-
-
-def initial_weights(run: Run) -> Weights:
-    """The weights that a run starts from."""
-    return Weights.model_validate(run["settings"].get("weights", {}))
 
 
 def axis_seed(*axis: str | int) -> int:
@@ -87,34 +78,32 @@ def build_network(
     """A run's network, and its loss, which may have brought the network's head.
 
     Args:
-        run: a planned run, or the record of one.
         counts: images of each class in the training part, int64 [classes], on the device; None
             where the loss is not going to be used.
         state_follows: a whole state will be loaded next, so that the initial weights need not be
             here.
     """
-    method, settings = run["method"], run["settings"]
-    backbone = method["backbone"]
+    method, settings = run.method, run.settings
     model = build_model(
-        backbone,
-        method["normalisation"],
-        settings["normalisation"],
+        method.backbone,
+        method.normalisation,
+        settings.normalisation,
         classes,
-        settings["image_size"],
+        settings.image_size,
         # Seeds by named axis: initial weights by backbone, so that normalisations and losses are
         # paired; order and augmentation by seed alone, the same for every method.
-        seed=axis_seed("initialisation", backbone, run["seed"]),
-        weights=initial_weights(run),
-        head=method.get("head", "linear"),
-        freezing=method.get("freezing", "none"),
+        seed=axis_seed("initialisation", method.backbone, run.seed),
+        weights=settings.weights,
+        head=method.head,
+        freezing=method.freezing,
         state_follows=state_follows,
     )
     counts = torch.ones(classes) if counts is None else counts
-    loss = build("loss", method["loss"], settings["loss"])(counts)
-    return model, join(loss, model, seed=axis_seed("head", backbone, run["seed"]))
+    loss = run.build("loss")(counts)
+    return model, join(loss, model, seed=axis_seed("head", method.backbone, run.seed))
 
 
-def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
+def read_run(root: Path, profile: str, run_id: str) -> RunRecord:
     """The record of a finished run.
 
     Raises:
@@ -125,18 +114,18 @@ def read_run(root: Path, profile: str, run_id: str) -> dict[str, Any]:
     if run_id not in known:
         near = suggest(run_id, known) or f": {len(known)} runs are in {runs}"
         raise UserError(f"{profile}: no run '{run_id}'{near}")
-    record = read_done(folder / "run.json")
-    if record["run_id"] != run_id:
+    record = read_run_record(folder / "run.json")
+    if record.run_id != run_id:
         raise UserError(
-            f"{folder / 'run.json'} is of {record['run_id']}: copy the run again from where it was "
+            f"{folder / 'run.json'} is of {record.run_id}: copy the run again from where it was "
             f"trained, or delete {folder} and run `wbc-shift train -p {profile}`"
         )
-    if record["outcome"] != "done":
-        raise UserError(f"{run_id} is not done ({record['outcome']}): choose another run")
+    if record.outcome != "done":
+        raise UserError(f"{run_id} is not done ({record.outcome}): choose another run")
     return record
 
 
-def trained_network(context: RunContext, run_id: str) -> tuple[dict[str, Any], nn.Module]:
+def trained_network(context: RunContext, run_id: str) -> tuple[RunRecord, nn.Module]:
     """The record of a finished run, and the network that gave its predictions, at its best epoch.
 
     Raises:
@@ -146,16 +135,16 @@ def trained_network(context: RunContext, run_id: str) -> tuple[dict[str, Any], n
     """
     root, profile = context.root, context.profile
     record = read_run(root, profile, run_id)
-    method, settings = record["method"], record["settings"]
-    readout, inference = method.get("readout", "head"), method.get("inference", "single")
-    if "members" in settings or readout != "head" or inference not in ("single", "tta"):
+    method, training = record.method, record.settings.training
+    fitted = method.readout != PLAIN["readout"]
+    if training is None or fitted or method.inference not in ("single", "tta"):
         raise UserError(
             f"{run_id} answers with more than its network (an ensemble, a readout, or what adapts "
             "to the test images): choose a run whose network answers by itself"
         )
     folder = run_folder(root, profile, run_id)
-    path = checkpoint_path(root, profile, record["training_fingerprint"])
-    result = read_checkpoint(path) if settings["training"]["epochs"] else None
+    path = checkpoint_path(root, profile, record.training_fingerprint)
+    result = read_checkpoint(path) if training.epochs else None
     if result is None:
         raise UserError(
             f"{path} is not on this machine (checkpoints are not in git): copy it from where the "

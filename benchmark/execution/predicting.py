@@ -16,16 +16,15 @@ from safetensors.numpy import save
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
-from benchmark.execution.networks import RunContext, axis_seed, initial_weights
+from benchmark.execution.networks import RunContext, axis_seed
 from benchmark.files import atomic, digest
 from benchmark.models.build import preprocessing
 from benchmark.models.predict import Conditions, Inference, log_mean_probability
-from benchmark.parts import build
 from benchmark.study.numerics import version
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
-from benchmark.study.records import checkpoint_path, predictions_table, read_outcome, read_record
-from benchmark.study.runs import Run
+from benchmark.study.records import checkpoint_path, predictions_table, read_outcome, run_folder
+from benchmark.study.runs import Run, read_run_record
 from benchmark.training.readouts import Features, PixelFeatures, Source
 
 
@@ -42,17 +41,14 @@ def predict_parts(
     Args:
         network: SHA-256 of the model's state.
     """
-    method, settings = run["method"], run["settings"]
-    train = images.part(run["scenario"]["source"], "train")
+    source_name = run.scenario.source
+    train = images.part(source_name, "train")
     conditions = conditions_of(context, run, train.labels)
-    inference = build(
-        "inference", method.get("inference", "single"), settings.get("inference", {})
-    )()
-    readout = build("readout", method.get("readout", "head"), settings.get("readout", {}))()
+    inference, readout = run.build("inference")(), run.build("readout")()
     if readout is None:
         return [inference(model, part.pixels, conditions) for part in parts]
-    id_val = images.part(run["scenario"]["source"], "id_val")
-    classes, seed = len(context.classes), axis_seed("readout", run["seed"])
+    id_val = images.part(source_name, "id_val")
+    classes, seed = len(context.classes), axis_seed("readout", run.seed)
     if readout.drifts:
         # A copy: the checkpoint's own network goes on to serve other readouts.
         drifting = PixelFeatures(Features(copy.deepcopy(model)), conditions.preprocessing)
@@ -77,9 +73,9 @@ def predict_parts(
 def conditions_of(context: RunContext, run: Run, labels: np.ndarray) -> Conditions:
     """What all answers of a run have in common; `labels` are those of its training part."""
     return Conditions(
-        run["settings"]["training"]["precision"],
+        run.settings.training.precision,
         context.device,
-        preprocessing(initial_weights(run), run["method"]["backbone"]),
+        preprocessing(run.settings.weights, run.method.backbone),
         np.bincount(labels, minlength=len(context.classes)) / len(labels),
     )
 
@@ -98,7 +94,7 @@ def cached_features(
         network: SHA-256 of the state of the network that they are features of.
     """
     seen = hashlib.sha256(np.ascontiguousarray(images.pixels)).hexdigest()
-    folder = checkpoint_path(context.root, context.profile, run["training_fingerprint"])
+    folder = checkpoint_path(context.root, context.profile, run.training_fingerprint)
     key = digest([network, seen, version("inference")])
     path = folder.with_suffix("") / f"{key}.safetensors"
     values = kept_features(path)
@@ -139,13 +135,15 @@ def average_of_members(context: RunContext, run: Run) -> tuple[list[dict[str, An
         UserError: a member is not done, or its predictions are not the recorded ones.
     """
     averaged, tables = [], []
-    for member in run["settings"]["members"]:
-        outcome = read_outcome(context.root, context.profile, member | {"skip": None})
+    for member in run.settings.members:
+        outcome = read_outcome(context.root, context.profile, member)
         if outcome["outcome"] != "done":
-            raise UserError(f"member {member['run_id']} is {outcome['outcome']}: train it first")
-        record = read_record(context.root, context.profile, member["run_id"])
+            raise UserError(f"member {member.run_id} is {outcome['outcome']}: train it first")
+        record = read_run_record(
+            run_folder(context.root, context.profile, member.run_id) / "run.json"
+        )
         of = ("run_id", "predictions_sha256", "network_sha256")
-        averaged.append({key: record.get(key) for key in of})
+        averaged.append({key: getattr(record, key) for key in of})
         tables.append(read_stored(profile_folder(context.root, context.profile), record))
     columns = [f"logit_{name}" for name in context.classes]
     logits = [torch.from_numpy(t[columns].to_numpy(np.float32, copy=True)) for t in tables]

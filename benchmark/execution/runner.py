@@ -17,20 +17,19 @@ from filelock import Timeout
 from benchmark.data.arrays import OPEN_SET_PART, OPEN_SET_SUFFIX, PreparedImages, open_set_of
 from benchmark.device import environment
 from benchmark.errors import ChangedInput, UserError
-from benchmark.execution.networks import RunContext, axis_seed, build_network, initial_weights
+from benchmark.execution.networks import RunContext, axis_seed, build_network
 from benchmark.execution.predicting import average_of_members, predict_parts
 from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.build import preprocessing, weights_sha256
 from benchmark.models.weights import Weights
-from benchmark.parts import build
+from benchmark.parts import PLAIN
 from benchmark.progress import say
-from benchmark.schema import read_done, read_plan
-from benchmark.settings import Training
-from benchmark.study.plan import plan_path, profile_folder
+from benchmark.study.plan import plan_path, profile_folder, read_plan
 from benchmark.study.predictions import TestSet, networks_apart, read_stored
 from benchmark.study.records import (
     FAILED,
     checkpoint_path,
+    find_record,
     is_network_of,
     kind_of_work,
     load_network,
@@ -38,7 +37,6 @@ from benchmark.study.records import (
     predictions_table,
     read_checkpoint,
     read_outcome,
-    read_record,
     renew_indices,
     run_folder,
     run_lock,
@@ -47,7 +45,7 @@ from benchmark.study.records import (
     write_index,
     write_run,
 )
-from benchmark.study.runs import Run
+from benchmark.study.runs import Run, RunRecord, read_run_record
 from benchmark.training.fit import Fit, NotFinite, fit
 
 HELD_OUT = ("id_val", "calibration", "id_test")
@@ -65,17 +63,17 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
         UserError: raised after all runs were attempted, one line with those that failed.
     """
     plan = read_plan(plan_path(root, profile, experiment))
-    runs = plan["runs"]
-    context = RunContext(root, profile, plan["classes"])
+    runs = plan.runs
+    context = RunContext(root, profile, plan.classes)
     # Seed by seed, so that what is there when a long study is stopped are whole repetitions.
-    planned = sorted(runs, key=lambda run: run["seed"])
+    planned = sorted(runs, key=lambda run: run.seed)
     left = [run for run in planned if not finished(root, profile, run)]
     say(f"{profile}/{experiment}: {told_of(root, profile, runs)}")
     first = len(runs) - len(left) + 1
     for number, (run, outcome) in enumerate(carry_out(context, left), first):
         if outcome != DONE_BEFORE:
-            say(f"[{number}/{len(runs)}] {run['run_id']}: {outcome}")
-    for line in networks_apart(profile_folder(root, profile), [run["run_id"] for run in runs]):
+            say(f"[{number}/{len(runs)}] {run.run_id}: {outcome}")
+    for line in networks_apart(profile_folder(root, profile), [run.run_id for run in runs]):
         say(f"note: {line}")
     write_indices(root, profile, [experiment], experiment)
 
@@ -87,7 +85,7 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         UserError: a run failed or makes no sense, or another process works on it.
     """
     for run, line in carry_out(RunContext(root, profile, classes), runs, wait=False):
-        name, folder = run["run_id"], run_folder(root, profile, run["run_id"])
+        name, folder = run.run_id, run_folder(root, profile, run.run_id)
         if line is None:
             raise UserError(f"{name}: another process works on it: wait for it")
         if line != DONE_BEFORE:
@@ -102,8 +100,7 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
         outcome = read_outcome(root, profile, run)
         if outcome["outcome"] != "done":
             raise UserError(f"{name}: {outcome['outcome']}: {outcome['reason']}")
-        record = read_record(root, profile, run["run_id"])
-        table = read_stored(profile_folder(root, profile), record)
+        table = read_stored(profile_folder(root, profile), read_run_record(folder / "run.json"))
         known = table[table["part"] != OPEN_SET_PART]
         for (domain, part), rows in known.groupby(["domain", "part"], sort=False):
             predicted = rows[[f"logit_{name}" for name in classes]].to_numpy().argmax(1)
@@ -165,8 +162,8 @@ def carry_out(
     while waiting:
         held: list[Run] = []
         for run in waiting:
-            names = {one["run_id"] for one in held}
-            if any(member["run_id"] in names for member in run["settings"].get("members", [])):
+            names = {one.run_id for one in held}
+            if any(member.run_id in names for member in run.settings.members):
                 held.append(run)
                 continue
             line: str | None = DONE_BEFORE
@@ -192,21 +189,20 @@ def carry_out_run(context: RunContext, run: Run) -> str:
     Returns:
         A line that tells the outcome.
     """
+    planned = run.record()
     record: dict[str, Any] = {
-        "run_id": run["run_id"],
-        "fingerprint": run["fingerprint"],
-        "training_fingerprint": run["training_fingerprint"],
+        **{k: planned[k] for k in ("run_id", "fingerprint", "training_fingerprint")},
         "outcome": "done",
         "reason": None,
-        **{k: run[k] for k in ("answering", "tested")},
-        **{k: run[k] for k in ("method", "track", "scenario", "seed", "settings")},
+        **{k: planned[k] for k in ("answering", "tested")},
+        **{k: planned[k] for k in ("method", "track", "scenario", "seed", "settings")},
         "predictions_sha256": None,
         "environment": environment(context.device),
     }
     predictions = None
     started = time.perf_counter()
     try:
-        work = average_members if "members" in run["settings"] else train_and_predict
+        work = average_members if run.settings.members else train_and_predict
         facts, predictions, line = work(context, run)
         record |= facts
         line = f"done, {line}, {time.perf_counter() - started:.0f} s"
@@ -226,7 +222,7 @@ def carry_out_run(context: RunContext, run: Run) -> str:
         }
     if record["outcome"] != "done":
         line = f"{record['outcome']}: {record['reason']}"
-    write_run(run_folder(context.root, context.profile, run["run_id"]), record, predictions)
+    write_run(run_folder(context.root, context.profile, run.run_id), record, predictions)
     return line
 
 
@@ -251,12 +247,12 @@ def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd
     trained = time.perf_counter()
     here = environment(context.device)
     network = network_sha256(result.state)
-    weights = initial_weights(run)
+    weights = run.settings.weights
     recorded = earlier_record(context, run)
-    earlier = recorded if recorded and is_network_of(recorded, result) else {}
-    fitted = run["method"].get("readout", "head") != "head"
+    earlier = recorded if recorded and is_network_of(recorded, result) else None
+    fitted = run.method.readout != PLAIN["readout"]
     standing = standing_predictions(context, run, earlier) if earlier and not fitted else {}
-    answered = earlier.get("answered_in", [earlier["environment"]]) if standing else []
+    answered = earlier.answered_in or [earlier.environment] if standing else []
     answered = [*answered, here] if here not in answered else answered
     asked = [name for name in test_sets(run) if name not in standing]
     parts = [images.test_set(*name) for name in asked]
@@ -268,7 +264,10 @@ def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd
     predictions = pd.concat([standing[name] for name in test_sets(run)], ignore_index=True)
     # Where the network was trained: in this process, where its checkpoint says, where its record
     # was made.
-    place = here if trained_s else result.environment or earlier.get("environment", here)
+    place = here
+    if not trained_s:
+        place = result.environment or (earlier.environment if earlier else here)
+    spent = earlier.time if earlier else {}
     facts = {
         "network_sha256": network,
         "environment": place,
@@ -280,7 +279,7 @@ def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd
         "train_images_per_s": result.images_per_s,
         "time": {
             # A record made anew keeps what its training took; one that shares a training has none.
-            "train_s": round(trained_s, 3) or earlier.get("time", {}).get("train_s", 0.0),
+            "train_s": round(trained_s, 3) or spent.get("train_s", 0.0),
             "load_s": round(trained - started - trained_s, 3),
             "evaluate_s": round(time.perf_counter() - trained, 3),
         },
@@ -294,16 +293,15 @@ def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd
 
 def loaded(weights: Weights, run: Run) -> dict[str, Any]:
     """What a record says of weights that were loaded: their hash and the input they expect."""
-    backbone = run["method"]["backbone"]
-    expected = asdict(preprocessing(weights, backbone))
-    return {"sha256": weights_sha256(weights, backbone), **expected}
+    expected = asdict(preprocessing(weights, run.method.backbone))
+    return {"sha256": weights_sha256(weights, run.method.backbone), **expected}
 
 
 def test_sets(run: Run) -> list[TestSet]:
     """What a run predicts: the source's held-out parts, its targets, and cells of no class."""
-    held_out = [(run["scenario"]["source"], part) for part in HELD_OUT]
-    shifted = [(target, "shifted") for target in run["scenario"]["targets"]]
-    named = [name for name in run["tested"] if name.endswith(OPEN_SET_SUFFIX)]
+    held_out = [(run.scenario.source, part) for part in HELD_OUT]
+    shifted = [(target, "shifted") for target in run.scenario.targets]
+    named = [name for name in run.tested if name.endswith(OPEN_SET_SUFFIX)]
     foreign = [(name.removesuffix(OPEN_SET_SUFFIX), OPEN_SET_PART) for name in named]
     return [*held_out, *shifted, *foreign]
 
@@ -313,19 +311,18 @@ def tested_as(domain: str, part: str) -> str | None:
     return {"shifted": domain, OPEN_SET_PART: open_set_of(domain)}.get(part)
 
 
-def earlier_record(context: RunContext, run: Run) -> dict[str, Any] | None:
+def earlier_record(context: RunContext, run: Run) -> RunRecord | None:
     """The whole record of the same training, readout and inference, whatever it was tested on."""
-    try:
-        record = read_done(run_folder(context.root, context.profile, run["run_id"]) / "run.json")
-    except UserError:
+    record = find_record(context.root, context.profile, run.run_id)
+    if record is None or record.answering != run.answering:
         return None
-    earlier = run | {"fingerprint": record.get("fingerprint")}
+    earlier = run.model_copy(update={"fingerprint": record.fingerprint})
     whole = read_outcome(context.root, context.profile, earlier)["outcome"] == "done"
-    return record if whole and record.get("answering") == run["answering"] else None
+    return record if whole else None
 
 
 def standing_predictions(
-    context: RunContext, run: Run, record: dict[str, Any]
+    context: RunContext, run: Run, record: RunRecord
 ) -> dict[TestSet, pd.DataFrame]:
     """Predictions of an earlier record that still hold: those of test sets that are the same.
 
@@ -337,7 +334,7 @@ def standing_predictions(
         name: table.reset_index(drop=True)
         for name, table in tables
         if name in test_sets(run)
-        and ((key := tested_as(*name)) is None or record["tested"].get(key) == run["tested"][key])
+        and ((key := tested_as(*name)) is None or record.tested.get(key) == run.tested[key])
     }
 
 
@@ -349,9 +346,9 @@ def trained_model(
     A checkpoint of the same training fingerprint is taken as it is: a new target domain, or a run
     killed while it predicted, costs no training and needs no initial weights.
     """
-    method, settings, source = run["method"], run["settings"], run["scenario"]["source"]
-    path = checkpoint_path(context.root, context.profile, run["training_fingerprint"])
-    trains = settings["training"]["epochs"] > 0
+    source, training = run.scenario.source, run.settings.training
+    path = checkpoint_path(context.root, context.profile, run.training_fingerprint)
+    trains = training.epochs > 0
     result, seconds = read_checkpoint(path) if trains else None, 0.0
     train = images.part(source, "train")
     counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(context.classes))
@@ -370,12 +367,12 @@ def trained_model(
             loss,
             train,
             images.part(source, "id_val"),
-            Training.model_validate(settings["training"]),
-            order_seed=axis_seed("order", run["seed"]),
+            training,
+            order_seed=axis_seed("order", run.seed),
             device=context.device,
-            description=f"epochs of {run['run_id']}",
-            preprocessing=preprocessing(initial_weights(run), method["backbone"]),
-            recipe=build("recipe", method["recipe"], settings.get("recipe", {}))(),
+            description=f"epochs of {run.run_id}",
+            preprocessing=preprocessing(run.settings.weights, run.method.backbone),
+            recipe=run.build("recipe")(),
         )
         seconds = time.perf_counter() - started
         write_checkpoint(path, result, environment(context.device))

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,15 +33,17 @@ from benchmark.evaluation.rejection import (
     images_needed,
     maximum_probability,
 )
-from benchmark.execution.networks import RunContext, initial_weights, trained_network
+from benchmark.execution.networks import RunContext, trained_network
 from benchmark.files import write_text
 from benchmark.laboratory.judge import look_at_own
 from benchmark.metrics import predicted_classes, probabilities
 from benchmark.models.build import preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
+from benchmark.parts import PLAIN
 from benchmark.progress import track
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
+from benchmark.study.runs import RunRecord
 from benchmark.texts import csv_cell, csv_path, templates_beside, visible
 
 ERROR = 0.05
@@ -159,9 +160,9 @@ def label_images(
     paths = [*found.images, *found.passed_over]
     network = Network.of_run(root, profile, run_id, classes, tta)
     gauge = network.gauge(accuracy)
-    own = read_ranges(root, profile, network.source, network.record["method"].get("framing"))
-    settings = network.record["settings"]
-    framed = scaled(crop, settings.get("crop", 1.0))
+    own = read_ranges(root, profile, network.source, network.record.method.framing)
+    settings = network.record.settings
+    framed = scaled(crop, settings.crop)
     files = [folder / path for path in found.images]
     looks, bits = look_at_own(files, root / "datasets" / "cache" / "audit")
     faults = [seen.fault for seen in looks] + list(found.passed_over.values())
@@ -172,7 +173,7 @@ def label_images(
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         chosen = [files[row] for row in rows]
-        pixels = decode_all(chosen, framed, settings["image_size"], folder.name, bits)
+        pixels = decode_all(chosen, framed, settings.image_size, folder.name, bits)
         logits[rows] = network.logits(pixels)
         facts[rows] = appearance(pixels)
     labels, flags = np.full((2, len(paths)), "", dtype=object)
@@ -207,7 +208,7 @@ class Network:
     root: Path
     profile: str
     classes: list[str]
-    record: dict[str, Any]
+    record: RunRecord
     model: torch.nn.Module
     tta: bool
 
@@ -226,30 +227,29 @@ class Network:
     @cached_property
     def images(self) -> PreparedImages:
         """The profile's prepared images as the run sees them, which must be here."""
-        fold = fold_of(self.record["seed"], self.record["scenario"].get("folds"))
+        fold = fold_of(self.record.seed, self.record.scenario.folds)
         images = PreparedImages(self.root, self.profile, self.classes).in_fold(fold)
-        method = self.record["method"]
-        return images.seen_by(self.source, method.get("stain", "none"), method.get("framing"))
+        return images.seen_by(self.source, self.record.method.stain, self.record.method.framing)
 
     @property
     def source(self) -> str:
         """What the run was trained on."""
-        return self.record["scenario"]["source"]
+        return self.record.scenario.source
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [N, C] of uint8 images [N, S, S, 3] as decoded."""
-        if self.record["method"].get("stain", "none") != "none":
+        if self.record.method.stain != PLAIN["stain"]:
             pixels, _ = self.images.stain(pixels)
         return self.answer(pixels)
 
     def answer(self, pixels: np.ndarray) -> np.ndarray:
         """The same of images whose stain is as the run wants it."""
-        method, settings = self.record["method"], self.record["settings"]
-        averaged = self.tta or method.get("inference") == "tta"
+        method, settings = self.record.method, self.record.settings
+        averaged = self.tta or method.inference == "tta"
         model = Averaged(self.model, VIEWS["dihedral"]) if averaged else self.model
-        wanted = preprocessing(initial_weights(self.record), method["backbone"])
+        wanted = preprocessing(settings.weights, method.backbone)
         device = next(self.model.parameters()).device
-        return predict(model, pixels, settings["training"]["precision"], device, wanted)
+        return predict(model, pixels, settings.training.precision, device, wanted)
 
     def held_out(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Logits and labels of a held-out part of the source, answered as new images will be.
@@ -257,7 +257,7 @@ class Network:
         Raises:
             UserError: several views are asked for, and the images are not prepared.
         """
-        if self.tta and self.record["method"].get("inference") != "tta":
+        if self.tta and self.record.method.inference != "tta":
             chosen = self.images.part(self.source, part)
             return self.answer(chosen.pixels), chosen.labels
         table = read_stored(profile_folder(self.root, self.profile), self.record)

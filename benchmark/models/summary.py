@@ -91,7 +91,7 @@ def summarise_profile(
                 continue
             parts = {"weights": params.weights_of(method)}
             parts |= {"head": method.head, "freezing": method.freezing}
-            what = (*key[:2], params.normalisations[method.normalisation])
+            what = (*key[:2], params.block("normalisation", method.normalisation))
             found[key] = skip_reason(*what, size, **parts) or ""
             if not found[key]:
                 with torch.device("meta"):

@@ -73,10 +73,10 @@ def forecast(
     sources: dict[str, None] = {}
     unknown: dict[str, int] = defaultdict(int)
     for run in runs:
-        settings = run["settings"]
-        if "training" not in settings:
-            continue  # an ensemble averages stored answers
-        network = run["method"]["backbone"], settings["image_size"], precision_of(run)
+        training = run.settings.training
+        if training is None:
+            continue  # an ensemble averages stored predictions
+        network = run.method.backbone, run.settings.image_size, training.precision
         if network not in speeds:
             unknown[f"{network[0]} at {network[1]} px"] += 1
             continue
@@ -84,16 +84,11 @@ def forecast(
         known += 1
         sources[speed.source] = None
         seconds += speed.overhead_s
-        if to_train(run) and run["training_fingerprint"] not in trained:
-            trained.add(run["training_fingerprint"])
-            images = training_images(run["scenario"]["source"])
-            seconds += settings["training"]["epochs"] * images / speed.images_per_s
+        if to_train(run) and run.training_fingerprint not in trained:
+            trained.add(run.training_fingerprint)
+            images = training_images(run.scenario.source)
+            seconds += training.epochs * images / speed.images_per_s
     return Forecast(seconds / 3600, known, list(sources), dict(unknown))
-
-
-def precision_of(run: Run) -> str:
-    """Precision that a run is trained in."""
-    return run["settings"]["training"]["precision"]
 
 
 class Timed(Record):
@@ -126,7 +121,9 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
         # A training's speed is that of the device it ran on, which is the record's environment.
         timed_on = run.get("environment", {}).get("device")
         if run["outcome"] == "done" and run.get("train_images_per_s") and timed_on:
-            network = run["method"]["backbone"], run["settings"]["image_size"], precision_of(run)
+            settings = run["settings"]
+            precision = settings["training"]["precision"]
+            network = run["method"]["backbone"], settings["image_size"], precision
             timed[timed_on, network].append(run)
     for (timed_on, network), runs in timed.items():
         spent = [run.get("time") or {} for run in runs]

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from benchmark.data.arrays import facts_path
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
-from benchmark.files import write_json
+from benchmark.files import read_json, write_json
 from benchmark.scenarios import expand_scenario, sources_of
-from benchmark.schema import read_plan, read_prepared
+from benchmark.schema import Name, ProfileName, Record, read_prepared, read_shape
 from benchmark.settings import Experiment, Framing, Params, Profile
 from benchmark.study.runs import Run, expand
+
+
+class Plan(Record):
+    """`plans/<experiment>.json`."""
+
+    experiment: Name
+    profile: ProfileName
+    title: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    runs: list[Run]
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan: `results/<profile>/plans/<experiment>.json`."""
+    return read_shape(path, Plan, f"run `wbc-shift plan -p {Path(path).parent.parent.name}`")
 
 
 def profile_folder(root: Path, profile: str) -> Path:
@@ -48,7 +65,7 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
                 "profile": name,
                 "label_space": profile.label_space,
                 "classes": load_label_spaces(root / "datasets")[profile.label_space],
-                "runs": plans[experiment],
+                "runs": [run.record() for run in plans[experiment]],
             },
         )
     # Of an experiment that is no more, neither its plan nor what was found of it is reported.
@@ -93,7 +110,7 @@ def plan_one(
     changed = {"methods": known, "profiles": {profile_name: alone}}
     data = read_data(root, profile_name, profile)
     runs = expand(root, params.model_copy(update=changed), profile_name, "one", data)
-    return [run for run in runs if run["seed"] == seed]
+    return [run for run in runs if run.seed == seed]
 
 
 def where_single_runs_stand(root: Path, profile: str, runs: list[Run]) -> list[str]:
@@ -102,9 +119,9 @@ def where_single_runs_stand(root: Path, profile: str, runs: list[Run]) -> list[s
     planned = [
         path.stem
         for path in sorted((profile_folder(root, profile) / "plans").glob("*.json"))
-        if last["run_id"] in {run["run_id"] for run in read_plan(path)["runs"]}
+        if last.run_id in {run.run_id for run in read_plan(path).runs}
     ]
-    folder = profile_folder(root, profile) / "runs" / last["run_id"]
+    folder = profile_folder(root, profile) / "runs" / last.run_id
     if planned:
         return [
             f"the predictions are in {folder}; tables and `compare` have them after "
@@ -112,8 +129,8 @@ def where_single_runs_stand(root: Path, profile: str, runs: list[Run]) -> list[s
         ]
     return [
         f"the predictions are in {folder}, and in no table and no `compare`, which know runs of "
-        f"experiments: name {last['method']['name']} under methods, and the scenario "
-        f"{last['scenario']['name']}, of an experiment of profile {profile} in params.yaml"
+        f"experiments: name {last.method.name} under methods, and the scenario "
+        f"{last.scenario.name}, of an experiment of profile {profile} in params.yaml"
     ]
 
 
@@ -124,7 +141,8 @@ def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing: {mend}")
     data = read_data(root, name, params.profile(name))
-    if read_plan(path)["runs"] != expand(root, params, name, experiment, data):
+    planned = [run.record() for run in expand(root, params, name, experiment, data)]
+    if read_json(path, mend)["runs"] != planned:
         raise UserError(f"{path} is older than the settings, data or splits: {mend}")
 
 

@@ -26,7 +26,7 @@ from benchmark import metrics
 from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError
 from benchmark.files import sha256_file
-from benchmark.schema import read_done
+from benchmark.study.runs import RunRecord, read_run_record
 
 TestSet = tuple[str, str]
 """(domain, part)"""
@@ -122,7 +122,7 @@ def predictions_path(results: Path, run_id: str) -> Path:
     return Path(results) / "runs" / run_id / "predictions.parquet"
 
 
-def read_stored(results: Path, record: dict[str, Any]) -> pd.DataFrame:
+def read_stored(results: Path, record: RunRecord) -> pd.DataFrame:
     """A run's predictions as they were written: one row per image, in the order of its test sets.
 
     Args:
@@ -131,8 +131,8 @@ def read_stored(results: Path, record: dict[str, Any]) -> pd.DataFrame:
     Raises:
         UserError: the file is missing or is not the one that the record means.
     """
-    path = predictions_path(results, record["run_id"])
-    if fault := fault_of_file(path, record):
+    path = predictions_path(results, record.run_id)
+    if fault := fault_of_file(path, record.record()):
         raise UserError(f"{path} {fault}: `{train_command(results)}` makes it again")
     return pd.read_parquet(path)
 
@@ -219,22 +219,22 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
     Each of them is whole; but methods that differ in their answer alone are compared across
     networks then.
     """
-    trainings: dict[str, list[dict[str, Any]]] = {}
+    trainings: dict[str, list[RunRecord]] = {}
     for run_id in dict.fromkeys(run_ids):
         try:
-            record = read_done(Path(results) / "runs" / run_id / "run.json")
+            record = read_run_record(Path(results) / "runs" / run_id / "run.json")
         except UserError:
             continue  # it counts as missing
-        if record["outcome"] == "done" and record.get("history"):
-            trainings.setdefault(record["training_fingerprint"], []).append(record)
+        if record.outcome == "done" and record.history:
+            trainings.setdefault(record.training_fingerprint, []).append(record)
     lines = []
     for records in trainings.values():
         for one, other in itertools.pairwise(records):
-            both = one.get("network_sha256"), other.get("network_sha256")
-            same = both[0] == both[1] if all(both) else one["history"] == other["history"]
+            both = one.network_sha256, other.network_sha256
+            same = both[0] == both[1] if all(both) else one.history == other.history
             if not same:
                 lines.append(
-                    f"{one['run_id']} and {other['run_id']} share a training and answer from two "
+                    f"{one.run_id} and {other.run_id} share a training and answer from two "
                     "networks, trained apart: delete the folder of the one whose checkpoint is not "
                     f"here, then `{train_command(results)}` answers both from the other"
                 )

@@ -36,10 +36,10 @@ from benchmark.files import (
     writable_folder,
     write_json,
 )
-from benchmark.schema import read_done, read_plan
-from benchmark.study.plan import plan_path, profile_folder
+from benchmark.parts import ANSWERING
+from benchmark.study.plan import plan_path, profile_folder, read_plan
 from benchmark.study.predictions import fault_of_file, in_metadata
-from benchmark.study.runs import Run
+from benchmark.study.runs import Member, Run, RunRecord, read_run_record
 from benchmark.texts import shortened
 from benchmark.training.fit import Fit
 
@@ -139,16 +139,16 @@ def load_network(model: nn.Module, result: Fit, path: Path) -> None:
         raise damaged(path, f"of another network: {shortened(reason, 100)}") from None
 
 
-def is_network_of(record: dict[str, Any], result: Fit) -> bool:
+def is_network_of(record: RunRecord, result: Fit) -> bool:
     """Whether the answers in a record are those of the network at hand.
 
     A record from before networks were hashed is known by its history: the losses and scores of
     every epoch to the last bit, which another processor, or another number of threads, does not
     give again. Where nothing was trained there is none, and such a record is of no known network.
     """
-    if known := record.get("network_sha256"):
-        return known == network_sha256(result.state)
-    told = record.get("history"), record.get("selection")
+    if record.network_sha256:
+        return record.network_sha256 == network_sha256(result.state)
+    told = record.history, record.selection
     return bool(result.history) and told == (result.history, result.selection)
 
 
@@ -172,25 +172,25 @@ def run_lock(root: Path, profile: str, run: Run) -> FileLock:
     It is released by the system when a process dies.
     """
     folder = writable_folder(locks_folder(root, profile))
-    return FileLock(folder / f"{run['training_fingerprint']}.lock", timeout=0)
+    return FileLock(folder / f"{run.training_fingerprint}.lock", timeout=0)
 
 
-def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
+def read_outcome(root: Path, profile: str, run: Run | Member) -> dict[str, Any]:
     """Outcome of a planned run: outcome, reason, predictions_sha256.
 
     A record of another fingerprint, a broken record, predictions that are not the recorded ones or
-    are another run's, and an average of other answers than its members have today count as
+    are another run's, and an average of other predictions than its members have today count as
     `missing`: only what is whole and current is done.
     """
-    if run["skip"]:
-        return {"outcome": "skipped", "reason": run["skip"], "predictions_sha256": None}
+    if run.skip:
+        return {"outcome": "skipped", "reason": run.skip, "predictions_sha256": None}
     missing = {"outcome": "missing", "reason": None, "predictions_sha256": None}
-    folder = run_folder(root, profile, run["run_id"])
+    folder = run_folder(root, profile, run.run_id)
     try:
         record = read_json(folder / "run.json")
     except UserError:
         return missing
-    if not isinstance(record, dict) or record.get("fingerprint") != run["fingerprint"]:
+    if not isinstance(record, dict) or record.get("fingerprint") != run.fingerprint:
         return missing
     if record.get("outcome") not in ("done", *FAILED):
         return missing
@@ -198,26 +198,26 @@ def read_outcome(root: Path, profile: str, run: Run) -> dict[str, Any]:
         if fault_of_file(folder / "predictions.parquet", record):
             return missing
         for member in record.get("members", []):
-            today = read_record(root, profile, member["run_id"]).get("predictions_sha256")
-            if today != member["predictions_sha256"]:
+            today = find_record(root, profile, member["run_id"])
+            if today is None or today.predictions_sha256 != member["predictions_sha256"]:
                 return missing
     return {key: record.get(key) for key in missing}
 
 
-def read_record(root: Path, profile: str, run_id: str) -> dict[str, Any]:
-    """A run's `run.json`; empty if there is none that can be read."""
+def find_record(root: Path, profile: str, run_id: str) -> RunRecord | None:
+    """A run's `run.json`; None if there is none that can be read."""
     try:
-        return read_done(run_folder(root, profile, run_id) / "run.json")
+        return read_run_record(run_folder(root, profile, run_id) / "run.json")
     except UserError:
-        return {}
+        return None
 
 
 def kind_of_work(root: Path, profile: str, run: Run) -> str:
     """What a run that is not done costs: `predict` where its network is here, else `train`."""
-    training = run["settings"].get("training")
-    if training is None or not training["epochs"]:
-        return "predict"  # an average of stored answers, or a network that is not trained
-    here = checkpoint_path(root, profile, run["training_fingerprint"]).is_file()
+    training = run.settings.training
+    if training is None or not training.epochs:
+        return "predict"  # an average of stored predictions, or a network that is not trained
+    here = checkpoint_path(root, profile, run.training_fingerprint).is_file()
     return "predict" if here else "train"
 
 
@@ -230,11 +230,11 @@ def work_of(root: Path, profile: str, runs: list[Run]) -> Counter[str]:
         kind = kind_of_work(root, profile, run)
         work[kind] += 1
         if kind == "train":
-            trainings.add(run["training_fingerprint"])
+            trainings.add(run.training_fingerprint)
             # The network of these answers is not here: another one must not go on with them.
-            record = read_record(root, profile, run["run_id"])
-            current = record.get("answering") == run["answering"]
-            work["replace"] += current and record.get("outcome") == "done"
+            record = find_record(root, profile, run.run_id)
+            current = record is not None and record.answering == run.answering
+            work["replace"] += current and record.outcome == "done"
     work["trainings"] = len(trainings)
     return work
 
@@ -297,36 +297,36 @@ def write_index(root: Path, profile: str, experiment: str) -> list[dict[str, Any
     The index is what later stages depend on. It holds digests and no times, so that training again
     to the same bits changes nothing downstream.
     """
-    plan = read_plan(plan_path(root, profile, experiment))
-    keys = ("run_id", "fingerprint")
-    more = ("track", "scenario", "seed")
-    plan["runs"] = [
-        {k: run[k] for k in keys}
-        | read_outcome(root, profile, run)
-        | {"method": run["method"] | {"training": training_digest(run)} | built(run)}
-        | {k: run[k] for k in more}
-        for run in plan["runs"]
-    ]
-    write_json(profile_folder(root, profile) / "experiments" / f"{experiment}.json", plan)
-    return plan["runs"]
+    path = plan_path(root, profile, experiment)
+    rows = []
+    for run in read_plan(path).runs:
+        planned = run.record()
+        row = {key: planned[key] for key in ("run_id", "fingerprint")}
+        row |= read_outcome(root, profile, run)
+        row["method"] = planned["method"] | {"training": training_digest(run)} | built(run)
+        rows.append(row | {key: planned[key] for key in ("track", "scenario", "seed")})
+    index = read_json(path) | {"runs": rows}
+    write_json(profile_folder(root, profile) / "experiments" / f"{experiment}.json", index)
+    return rows
 
 
 def renew_indices(root: Path, profile: str, run: Run) -> None:
     """Write the index of each trained experiment that holds a run, after it was carried out."""
     for path in sorted((profile_folder(root, profile) / "experiments").glob("*.json")):
-        if any(row["run_id"] == run["run_id"] for row in read_json(path)["runs"]):
+        if any(row["run_id"] == run.run_id for row in read_json(path)["runs"]):
             write_index(root, profile, path.stem)
 
 
 def built(run: Run) -> dict[str, Any]:
     """What blocks of a run build, where their names do not say so."""
-    blocks = {part: run["settings"].get(part, {}) for part in run["method"]}
-    of = {part: block["of"] for part, block in blocks.items() if "of" in block}
+    parts = ("normalisation", "loss", "recipe", *ANSWERING)
+    of = {part: getattr(run.settings, part).get("of") for part in parts}
+    of = {part: function for part, function in of.items() if function}
     return {"of": of} if of else {}
 
 
 def training_digest(run: Run) -> str:
     """Tells apart methods that are trained for longer, averaged or sampled in another way."""
-    training = run["settings"].get("training", {})
     # The name of the augmentation stands among the parts of the method.
+    training = run.record()["settings"].get("training", {})
     return digest({key: value for key, value in training.items() if key != "augmentation"})

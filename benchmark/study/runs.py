@@ -6,13 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field
 
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import fold_of, split_digest
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
+from benchmark.models.weights import Weights
 from benchmark.parts import (
     ANSWERING,
     NAMED,
@@ -22,6 +25,7 @@ from benchmark.parts import (
     REGISTRIES,
     SETTINGS,
     Block,
+    Parts,
     build,
     capability,
     check_block,
@@ -30,13 +34,119 @@ from benchmark.parts import (
     registry,
 )
 from benchmark.scenarios import corruption_of, expand_scenario, scenario_folder, sources_of
-from benchmark.schema import parse
+from benchmark.schema import Record, RunId, parse, read_shape
 from benchmark.settings import PARAMS, Experiment, Method, Params, Profile, Training
 from benchmark.study.numerics import PROTOCOL, version
 
-Run = dict[str, Any]
-RUN_KEYS = ("run_id", "fingerprint", "training_fingerprint", "skip", "method", "track")
-RUN_KEYS += ("scenario", "seed", "settings", "answering", "tested")
+
+class Scenario(Record):
+    """What is trained on and what is tested on."""
+
+    name: str
+    source: str
+    targets: tuple[str, ...]
+    own: tuple[str, ...] = ()
+    """Targets that are a laboratory's own images (`domain add`) and no published set."""
+    folds: int | None = None
+    """Into how many the source is cut for cross-fitting."""
+
+
+class RunMethod(Parts):
+    """The parts of a run's method, under one name; an ensemble's are those of its members."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it averages what others predicted."""
+        return self.recipe == "ensemble"
+
+    def record(self) -> dict[str, str]:
+        """As it is written: a part as in plain training is left out, but for `RECORDED`."""
+        order = ("recipe", *RECORDED) if self.is_ensemble else RECORDED
+        chosen = self.chosen(RECORDED)
+        return {"name": self.name} | {part: chosen[part] for part in order} | chosen
+
+
+class Member(Record):
+    """A run that an ensemble averages."""
+
+    run_id: RunId
+    fingerprint: str
+    skip: None = None
+
+
+class RunSettings(Record):
+    """The settings of each part of a run, and of its training; of an ensemble, its members."""
+
+    members: tuple[Member, ...] = ()
+    normalisation: Block = Field(default_factory=dict)
+    loss: Block = Field(default_factory=dict)
+    training: Training | None = None
+    image_size: int = 0
+    crop: float = 1.0
+    recipe: Block = Field(default_factory=dict)
+    weights: Weights = Weights()
+    readout: Block = Field(default_factory=dict)
+    inference: Block = Field(default_factory=dict)
+
+
+class Run(Record):
+    """Scenario × method × seed: the same object when it is planned, written and read.
+
+    Attributes:
+        fingerprint: of everything that its predictions follow from.
+        training_fingerprint: of everything that its network follows from.
+        answering: of what a prediction on one test set follows from, whatever the other test sets.
+        tested: test set → digest of its images.
+        skip: why it makes no sense; None if it does.
+    """
+
+    run_id: RunId
+    fingerprint: str
+    training_fingerprint: str
+    skip: str | None = None
+    method: RunMethod
+    track: Literal["inductive", "transductive"]
+    scenario: Scenario
+    seed: int
+    settings: RunSettings
+    answering: str
+    tested: dict[str, str]
+
+    def record(self) -> dict[str, Any]:
+        """As it is written: what is at its default is left out of method and settings."""
+        whole = self.model_dump(mode="json", exclude_unset=True)
+        return whole | {"method": self.method.record()}
+
+    def build(self, part: str) -> Callable[..., Any]:
+        """What its block of a part builds, with its parameters."""
+        return build(part, getattr(self.method, part), getattr(self.settings, part))
+
+
+class RunRecord(Run):
+    """`run.json`: a run, what became of it, where, and of which network."""
+
+    outcome: str
+    predictions_sha256: str | None = None
+    network_sha256: str | None = None
+    """None in records from before networks were hashed."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    answered_in: list[dict[str, Any]] = Field(default_factory=list)
+    """Where its predictions were made, if not where the network was trained."""
+    selection: Any = None
+    history: list[dict[str, Any]] = Field(default_factory=list)
+    """By epoch; empty where nothing was trained."""
+    time: dict[str, float] = Field(default_factory=dict)
+    members: list[dict[str, Any]] = Field(default_factory=list)
+
+
+def read_run_record(path: Path) -> RunRecord:
+    """The record of a run: `results/<profile>/runs/<run id>/run.json`."""
+    profile = Path(path).parents[4].name
+    return read_shape(path, RunRecord, f"delete it, and run `wbc-shift train -p {profile}`")
 
 
 def expand(
@@ -60,7 +170,7 @@ def expand(
         refuse_shared_cells(cards, scenario, source, targets)
         where = {"name": scenario, "source": source, "targets": targets}
         # Left out where there is none: a published scenario is the same in every clone.
-        where |= {"own": own} if (own := own_domains(cards, targets)) else {}
+        where |= {"own": owned} if (owned := own_domains(cards, targets)) else {}
         where |= {"folds": profile.folds} if profile.folds else {}
         folds = dict.fromkeys(fold_of(seed, profile.folds) for seed in range(experiment.seeds))
         shown = {None: prepared} | prepared.get("framings", {})
@@ -73,20 +183,17 @@ def expand(
         # Members stand before the ensembles that ask for them.
         ordered = sorted(methods.items(), key=lambda item: bool(item[1].members))
         for (name, method), seed in product(ordered, range(experiment.seeds)):
-            run = {
-                "run_id": f"{name}/{scenario_folder(scenario)}/seed{seed}",
-                "scenario": where,
-                "seed": seed,
-            }
+            run_id = f"{name}/{scenario_folder(scenario)}/seed{seed}"
+            own: dict[str, Any] = {"run_id": run_id, "scenario": where, "seed": seed}
             if method.members:
-                run |= ensemble(name, [planned[member, seed] for member in method.members])
+                own |= ensemble(name, [planned[member, seed] for member in method.members])
             else:
                 facts = used[method.framing, fold_of(seed, profile.folds)]
-                run |= network(params, profile, (name, method), facts, seed)
-                run["skip"] = skips[name] or too_few_sources(params, method, source)
-                check_sampler(run["settings"]["training"], source)
-            planned[name, seed] = run
-            runs.append({key: run[key] for key in RUN_KEYS})
+                own |= network(params, profile, (name, method), facts, seed)
+                own["skip"] = skips[name] or too_few_sources(params, method, source)
+                check_sampler(own["settings"]["training"], source)
+            planned[name, seed] = Run.model_validate(own)
+            runs.append(planned[name, seed])
     return runs
 
 
@@ -224,7 +331,7 @@ def network(
     named: tuple[str, Method],
     used: Used,
     seed: int,
-) -> Run:
+) -> dict[str, Any]:
     """Fingerprints, parts and settings of a run of one network.
 
     What answers is no part of the training's fingerprint: methods that differ in readout or
@@ -270,24 +377,25 @@ def network(
     }
 
 
-def ensemble(name: str, members: list[Run]) -> Run:
+def ensemble(name: str, members: list[Run]) -> dict[str, Any]:
     """Fingerprints, parts and settings of a run that averages the probabilities of others."""
-    skips = [run["skip"] for run in members if run["skip"]]
+    skips = [run.skip for run in members if run.skip]
     shown = ("backbone", "normalisation", "loss", "weights")
     together = {
-        part: " + ".join(dict.fromkeys(run["method"][part] for run in members)) for part in shown
+        part: " + ".join(dict.fromkeys(getattr(run.method, part) for run in members))
+        for part in shown
     }
-    transductive = any(run["track"] == "transductive" for run in members)
+    transductive = any(run.track == "transductive" for run in members)
     return {
-        "fingerprint": digest(["ensemble", *(run["fingerprint"] for run in members)]),
-        "training_fingerprint": digest([run["training_fingerprint"] for run in members]),
-        "answering": digest([run["answering"] for run in members]),
-        "tested": members[0]["tested"],
+        "fingerprint": digest(["ensemble", *(run.fingerprint for run in members)]),
+        "training_fingerprint": digest([run.training_fingerprint for run in members]),
+        "answering": digest([run.answering for run in members]),
+        "tested": members[0].tested,
         "skip": skips[0] if skips else None,
         "method": {"name": name, "recipe": "ensemble"} | together,
         "track": "transductive" if transductive else "inductive",
         "settings": {
-            "members": [{key: run[key] for key in ("run_id", "fingerprint")} for run in members]
+            "members": [run.model_dump(include={"run_id", "fingerprint"}) for run in members]
         },
     }
 

@@ -59,10 +59,10 @@ def validate_profile(
         outcomes = [read_outcome(root, name, run) for run in runs]
         experiments[experiment_name] = outcomes
         for run, outcome in zip(runs, outcomes, strict=True):
-            outcome |= {"run_id": run["run_id"], "work": None}
+            outcome |= {"run_id": run.run_id, "work": None}
             if outcome["outcome"] not in ("done", "skipped"):
                 outcome["work"] = kind_of_work(root, name, run)
-                to_do[run["run_id"]] = run
+                to_do[run.run_id] = run
     # Images are missed only where something is left to run: results stand without them.
     to_run = bool(problems or to_do)
     for domain in profile.domains:

@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from benchmark.settings import load_params
 from benchmark.study.pipeline import write_pipelines
 from benchmark.study.plan import plan_profile
 from benchmark.study.records import run_folder, write_index
+from benchmark.study.runs import Run
 
 PROFILE = "core"
 CLASSES = ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]
@@ -68,7 +68,7 @@ def finished_project(root: Path, experiments: int) -> list[str]:
     drawn: dict[str, list[bytes]] = {}
     for runs in plans.values():
         for place, run in enumerate(runs):
-            files = drawn.setdefault(run["scenario"]["name"], [])
+            files = drawn.setdefault(run.scenario.name, [])
             if len(files) < VARIANTS:
                 table = predictions(root, run, seed=len(files))
                 files.append(table.to_parquet(None, index=False, compression="zstd"))
@@ -78,23 +78,23 @@ def finished_project(root: Path, experiments: int) -> list[str]:
     return list(plans)
 
 
-def write_finished(root: Path, run: dict[str, Any], predictions: bytes) -> None:
+def write_finished(root: Path, run: Run, predictions: bytes) -> None:
     """The record and the predictions of a run."""
-    folder = run_folder(root, PROFILE, run["run_id"])
+    folder = run_folder(root, PROFILE, run.run_id)
     folder.mkdir(parents=True)
     path = folder / "predictions.parquet"
     path.write_bytes(predictions)
     history = [{"epoch": e, "train_loss": 1 / (e + 1), "lr": 1e-3} for e in range(10)]
     done = {"outcome": "done", "reason": None, "predictions_sha256": sha256_file(path)}
-    record = {"schema_version": 1} | run | done | {"history": history}
+    record = {"schema_version": 1} | run.record() | done | {"history": history}
     # Three thousand calls of `write_json` would wait for the disk three thousand times.
     (folder / "run.json").write_text(json.dumps(record, indent=1))
 
 
-def predictions(root: Path, run: dict[str, Any], seed: int) -> pd.DataFrame:
+def predictions(root: Path, run: Run, seed: int) -> pd.DataFrame:
     """Answers that lean towards the true class, for all that the run is tested on."""
     random = np.random.default_rng(seed)
-    source, targets = run["scenario"]["source"], run["scenario"]["targets"]
+    source, targets = run.scenario.source, run.scenario.targets
     domains = read_json(root / "results" / PROFILE / "data.json")["domains"]
     split = pd.read_csv(root / "datasets" / "splits" / f"{source}.csv")
     parts = split["part"].value_counts(normalize=True) * domains[source]["images"]
