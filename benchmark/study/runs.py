@@ -275,11 +275,11 @@ def check_blocks(params: Params, method: Method) -> None:
 def check_weights(params: Params, method: Method) -> None:
     """Raise a `UserError` if a method starts from a file that could be exchanged unnoticed."""
     weights = params.weights_of(method)
-    if weights.file and not weights.sha256:
-        path = Path(weights.file)
+    if (chosen := weights.file or weights.package) and not weights.sha256:
+        path = Path(chosen)
         found = sha256_file(path) if path.is_file() else "what `sha256sum` says of the file"
         raise UserError(
-            f"{PARAMS}: weights.{method.weights}: {weights.file} has no sha256, so another file "
+            f"{PARAMS}: weights.{method.weights}: {chosen} has no sha256, so another file "
             f"under its name would go unnoticed: add `sha256: {found}`"
         )
 
