@@ -22,7 +22,12 @@ import pytest
 import torch
 from conftest import CLASSES, REPOSITORY
 from safetensors.torch import save_file
-from support.entries import ENTRIES, WHOLE, scratch_settings
+from support.entries import (  # noqa: F401  a fixture
+    ENTRIES,
+    WHOLE,
+    narrow_networks,
+    scratch_settings,
+)
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.cards import load_cards
