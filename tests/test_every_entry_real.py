@@ -17,7 +17,8 @@ import pytest
 from conftest import CLASSES, REPOSITORY
 from support.entries import narrow_networks, scratch_settings  # noqa: F401  a fixture
 
-from benchmark.data.cards import card_of, domain_images, load_cards
+from benchmark.data.cards import card_of, load_cards
+from benchmark.data.manifests import domain_images
 from benchmark.files import read_json
 
 pytestmark = pytest.mark.skipif("WBC_MIRROR" not in os.environ, reason="WBC_MIRROR is not set")

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from benchmark.data.cards import load_cards, read_manifest
-from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS, read_known_cases
+from benchmark.data.cards import load_cards
+from benchmark.data.manifests import EXCLUSIONS, SAME_CELLS, read_known_cases, read_manifest
 from benchmark.errors import UserError
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from benchmark.acquire.manifest import build_manifest, write_manifest
-from benchmark.data.cards import Card, load_cards, published_images, read_manifest
+from benchmark.data.cards import Card, load_cards
 from benchmark.data.layouts import Layout, path_pattern, read_layout
+from benchmark.data.manifests import published_images, read_manifest
 from benchmark.errors import UserError
 from benchmark.files import sha256_file
 

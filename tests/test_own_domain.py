@@ -21,13 +21,8 @@ from support.laboratory import ADD, RAW, cell, deep_png, everything, lab, put
 from benchmark.audit.images import Look
 from benchmark.audit.near_duplicates import near_duplicates
 from benchmark.audit.pairs import EQUAL
-from benchmark.data.cards import (
-    Card,
-    load_cards,
-    published_images,
-    read_label_spaces,
-    read_manifest,
-)
+from benchmark.data.cards import Card, load_cards, read_label_spaces
+from benchmark.data.manifests import published_images, read_manifest
 from benchmark.data.prepare import decode_all
 from benchmark.errors import UserError
 from benchmark.files import read_json, read_yaml

@@ -159,8 +159,7 @@ def obtain(
     tried = []
     for file in (folder / archive.file for folder in places):
         if file.is_file():
-            why = archive_fault(archive, file)
-            if why is None:
+            if (why := archive_fault(archive, file)) is None:
                 return file
             tried.append(f"{file} ({why})")
     for url in () if offline else archive.urls:

@@ -26,7 +26,8 @@ from benchmark.acquire import sources
 from benchmark.acquire.archives import DRIVE
 from benchmark.acquire.inventory import readable
 from benchmark.acquire.sources import Busy, NotThere, Unreachable, translated
-from benchmark.data.cards import Card, load_cards, published_images
+from benchmark.data.cards import Card, load_cards
+from benchmark.data.manifests import published_images
 from benchmark.errors import UserError
 from benchmark.progress import track
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from benchmark.acquire.archives import archive_home, unpacked
 from benchmark.acquire.sources import Address, Expected, Mirror, Source, fault
-from benchmark.data.cards import Card, raw_folder, read_manifest
+from benchmark.data.cards import Card, raw_folder
 from benchmark.data.image_files import find_images
+from benchmark.data.manifests import read_manifest
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json, write_text
 from benchmark.progress import track
@@ -123,7 +124,9 @@ def fetch(
 
         tried = manifest.complete(datasets, card, mirror, offline)
         if not (datasets / card.manifest).exists():
-            raise UserError(nothing_here(datasets, card, tried))
+            number = len(find_images(raw_folder(datasets, card)).images)
+            here = f"{number:,} images are here, which are not the set"
+            raise unobtainable(datasets, card, here if number else "no image is here", tried)
         manifest.say_differences(datasets, card, tried)
     expected = expected_images(datasets, card, subset, domain)
     folder = raw_folder(datasets, card)
@@ -152,7 +155,8 @@ def fetch(
         receipt.write()
     absent = [image.path for image in wanted if outcomes[image.path] == "missing"]
     if absent:
-        raise UserError(still_missing(datasets, card, absent, len(expected), tried))
+        of = f"{len(absent)} of {len(expected)} images are missing or damaged, first {absent[0]}"
+        raise unobtainable(datasets, card, of, tried)
     count = Counter(outcomes.values())
     count["kept"] += len(expected) - len(wanted)
     return FetchReport(card.name, len(expected), **count)
@@ -272,37 +276,19 @@ def draw(datasets: Path, card: Card, subset: Subset, domain: str | None) -> Fetc
     return FetchReport(card.name, len(wanted), kept=len(wanted) - drawn, drawn=drawn)
 
 
-def still_missing(
-    datasets: Path, card: Card, missing: list[str], total: int, tried: list[str]
-) -> str:
-    """The line that says what is missing, what was tried, and what to place where."""
-    again = f"; if these files are right, delete {datasets / card.manifest}"
-    return (
-        f"{card.name}: {len(missing)} of {total} images are missing or damaged, "
-        f"first {missing[0]}; tried {', '.join(tried) or 'nothing: the card has no address'}"
-        f"{'' if card.ships_manifest else again}; {what_to_place(datasets, card)}"
-    )
-
-
-def nothing_here(datasets: Path, card: Card, tried: list[str]) -> str:
-    """The same where no manifest can be made, so that nobody knows how many are missing."""
-    number = len(find_images(raw_folder(datasets, card)).images)
-    here = f"{number:,} images are here, which are not the set" if number else "no image is here"
-    return (
-        f"{card.name}: {here}; tried "
-        f"{', '.join(tried) or 'nothing: the card has no address'}; {what_to_place(datasets, card)}"
-    )
-
-
-def what_to_place(datasets: Path, card: Card) -> str:
-    """How to place a set, or its archives, by hand."""
+def unobtainable(datasets: Path, card: Card, what: str, tried: list[str]) -> UserError:
+    """The line that says what is missing, what was tried, and what to place where by hand."""
     archives = ""
     if card.archives:
         names = ", ".join(archive.file for archive in card.archives)
         home, lent = archive_home(datasets / "raw", card), archive_home(Path("DIR"), card)
         archives = f" (archives unopened: {names} in {home} or {lent})"
-    return (
-        f"to place them by hand: {card.by_hand}; the folder is {raw_folder(datasets, card)}, "
-        f"or DIR/{card.folder} of a mirror given as WBC_MIRROR=DIR{archives}; then run again, "
-        "what is whole is kept"
+    manifest = datasets / card.manifest
+    made_here = not card.ships_manifest and manifest.exists()
+    again = f"; if these files are right, delete {manifest}" if made_here else ""
+    return UserError(
+        f"{card.name}: {what}; tried {', '.join(tried) or 'nothing: the card has no address'}"
+        f"{again}; to place them by hand: {card.by_hand}; the folder is "
+        f"{raw_folder(datasets, card)}, or DIR/{card.folder} of a mirror given as "
+        f"WBC_MIRROR=DIR{archives}; then run again, what is whole is kept"
     )

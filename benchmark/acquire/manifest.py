@@ -16,9 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.acquire.archives import archive_fault, unpacked
-from benchmark.data.cards import Card, count_faults, published_images, raw_folder
+from benchmark.data.cards import Card, raw_folder
 from benchmark.data.image_files import Unreadable, find_images, image_file, opened
 from benchmark.data.layouts import Layout, Npz, Paths, read_layout
+from benchmark.data.manifests import count_faults, published_images
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, sha256_file, write_text
 from benchmark.progress import say, track

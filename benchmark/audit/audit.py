@@ -28,7 +28,8 @@ from benchmark.audit.checks import (
 from benchmark.audit.images import address, contact_sheet, look_at, small_picture
 from benchmark.audit.pairs import check_pairs, find_pairs, known_cases, precision, review
 from benchmark.data.arrays import open_set_of
-from benchmark.data.cards import Card, card_of, domain_images, open_set_images, raw_folder
+from benchmark.data.cards import Card, card_of, raw_folder
+from benchmark.data.manifests import domain_images, open_set_images
 from benchmark.errors import UserError
 from benchmark.files import write_json, write_text
 from benchmark.progress import say

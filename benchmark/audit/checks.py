@@ -13,15 +13,14 @@ import pandas as pd
 
 from benchmark.audit.images import Look
 from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
-from benchmark.data.cards import (
-    Card,
-    card_of,
+from benchmark.data.cards import Card, card_of, share_cells
+from benchmark.data.manifests import (
+    EXCLUSIONS,
+    SAME_CELLS,
     count_faults,
     published_images,
     read_manifest,
-    share_cells,
 )
-from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
 from benchmark.data.split import split_path, split_rows
 from benchmark.scenarios import corruption_of, expand_scenario, sources_of
 from benchmark.settings import Profile

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.data.cards import Card
-from benchmark.data.known_cases import EXCLUSIONS, read_known_cases
+from benchmark.data.manifests import EXCLUSIONS, read_known_cases
 from benchmark.tables import read_strings
 
 

@@ -17,12 +17,7 @@ from benchmark.audit.checks import Audit, Finding, Mend, Scenarios, exclude, joi
 from benchmark.audit.images import Look
 from benchmark.audit.near_duplicates import correlate, near_duplicates
 from benchmark.data.cards import Card
-from benchmark.data.known_cases import (
-    DIFFERENT_CELLS,
-    EXCLUSIONS,
-    SAME_CELLS,
-    read_known_cases,
-)
+from benchmark.data.manifests import DIFFERENT_CELLS, EXCLUSIONS, SAME_CELLS, read_known_cases
 
 EQUAL = 0.97
 """The correlation from which on two labels of one pair contradict each other beyond doubt."""

@@ -32,18 +32,10 @@ from benchmark.data.arrays import (
     open_set_of,
     table_path,
 )
-from benchmark.data.cards import (
-    AroundCell,
-    Card,
-    CentredPixels,
-    Crop,
-    card_of,
-    domain_images,
-    open_set_images,
-    raw_folder,
-)
+from benchmark.data.cards import AroundCell, Card, CentredPixels, Crop, card_of, raw_folder
 from benchmark.data.cell_finder import FINDER, LEAST_CONTRAST, Found, find_cell
 from benchmark.data.image_files import Picture, Unreadable, bits_of_set, image_file, read_image
+from benchmark.data.manifests import domain_images, open_set_images
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
 from benchmark.progress import say, track

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmark.data.cards import Card, read_manifest
+from benchmark.data.cards import Card
+from benchmark.data.manifests import read_manifest
 from benchmark.errors import UserError
 from benchmark.files import digest, write_text
 from benchmark.settings import SPLIT_PARTS, Split

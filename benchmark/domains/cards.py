@@ -18,15 +18,8 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageDraw
 
 from benchmark.data.arrays import Images, PreparedImages, fields_path
-from benchmark.data.cards import (
-    AroundCell,
-    Card,
-    Crop,
-    card_of,
-    domain_images,
-    load_label_spaces,
-    raw_folder,
-)
+from benchmark.data.cards import AroundCell, Card, Crop, card_of, load_label_spaces, raw_folder
+from benchmark.data.manifests import domain_images
 from benchmark.data.prepare import crop_box, crop_fraction, opened
 from benchmark.domains.facts import (
     COLOURS,

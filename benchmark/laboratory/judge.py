@@ -17,8 +17,8 @@ import pandas as pd
 from benchmark.audit.images import BLACK, Look, look_at
 from benchmark.audit.near_duplicates import SIDE, near_duplicates
 from benchmark.audit.pairs import EQUAL
-from benchmark.data.cards import Card, card_of, domain_images, published_images
-from benchmark.data.known_cases import join_groups
+from benchmark.data.cards import Card, card_of
+from benchmark.data.manifests import domain_images, join_groups, published_images
 from benchmark.data.prepare import SMALLEST_SIDE, decode_all
 from benchmark.domains.facts import nucleus_diameters
 from benchmark.errors import UserError

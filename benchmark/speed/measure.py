@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.data.arrays import Images
-from benchmark.data.cards import Card, card_of, domain_images, raw_folder
+from benchmark.data.cards import Card, card_of, raw_folder
+from benchmark.data.manifests import domain_images
 from benchmark.data.prepare import decode_all
 from benchmark.device import environment
 from benchmark.errors import UserError

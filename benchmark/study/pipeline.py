@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
-from benchmark.data.known_cases import EXCLUSIONS, SAME_CELLS
+from benchmark.data.manifests import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
 from benchmark.files import read_yaml, write_text
 from benchmark.parts import BLOCKS
@@ -222,7 +222,7 @@ def facts(names: list[str], cards: dict[str, Card]) -> list[str]:
     """Cards, manifests and label spaces of the named sets, and the known faults in them."""
     files = [f"datasets/{file}" for file in (LABEL_SPACES, EXCLUSIONS, SAME_CELLS)]
     files += [f"benchmark/data/{part}.py" for part in ("card", "cards")]
-    files += ["benchmark/data/known_cases.py", *(f"datasets/{name}.yaml" for name in names)]
+    files += ["benchmark/data/manifests.py", *(f"datasets/{name}.yaml" for name in names)]
     # A manifest below raw/ is made by fetch from one's own copy: no dependency, but a product.
     manifests = [cards[name].manifest for name in names]
     return files + [f"datasets/{path}" for path in manifests if not path.startswith("raw/")]

@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmark.acquire.fetch import verify
 from benchmark.data.arrays import array_path, cache_folder
-from benchmark.data.cards import Card, card_of, domain_images, raw_folder
+from benchmark.data.cards import Card, card_of, raw_folder
+from benchmark.data.manifests import domain_images
 from benchmark.data.split import check_split, fold_of, read_split, split_path
 from benchmark.errors import UserError
 from benchmark.scenarios import expand_scenario, sources_of
