@@ -13,8 +13,9 @@ from benchmark.data.arrays import OPEN_SET_PART
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.compare import compare_methods
 from benchmark.evaluation.experiments import done_runs, load_experiments
-from benchmark.schema import DEFAULT_PROFILE, read_done
+from benchmark.schema import DEFAULT_PROFILE
 from benchmark.study.predictions import read_stored, stated_probabilities
+from benchmark.study.runs import read_run_record
 
 RUN_AND_TEST_SET = ("method", "scenario", "seed", "domain", "part")
 
@@ -46,7 +47,7 @@ def predictions(
         experiments = [one for one in experiments if one.experiment == experiment]
     tables = []
     for run, classes in done_runs(experiments).values():
-        stored = read_stored(results, read_done(results / "runs" / run.run_id / "run.json"))
+        stored = read_stored(results, read_run_record(results / "runs" / run.run_id / "run.json"))
         stored = stored[stored["part"] != OPEN_SET_PART]
         logits = stored[[f"logit_{name}" for name in classes]].to_numpy()
         table = stored[["domain", "part", "image", "group"]].reset_index(drop=True)

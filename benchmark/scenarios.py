@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
-from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
 from benchmark.errors import UserError, suggest
+from benchmark.parts import registry
 from benchmark.texts import shortened
 
+SEVERITIES = (1, 2, 3, 4)
+"""Of each corruption, from mild to strong."""
 CORRUPTIONS_OF_SOURCE = "corruptions"
 """Stands for the targets of a scenario: the source's id_test under every corruption."""
 
@@ -34,7 +36,7 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
     if targets == CORRUPTIONS_OF_SOURCE:
         if len(sources) > 1:
             raise UserError(f"{where}: corruptions are of one source, not of several")
-        return source, [f"{source}:{c}:{s}" for c, s in product(CORRUPTIONS, SEVERITIES)]
+        return source, [f"{source}:{c}:{s}" for c, s in product(registry("corruption"), SEVERITIES)]
     chosen = chosen or [d for d in domains if d not in sources]
     if both := [d for d in sources if d in chosen]:
         raise UserError(f"{where}: '{both[0]}' is both trained and tested on")

@@ -17,7 +17,6 @@ from pydantic import (
 
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
-from benchmark.models.weights import Weights
 from benchmark.parts import (
     ANSWERING,
     AXES,
@@ -154,6 +153,51 @@ class Training(Strict):
         if self.averaging == "swad" and self.selection == "last":
             raise ValueError("averaging swad chooses its epochs: leave selection at best")
         return self
+
+
+Triple = tuple[float, float, float]
+
+
+class Weights(Strict):
+    """A block of `weights` in params.yaml: random (`{}`), a tag of timm's hub, a file, or the
+    one that an installed package holds."""
+
+    timm: str | None = None
+    """A tag of the backbone on timm's hub: `a1h_in1k` of `resnet50.a1h_in1k`."""
+    file: str | None = None
+    """A safetensors file, or a torch pickle that holds nothing but tensors."""
+    package: str | None = Field(None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    """A package of the index that is installed and holds one file of weights."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """What the file, or the hub's file, must have."""
+    names: Literal["ibn_net", "dinov2", "in_order"] | None = None
+    """How names in the file become the backbone's; null where they are the same. in_order: by the
+    place of each tensor."""
+    training_datasets: list[str] | None = None
+    """Every data set the weights were made with, in the names of the cards; null is unknown."""
+    mean: Triple | None = None
+    std: Triple | None = None
+    interpolation: str | None = None
+    crop: float | None = Field(None, gt=0, le=1)
+    """Null follows what timm knows of the weights (of the backbone, for a file)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Weights:
+        if sum(map(bool, (self.timm, self.file, self.package))) > 1:
+            raise ValueError("takes one of timm, file and package")
+        if self.from_scratch and self.model_dump(exclude_none=True):
+            raise ValueError("random weights take no key; name a source: timm, file or package")
+        if self.names and self.timm:
+            raise ValueError("names belongs to a file")
+        return self
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether nothing is loaded."""
+        return not (self.timm or self.file or self.package)
+
+
+FROM_SCRATCH = Weights()
 
 
 class Method(Parts):
@@ -362,7 +406,7 @@ class Params(Blocks):
 
     def weights_of(self, method: Method) -> Weights:
         """The block of `weights` that a method starts from."""
-        return self.weights.get(method.weights, Weights())
+        return self.weights.get(method.weights, FROM_SCRATCH)
 
     def sources(self) -> list[str]:
         """Every domain that some profile trains on, sorted."""

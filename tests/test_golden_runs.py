@@ -42,8 +42,8 @@ from benchmark.models.build import build_model
 from benchmark.models.heads import FREEZING, HEADS
 from benchmark.models.normalisation import NORMALISATIONS, official_ibn_name
 from benchmark.models.predict import INFERENCES, Conditions, predict
-from benchmark.models.weights import IMAGENET, Weights
-from benchmark.settings import Augmentation, Training
+from benchmark.models.weights import IMAGENET
+from benchmark.settings import Augmentation, Training, Weights
 from benchmark.study.numerics import version
 from benchmark.training.averaging import AVERAGINGS
 from benchmark.training.batches import SAMPLERS, Batches

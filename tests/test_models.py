@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.heads import classifier_name, features_and_logits
 from benchmark.models.normalisation import NORMALISATIONS, Skip, norm_layers, normalise
-from benchmark.models.weights import Weights
+from benchmark.settings import Weights
 
 BACKBONES = {  # those of the published systems: their own normalisation, how many layers of it
     "resnet18": ("bn", 20),

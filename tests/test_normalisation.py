@@ -25,7 +25,7 @@ from benchmark.models.normalisation import (
     normalise,
     official_ibn_name,
 )
-from benchmark.models.weights import Weights
+from benchmark.settings import Weights
 
 PICTURE = Path(__file__).parents[1] / "docs" / "normalisation.png"
 REFERENCE = (

@@ -29,9 +29,9 @@ from benchmark.models.build import (
 from benchmark.models.heads import features_and_logits
 from benchmark.models.normalisation import official_ibn_name
 from benchmark.models.predict import predict, standardise, to_float
-from benchmark.models.weights import IMAGENET, Preprocessing, Weights, contamination
+from benchmark.models.weights import IMAGENET, Preprocessing, contamination
 from benchmark.schema import parse
-from benchmark.settings import load_params
+from benchmark.settings import Weights, load_params
 
 SQUEEZENET = (
     Path(os.environ["WBC_MIRROR"]).parent / "weights" / "squeezenet1_1_imagenet.safetensors"
@@ -362,11 +362,6 @@ def test_contamination_by_a_test_set_has_three_answers(
 ) -> None:
     family = {"pbc", "bloodmnist"}
     assert contamination(training, family) == expected
-    assert Weights(file="x", training_datasets=training).contamination(family) == expected
-
-
-def test_random_weights_are_clean() -> None:
-    assert Weights().contamination({"pbc"}) == "clean"
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,7 @@ import numpy as np
 
 from benchmark.data.stain import by_chunks, jpeg_round_trip
 from benchmark.errors import UserError, suggest
-
-SEVERITIES = (1, 2, 3, 4)
+from benchmark.scenarios import SEVERITIES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from benchmark.execution.networks import RunContext, trained_network
 from benchmark.models.build import create, load_initial
 from benchmark.models.heads import replace_classifier
 from benchmark.models.predict import predict
-from benchmark.models.weights import Weights
+from benchmark.settings import Weights
 
 
 def features_of_weights(backbone: str, file: Path, image_size: int) -> Features:

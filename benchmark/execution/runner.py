@@ -21,9 +21,9 @@ from benchmark.execution.networks import RunContext, axis_seed, build_network
 from benchmark.execution.predicting import average_of_members, predict_parts
 from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.build import preprocessing, weights_sha256
-from benchmark.models.weights import Weights
 from benchmark.parts import PLAIN
 from benchmark.progress import say
+from benchmark.settings import Weights
 from benchmark.study.plan import plan_path, profile_folder, read_plan
 from benchmark.study.predictions import TestSet, networks_apart, read_stored
 from benchmark.study.records import (

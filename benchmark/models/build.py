@@ -37,9 +37,10 @@ from benchmark.models.normalisation import (
     normalise,
     official_ibn_name,
 )
-from benchmark.models.weights import IMAGENET, SCRATCH, Preprocessing, Weights
+from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.parts import capability, check_block, function_of
 from benchmark.progress import say
+from benchmark.settings import FROM_SCRATCH, Weights
 
 State = dict[str, Tensor]
 
@@ -52,7 +53,7 @@ def build_model(
     image_size: int,
     seed: int,
     *,
-    weights: Weights = SCRATCH,
+    weights: Weights = FROM_SCRATCH,
     head: str = "linear",
     freezing: str = "none",
     state_follows: bool = False,
@@ -140,7 +141,7 @@ def skip_reason(
     parameters: dict[str, object],
     image_size: int,
     *,
-    weights: Weights = SCRATCH,
+    weights: Weights = FROM_SCRATCH,
     head: str = "linear",
     freezing: str = "none",
     batch_statistics: bool = False,

@@ -15,7 +15,6 @@ from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import fold_of, split_digest
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
-from benchmark.models.weights import Weights
 from benchmark.parts import (
     ANSWERING,
     NAMED,
@@ -35,7 +34,16 @@ from benchmark.parts import (
 )
 from benchmark.scenarios import corruption_of, expand_scenario, scenario_folder, sources_of
 from benchmark.schema import Record, RunId, parse, read_shape
-from benchmark.settings import PARAMS, Experiment, Method, Params, Profile, Training
+from benchmark.settings import (
+    FROM_SCRATCH,
+    PARAMS,
+    Experiment,
+    Method,
+    Params,
+    Profile,
+    Training,
+    Weights,
+)
 from benchmark.study.numerics import PROTOCOL, version
 
 
@@ -88,7 +96,7 @@ class RunSettings(Record):
     image_size: int = 0
     crop: float = 1.0
     recipe: Block = Field(default_factory=dict)
-    weights: Weights = Weights()
+    weights: Weights = FROM_SCRATCH
     readout: Block = Field(default_factory=dict)
     inference: Block = Field(default_factory=dict)
 
