@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from benchmark import __version__
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.parallel import INTERRUPTED, interrupts_told
-from benchmark.progress import console, say
+from benchmark.progress import console, say, say_each
 from benchmark.schema import DEFAULT_PROFILE, PARAMS, check_name
 from benchmark.texts import visible
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # what a command needs it imports itself, so that help and co
     from benchmark.settings import Params
 
 ROOT = Path()
+DATASETS = ROOT / "datasets"
 DATA, STUDY, RESULTS, LABORATORY = "Data", "Study", "Results", "Your own laboratory"
 """Groups of the commands, in the order of `wbc-shift --help`."""
 
@@ -35,7 +37,7 @@ class InProject(TyperCommand):
     """A command that works on the project one stands in, and knows when one stands elsewhere."""
 
     def invoke(self, context: typer.Context) -> Any:
-        for needed in (ROOT / PARAMS, ROOT / "datasets"):
+        for needed in (ROOT / PARAMS, DATASETS):
             if not needed.exists():
                 raise UserError(f"{needed} is not here: run in the project's root folder")
         try:
@@ -93,13 +95,13 @@ def complete_run(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_card(incomplete: str) -> list[str]:
-    cards = sorted(path.stem for path in (ROOT / "datasets").glob("*.yaml"))
+    cards = sorted(path.stem for path in DATASETS.glob("*.yaml"))
     return [name for name in cards if name.startswith(incomplete) and name != "label_spaces"]
 
 
 ProfileOption = Annotated[
     str,
-    typer.Option(
+    Option(
         "--profile",
         "-p",
         callback=named_profile,
@@ -107,15 +109,15 @@ ProfileOption = Annotated[
         help="A profile of params.yaml, as shipped: demo, core or full.",
     ),
 ]
-LabelledFolder = Annotated[Path, typer.Argument(help="A folder per class, or what --labels names.")]
+LabelledFolder = Annotated[Path, Argument(help="A folder per class, or what --labels names.")]
 LabelsOption = Annotated[
-    Path | None, typer.Option(help="CSV with the columns path, label and perhaps group.")
+    Path | None, Option(help="CSV with the columns path, label and perhaps group.")
 ]
 CropOption = Annotated[
-    float, typer.Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
+    float, Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
 ]
 MapOption = Annotated[
-    list[str] | None, typer.Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
+    list[str] | None, Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
 ]
 
 
@@ -173,7 +175,7 @@ def show_version(asked: bool) -> None:
 def common(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Say which it is."),
+        Option("--version", callback=show_version, is_eager=True, help="Say which it is."),
     ] = False,
 ) -> None:
     """What all commands share."""
@@ -184,7 +186,7 @@ def settings() -> tuple[Params, dict[str, Card]]:
     from benchmark.data.cards import load_cards
     from benchmark.settings import load_params
 
-    return load_params(ROOT / PARAMS), load_cards(ROOT / "datasets")
+    return load_params(ROOT / PARAMS), load_cards(DATASETS)
 
 
 def classes_of(profile: str) -> list[str]:
@@ -192,7 +194,7 @@ def classes_of(profile: str) -> list[str]:
     from benchmark.data.cards import load_label_spaces
 
     params, _ = settings()
-    return load_label_spaces(ROOT / "datasets")[params.profile(profile).label_space]
+    return load_label_spaces(DATASETS)[params.profile(profile).label_space]
 
 
 def warn_of_stages(params: Params, profile: str) -> None:
@@ -234,15 +236,13 @@ def fetch(
     profile: ProfileOption = DEFAULT_PROFILE,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            autocompletion=complete_card, help="Cards or domains; without one, a profile's."
-        ),
+        Argument(autocompletion=complete_card, help="Cards or domains; default: a profile's."),
     ] = None,
     subset: Annotated[
-        str, typer.Option(help="Of the named cards or domains: all images, or the core of them.")
+        str, Option(help="Of the named cards or domains: all images, or the core of them.")
     ] = "all",
     listed: Annotated[
-        bool, typer.Option("--list", help="Only say what is here and how to get the rest.")
+        bool, Option("--list", help="Only say what is here and how to get the rest.")
     ] = False,
 ) -> None:
     """Get images: kept, copied from a mirror, downloaded, unpacked, or drawn; each is verified.
@@ -259,32 +259,32 @@ def fetch(
     if listed:
         from benchmark.acquire.inventory import lines
 
-        cards = load_cards(ROOT / "datasets")
+        cards = load_cards(DATASETS)
         if names:
             cards = {card.name: card for card, _ in named(cards, names)}
         for card in cards.values():
-            say("\n".join(lines(ROOT / "datasets", card, mirror)))
+            say("\n".join(lines(DATASETS, card, mirror)))
         return
     if names:
         if subset not in ("core", "all"):
             raise UserError(f"--subset {subset}: use core or all")
-        for card, domain in named(load_cards(ROOT / "datasets"), names):
-            say(str(fetch_card(ROOT / "datasets", card, subset, mirror, offline, domain)))
+        for card, domain in named(load_cards(DATASETS), names):
+            say(str(fetch_card(DATASETS, card, subset, mirror, offline, domain)))
         return
     params, cards = settings()
     chosen = params.profile(profile)
     receipt = {}
     for name in dict.fromkeys(card_of(cards, domain).name for domain in chosen.domains):
-        report = fetch_card(ROOT / "datasets", cards[name], chosen.subset, mirror, offline)
+        report = fetch_card(DATASETS, cards[name], chosen.subset, mirror, offline)
         say(str(report))
         receipt[name] = {"subset": chosen.subset, "images": report.images}
-    write_json(ROOT / "datasets" / "raw" / f"{profile}.json", receipt)
+    write_json(DATASETS / "raw" / f"{profile}.json", receipt)
 
 
 @command(DATA)
 def doctor(
     links: Annotated[
-        bool, typer.Option(help="Also ask every address of the cards whether it answers.")
+        bool, Option(help="Also ask every address of the cards whether it answers.")
     ] = False,
 ) -> None:
     """Check this machine, the cards and the mirror; exit 1 if something is broken.
@@ -294,17 +294,14 @@ def doctor(
     from benchmark.acquire.doctor import check_cards, check_environment, check_links
 
     mirror, offline = surroundings()
-    cards, checks = check_cards(ROOT / "datasets")
-    checks += check_environment(ROOT / "datasets", cards, mirror, offline)
-    for check in checks:
-        say(str(check))
+    cards, checks = check_cards(DATASETS)
+    checks += check_environment(DATASETS, cards, mirror, offline)
+    say_each(checks)
     if links:
-        answers = check_links(ROOT / "datasets", cards, offline)
-        for check in answers:
-            say(str(check))
+        answers = check_links(DATASETS, cards, offline)
+        say_each(answers)
         checks += answers
-    broken = sum(check.verdict == "broken" for check in checks)
-    if broken:
+    if broken := sum(check.verdict == "broken" for check in checks):
         raise UserError(f"{broken} of {len(checks)} checks found something broken, listed above")
 
 
@@ -312,7 +309,7 @@ def doctor(
 def split(
     anew: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN", help="Make this split again: runs trained on it are stale."),
+        Option(metavar="DOMAIN", help="Make this split again: runs trained on it are stale."),
     ] = None,
 ) -> None:
     """Cut every source domain into train, id_val, calibration and id_test.
@@ -329,22 +326,22 @@ def split(
     for domain in anew or []:
         if domain not in sources:
             raise UserError(f"--anew {domain}: no such source domain{suggest(domain, sources)}")
-    paths = {domain: split_path(ROOT / "datasets", domain) for domain in sources}
+    paths = {domain: split_path(DATASETS, domain) for domain in sources}
     kept = [d for d in sources if d not in (anew or []) and paths[d].exists()]
     for domain in kept:
-        check_split(ROOT / "datasets", card_of(cards, domain), domain)
+        check_split(DATASETS, card_of(cards, domain), domain)
         say(f"kept {paths[domain]}")
     for domain in [domain for domain in sources if domain not in kept]:
-        for line in split_domain(ROOT / "datasets", card_of(cards, domain), domain, params.split):
-            say(f"note: {line}")
+        notes = split_domain(DATASETS, card_of(cards, domain), domain, params.split)
+        say_each(f"note: {line}" for line in notes)
         say(f"wrote {paths[domain]}")
     for domain, folds in [(d, folds) for d in sources for folds in params.folds_of(d)]:
-        card, path = card_of(cards, domain), split_path(ROOT / "datasets", domain, folds)
+        card, path = card_of(cards, domain), split_path(DATASETS, domain, folds)
         if domain in kept and path.exists():
-            check_split(ROOT / "datasets", card, domain, folds)
+            check_split(DATASETS, card, domain, folds)
             say(f"kept {path}")
         else:
-            split_into_folds(ROOT / "datasets", card, domain, params.split, folds)
+            split_into_folds(DATASETS, card, domain, params.split, folds)
             say(f"wrote {path}")
 
 
@@ -353,7 +350,7 @@ def audit(
     profile: ProfileOption = DEFAULT_PROFILE,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="Only name the equal files of this manifest, by their hashes."),
+        Option(help="Only name the equal files of this manifest, by their hashes."),
     ] = None,
 ) -> None:
     """Look for leaks, copies, conflicting labels and broken images; exit 1 on any of them.
@@ -365,10 +362,9 @@ def audit(
         from benchmark.audit.manifest import audit_manifest
         from benchmark.data.cards import load_cards
 
-        cards = load_cards(ROOT / "datasets")
-        lines, open_conflicts = audit_manifest(ROOT / "datasets", cards, manifest)
-        for line in lines:
-            say(line)
+        cards = load_cards(DATASETS)
+        lines, open_conflicts = audit_manifest(DATASETS, cards, manifest)
+        say_each(lines)
         if open_conflicts:
             raise UserError(f"{manifest}: {open_conflicts[0]}: exclude both")
         return
@@ -418,18 +414,14 @@ def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
         row += (work["predict"], work["train"])
         table.add_row(name, *map(str, row))
     console.print(table)
-    for reason in dict.fromkeys(o["reason"] for runs in experiments.values() for o in runs):
-        if reason:
-            say(f"note: {reason}")
-    planned = [outcome["run_id"] for outcomes in experiments.values() for outcome in outcomes]
-    for line in tell_work(ROOT, profile, to_do, planned):
-        say(f"note: {line}")
+    every = [outcome for outcomes in experiments.values() for outcome in outcomes]
+    say_each(f"note: {reason}" for reason in dict.fromkeys(o["reason"] for o in every) if reason)
+    planned = [outcome["run_id"] for outcome in every]
+    say_each(f"note: {line}" for line in tell_work(ROOT, profile, to_do, planned))
     if to_do:
-        for line in forecast_profile(ROOT, params, cards, profile, to_do):
-            say(line)
+        say_each(forecast_profile(ROOT, params, cards, profile, to_do))
     warn_of_stages(params, profile)
-    for problem in problems:
-        say(f"missing: {problem}")
+    say_each(f"missing: {problem}" for problem in problems)
     if problems:
         raise UserError(f"profile {profile}: {len(problems)} things are missing, listed above")
 
@@ -451,9 +443,7 @@ def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
 @command(STUDY)
 def pipeline(
-    check: Annotated[
-        bool, typer.Option(help="Only compare; fail if a file is out of date.")
-    ] = False,
+    check: Annotated[bool, Option(help="Only compare; fail if a file is out of date.")] = False,
 ) -> None:
     """Write the dvc.yaml of every profile.
 
@@ -498,16 +488,11 @@ def train(
     profile: ProfileOption = DEFAULT_PROFILE,
     experiment: Annotated[
         str | None,
-        typer.Option(
-            "--experiment",
-            "-e",
-            autocompletion=complete_experiment,
-            help="One experiment; default: all.",
-        ),
+        Option("--experiment", "-e", autocompletion=complete_experiment, help="Default: all."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="One method alone, by name.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="Where --method is trained, tested.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --method.")] = 0,
+    method: Annotated[str | None, Option(help="One method alone, by name.")] = None,
+    scenario: Annotated[str | None, Option(help="Where --method is trained, tested.")] = None,
+    seed: Annotated[int, Option(help="Seed of --method.")] = 0,
 ) -> None:
     """Carry out the planned runs that are not done; finished ones are never trained again.
 
@@ -524,8 +509,7 @@ def train(
             raise UserError("train: give --method and --scenario together, without --experiment")
         runs = plan_one(ROOT, params, profile, method, scenario, seed)
         train_one(ROOT, profile, classes_of(profile), runs)
-        for line in where_single_runs_stand(ROOT, profile, runs):
-            say(line)
+        say_each(where_single_runs_stand(ROOT, profile, runs))
         return
     if experiment is not None and experiment not in known:
         raise UserError(
@@ -540,13 +524,13 @@ def train(
 def launch(
     profile: ProfileOption = DEFAULT_PROFILE,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster (host:port or auto); default: this machine.")
+        str | None, Option(help="A Ray cluster (host:port or auto); default: this machine.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once on this machine; default: processors.")
+        int | None, Option(min=1, help="Runs at once on this machine; default: processors.")
     ] = None,
     gpus_per_run: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of a GPU that a run takes.")
+        float | None, Option(min=0, max=1, help="Share of a GPU that a run takes.")
     ] = None,
 ) -> None:
     """Carry out a profile's missing runs on many processors, GPUs or machines, through Ray.
@@ -570,13 +554,13 @@ def launch(
 def speed(
     profile: ProfileOption = DEFAULT_PROFILE,
     models: Annotated[
-        list[str] | None, typer.Option(help="Backbones to measure; default: the profile's.")
+        list[str] | None, Option(help="Backbones to measure; default: the profile's.")
     ] = None,
     precisions: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32 or bf16; default: the profile's.")
+        list[str] | None, Option("--precision", help="fp32 or bf16; default: the profile's.")
     ] = None,
     layouts: Annotated[
-        list[str] | None, typer.Option("--layout", help="channels_last (default) or contiguous.")
+        list[str] | None, Option("--layout", help="channels_last (default) or contiguous.")
     ] = None,
 ) -> None:
     """Measure how fast this machine decodes, trains and answers.
@@ -596,8 +580,7 @@ def speed(
     configure(device)
     what = (models or [], precisions or [], layouts or [])
     written = measure_speed(ROOT, params, cards, profile, *what, device)
-    for path in [*written, write_throughput(ROOT)]:
-        say(f"wrote {path}")
+    say_each(f"wrote {path}" for path in [*written, write_throughput(ROOT)])
 
 
 @command(RESULTS)
@@ -615,7 +598,7 @@ def evaluate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 @command(RESULTS)
 def report(
     profile: ProfileOption = DEFAULT_PROFILE,
-    strict: Annotated[bool, typer.Option(help="Fail if any planned run is not done.")] = False,
+    strict: Annotated[bool, Option(help="Fail if any planned run is not done.")] = False,
 ) -> None:
     """Write tables, figures and the page of a profile.
 
@@ -628,12 +611,10 @@ def report(
 
 @command(RESULTS)
 def compare(
-    first: Annotated[str, typer.Argument(help="A method, by name.")],
-    second: Annotated[str, typer.Argument(help="The method it is compared with.")],
+    first: Annotated[str, Argument(help="A method, by name.")],
+    second: Annotated[str, Argument(help="The method it is compared with.")],
     profile: ProfileOption = DEFAULT_PROFILE,
-    scenario: Annotated[
-        str | None, typer.Option(help="One scenario; default: all of both.")
-    ] = None,
+    scenario: Annotated[str | None, Option(help="One scenario; default: all of both.")] = None,
 ) -> None:
     """Is one method better than another? Paired by image and seed, in words, with the interval.
 
@@ -641,25 +622,24 @@ def compare(
     """
     from benchmark.evaluation.compare import compare_methods
 
-    for line in compare_methods(results_of(profile), first, second, scenario):
-        say(line)
+    say_each(compare_methods(results_of(profile), first, second, scenario))
 
 
 @command(RESULTS)
 def score(
     predictions: Annotated[
-        Path | None, typer.Argument(help="CSV with the columns named above; or see --images.")
+        Path | None, Argument(help="CSV with the columns named above; or see --images.")
     ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     scenario: Annotated[
-        str | None, typer.Option(help="Scenario of the profile that the file answers.")
+        str | None, Option(help="Scenario of the profile that the file answers.")
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
+        Option(help="WBCBench: your own file of true labels (ID,labels), scored against it."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Only write the scenario's test images to this CSV.")
+        Path | None, Option(help="Only write the scenario's test images to this CSV.")
     ] = None,
 ) -> None:
     """Score your own predictions, from any framework, and place them among the methods.
@@ -680,16 +660,14 @@ def score(
         if predictions is None:
             raise UserError("score: --images lists the images of a --scenario")
         scores, notes = score_challenge(predictions, truth)
-        for line in notes:
-            say(line)
+        say_each(notes)
         for name, value in scores._asdict().items():
             say(f"{name.replace('_', ' ')}: {value:.4f}")
     elif images is not None:
         number = write_test_images(images, results_of(profile), scenario)
         say(f"wrote {images}: {number} test images")
     else:
-        for line in score_submission(predictions, results_of(profile), scenario):
-            say(line)
+        say_each(score_submission(predictions, results_of(profile), scenario))
 
 
 @command(RESULTS)
@@ -707,7 +685,7 @@ def paper(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 def gallery(
     run: Annotated[
         str | None,
-        typer.Argument(help="METHOD/SCENARIO/seedK; without it, all runs vote, as in the report."),
+        Argument(help="METHOD/SCENARIO/seedK; without it, all runs vote, as in the report."),
     ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
@@ -726,7 +704,7 @@ def gallery(
 def embed(
     runs: Annotated[
         list[str],
-        typer.Argument(autocompletion=complete_run, help="Finished runs: METHOD/SCENARIO/seedK."),
+        Argument(autocompletion=complete_run, help="Finished runs: METHOD/SCENARIO/seedK."),
     ],
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
@@ -737,14 +715,13 @@ def embed(
     """
     from benchmark.execution.embedding import embed as embed_runs
 
-    for path in embed_runs(ROOT, profile, classes_of(profile), runs):
-        say(f"wrote {path}")
+    say_each(f"wrote {path}" for path in embed_runs(ROOT, profile, classes_of(profile), runs))
 
 
 @domain_command("add")
 def domain_add(
     folder: LabelledFolder,
-    name: Annotated[str, typer.Option(help="What the domain is to be called.")],
+    name: Annotated[str, Option(help="What the domain is to be called.")],
     labels: LabelsOption = None,
     crop: CropOption = 1.0,
     told: MapOption = None,
@@ -758,19 +735,18 @@ def domain_add(
     """
     from benchmark.laboratory.add import add_domain
 
-    for line in add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told)):
-        say(line)
+    say_each(add_domain(ROOT, profile, folder, name, labels, crop, cell_types_told(told)))
     if name in settings()[0].profile(profile).sources():
         say(f"note: scenarios `*->…` now train on {name} too: run `wbc-shift split` first")
 
 
 @domain_command("update")
 def domain_update(
-    name: Annotated[str, typer.Argument(help="A domain that `domain add` made.")],
+    name: Annotated[str, Argument(help="A domain that `domain add` made.")],
     folder: LabelledFolder,
     labels: LabelsOption = None,
     crop: Annotated[
-        float | None, typer.Option(min=0.05, max=1.0, help="As in `domain add`; default: as it is.")
+        float | None, Option(min=0.05, max=1.0, help="As in `domain add`; default: as it is.")
     ] = None,
     told: MapOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -783,13 +759,12 @@ def domain_update(
     from benchmark.laboratory.add import add_domain
 
     told_of = cell_types_told(told)
-    for line in add_domain(ROOT, profile, folder, name, labels, crop, told_of, update=True):
-        say(line)
+    say_each(add_domain(ROOT, profile, folder, name, labels, crop, told_of, update=True))
 
 
 @domain_command("remove")
 def domain_remove(
-    name: Annotated[str, typer.Argument(help="A domain that `domain add` made.")],
+    name: Annotated[str, Argument(help="A domain that `domain add` made.")],
 ) -> None:
     """Remove a domain of one's own: the copied images, the card, its place in every profile.
 
@@ -798,19 +773,18 @@ def domain_remove(
     """
     from benchmark.laboratory.add import remove_domain
 
-    for line in remove_domain(ROOT, name):
-        say(line)
+    say_each(remove_domain(ROOT, name))
 
 
 @domain_command("cards")
 def domain_cards(
     profile: ProfileOption = DEFAULT_PROFILE,
     run: Annotated[
-        str | None, typer.Option(help="Also compare in the features of this finished run.")
+        str | None, Option(help="Also compare in the features of this finished run.")
     ] = None,
     weights: Annotated[
         tuple[str, Path] | None,
-        typer.Option(help="Also compare in a backbone's features: its name, and a weights file."),
+        Option(help="Also compare in a backbone's features: its name, and a weights file."),
     ] = None,
 ) -> None:
     """Draw a card per domain: montage, classes, colour, size of the nucleus; and distances.
@@ -834,21 +808,21 @@ def domain_cards(
 
 @command(LABORATORY)
 def predict(
-    folder: Annotated[Path, typer.Argument(help="Images of one cell each, in any folders below.")],
+    folder: Annotated[Path, Argument(help="Images of one cell each, in any folders below.")],
     run: Annotated[
         str,
-        typer.Option(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
+        Option(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
     ],
     profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[
-        Path, typer.Option(help="The CSV to write; a sheet of the images goes beside it.")
+        Path, Option(help="The CSV to write; a sheet of the images goes beside it.")
     ] = Path("predictions.csv"),
     crop: CropOption = 1.0,
     tta: Annotated[
-        bool, typer.Option(help="Average over 8 flips and turns; requires the prepared source.")
+        bool, Option(help="Average over 8 flips and turns; requires the prepared source.")
     ] = False,
     accuracy: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="Wanted of accepted answers, on the source.")
+        float, Option(min=0.5, max=0.999, help="Wanted of accepted answers, on the source.")
     ] = 0.95,
 ) -> None:
     """Label images with a finished run: label, confidence, and whether to accept the answer.

@@ -69,6 +69,12 @@ def say(line: str) -> None:
     console.print(line)
 
 
+def say_each(lines: Iterable[object]) -> None:
+    """Print lines as they come."""
+    for line in lines:
+        say(str(line))
+
+
 def track(
     items: Iterable[Item], description: str, total: int | None = None, every_s: float = 20.0
 ) -> Iterator[Item]:
