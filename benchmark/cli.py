@@ -175,7 +175,7 @@ def show_version(asked: bool) -> None:
 def common(
     version: Annotated[
         bool,
-        Option("--version", callback=show_version, is_eager=True, help="Say which it is."),
+        Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """What all commands share."""
@@ -198,13 +198,13 @@ def classes_of(profile: str) -> list[str]:
 
 
 def warn_of_stages(params: Params, profile: str) -> None:
-    """Say which experiments `dvc repro` would pass over without a word."""
+    """Name the experiments that `dvc repro` would skip silently."""
     from benchmark.study.pipeline import without_stage
 
     if missing := without_stage(ROOT, params, profile):
         names = ", ".join(missing)
         say(
-            f"warning: {names}: no stage in the dvc.yaml of {profile}, so `dvc repro` passes over "
+            f"warning: {names}: no stage in the dvc.yaml of {profile}, so `dvc repro` skips "
             "it: run `wbc-shift pipeline`"
         )
 
@@ -373,7 +373,7 @@ def audit(
     params, cards = settings()
     found = audit_profile(ROOT, params, cards, profile)
     say(
-        f"audit of profile {profile} passed: {len(found.warnings)} new finds, "
+        f"audit of profile {profile} passed: {len(found.warnings)} new findings, "
         f"{len(found.known)} known cases: see {ROOT / 'results' / profile / 'audit.html'}"
     )
 
@@ -563,7 +563,7 @@ def speed(
         list[str] | None, Option("--layout", help="channels_last (default) or contiguous.")
     ] = None,
 ) -> None:
-    """Measure how fast this machine decodes, trains and answers.
+    """Measure how fast this machine decodes, trains and predicts.
 
     Reads params.yaml, and images where they are fetched. Writes results/speed/.
     """
@@ -632,7 +632,7 @@ def score(
     ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     scenario: Annotated[
-        str | None, Option(help="Scenario of the profile that the file answers.")
+        str | None, Option(help="Scenario of the profile that was predicted.")
     ] = None,
     truth: Annotated[
         Path | None,
@@ -647,8 +647,8 @@ def score(
     Columns: `image` (path as in --images, or the end of it); `prediction` (a class; `label` is the
     same) or a column of probabilities per class, `<class>` or `p_<class>`, or both; `domain` where
     image names are not enough. The CSV that `wbc-shift predict` writes is one. Every image of a
-    domain needs one answer. With --truth the columns are `ID` and `labels`. Reads the predictions
-    of finished runs too; writes nothing, unless --images is given.
+    domain needs one prediction. With --truth the columns are `ID` and `labels`. Reads the
+    predictions of finished runs too; writes nothing, unless --images is given.
     """
     from benchmark.evaluation.submission import score_challenge, score_submission, write_test_images
 
@@ -751,7 +751,7 @@ def domain_update(
     told: MapOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
-    """Put the images of a folder in the place of those of a domain of one's own.
+    """Replace the images of a domain of your own by those of a folder.
 
     Reads the folder, which stays as it is, and the profile's images at hand, to find copies. Writes
     what `domain add` writes; the domain stays in the profiles that have it.
@@ -766,7 +766,7 @@ def domain_update(
 def domain_remove(
     name: Annotated[str, Argument(help="A domain that `domain add` made.")],
 ) -> None:
-    """Remove a domain of one's own: the copied images, the card, its place in every profile.
+    """Remove a domain of your own: the copied images, the card, its place in every profile.
 
     Reads the cards. Writes params.yaml and the profiles' dvc.yaml, and deletes what `domain add`
     made; published sets are never removed.
@@ -822,10 +822,10 @@ def predict(
         bool, Option(help="Average over 8 flips and turns; requires the prepared source.")
     ] = False,
     accuracy: Annotated[
-        float, Option(min=0.5, max=0.999, help="Wanted of accepted answers, on the source.")
+        float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")
     ] = 0.95,
 ) -> None:
-    """Label images with a finished run: label, confidence, and whether to accept the answer.
+    """Label images with a finished run: label, confidence, and whether to accept it.
 
     Images unlike those that the run was trained on (other colours, other sizes, whole fields) are
     never accepted; the column `reason` says why.
@@ -848,7 +848,7 @@ def predict(
     if unlike:
         say(
             f"note: {unlike} of {len(table)} images are unlike {gauge.source}'s own and are not "
-            "accepted, however sure the answer: see the column reason"
+            "accepted, however confident the prediction: see the column reason"
         )
     say(f"{gauge}")
     say(gauge.scaling)

@@ -7,7 +7,7 @@ import draw_phantoms
 import numpy as np
 import pandas as pd
 import pytest
-from draw_phantoms import STEPS
+from draw_phantoms import STEPS, manifest
 from PIL import Image
 from scipy.ndimage import label as label_regions
 
@@ -23,7 +23,6 @@ from benchmark.phantom.acquisition import (
     draw,
     draw_images,
     limits,
-    manifest,
     optical_densities,
     slide_acquisition,
 )

@@ -79,7 +79,7 @@ def test_a8_runs_are_counted_with_the_trainings_that_they_answer_from() -> None:
     experiments = load_experiments(results)
     records = run_records(results, experiments)
     shared = environment(records)
-    said = re.search(r"(\d+) runs, which answer from (\d+) trainings", README)
+    said = re.search(r"(\d+) runs from (\d+) trainings", README)
     assert [int(found) for found in said.groups()] == [len(records), shared.trainings]
 
 

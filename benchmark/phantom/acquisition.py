@@ -24,7 +24,7 @@ from pydantic import Field
 from benchmark.errors import UserError, suggest
 from benchmark.files import atomic, digest
 from benchmark.parallel import in_processes
-from benchmark.phantom.specimen import MORPHOLOGIES, SIZE, SUPERSAMPLING, Specimen, specimen
+from benchmark.phantom.specimen import SIZE, SUPERSAMPLING, Specimen, specimen
 from benchmark.schema import Strict
 
 VERSION = 1
@@ -34,6 +34,9 @@ EXPOSURE = 0.93
 OD_AZURE = np.array([0.86, 0.74, 0.17])
 OD_EOSIN = np.array([0.06, 0.68, 0.66])
 """Optical density (natural) of one unit of stain in R, G, B. Nuclei bind both dyes: purple."""
+
+
+Gain = Annotated[float, Field(ge=0.4, le=1.6)]
 
 
 class Acquisition(Strict):
@@ -47,11 +50,7 @@ class Acquisition(Strict):
     """Buffer pH minus the reference: azure × 2^shift, eosin × 2^-shift (alkaline is bluer)."""
     stain_rotation_deg: float = Field(0.0, ge=-45, le=45)
     """Rotation of both stains' optical densities about the grey axis of RGB, degrees."""
-    white_balance: tuple[
-        Annotated[float, Field(ge=0.4, le=1.6)],
-        Annotated[float, Field(ge=0.4, le=1.6)],
-        Annotated[float, Field(ge=0.4, le=1.6)],
-    ] = (1.0, 1.0, 1.0)
+    white_balance: tuple[Gain, Gain, Gain] = (1.0, 1.0, 1.0)
     """Gain of the light in R, G, B, × reference."""
     gamma: float = Field(1.0, ge=0.4, le=2.5)
     """Camera curve: value = light^gamma; above 1 darkens the middle tones."""
@@ -75,10 +74,8 @@ class Acquisition(Strict):
 
 
 def optical_densities(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray]:
-    """Optical density [3] of one unit of azure and of eosin, as this acquisition stains them.
-
-    Both vectors are turned about the grey axis by Rodrigues' formula; no density is below zero.
-    """
+    """Optical density [3] of one unit of azure and of eosin, as this acquisition stains them: both
+    vectors turned about the grey axis by Rodrigues' formula, none below zero."""
     angle, grey = np.deg2rad(acquisition.stain_rotation_deg), np.ones(3) / np.sqrt(3)
     strengths = (
         acquisition.azure_strength * 2**acquisition.ph_shift,
@@ -184,34 +181,8 @@ def slide_acquisition(acquisition: Acquisition, group: str) -> Acquisition:
     return acquisition.model_copy(update=values)
 
 
-DOMAINS: dict[str, tuple[int, tuple[int, int, int, int, int]]] = {
-    "phantom-a": (12, (180, 150, 80, 70, 40)),
-    "phantom-b": (5, (30, 30, 30, 30, 30)),
-    "phantom-c": (5, (30, 30, 30, 30, 30)),
-    "phantom-d": (5, (30, 30, 30, 30, 30)),
-}
-"""Acquisition → slides, and images per class in the order of `MORPHOLOGIES`."""
-
-
-def manifest(
-    domains: Mapping[str, tuple[int, tuple[int, ...]]] = DOMAINS, size: int = SIZE
-) -> pd.DataFrame:
-    """The table of images to draw: path, label, group (slide), acquisition, width, height (px).
-
-    Each class is dealt to the slides in turn, so that every slide holds every class.
-    """
-    rows = []
-    for name, (slides, counts) in domains.items():
-        for label, count in zip(MORPHOLOGIES, counts, strict=True):
-            for i in range(count):
-                slide = f"slide{i % slides + 1:02d}"
-                path = f"{name}/{label}/{slide}_{i // slides + 1:03d}.png"
-                rows.append((path, label, f"{name}-{slide}", name, size, size))
-    return pd.DataFrame(rows, columns=["path", "label", "group", "acquisition", "width", "height"])
-
-
 def draw_images(rows: pd.DataFrame, acquisitions: Mapping[str, Acquisition], folder: Path) -> int:
-    """Draw the images of a manifest that `folder` lacks, as PNG, each written whole or not at all.
+    """Draw the images of a manifest that `folder` lacks, as PNG; return how many.
 
     An image is redrawn when its recipe (label, slide's acquisition, size, `VERSION`), kept in the
     file, is another.
@@ -219,10 +190,6 @@ def draw_images(rows: pd.DataFrame, acquisitions: Mapping[str, Acquisition], fol
     Args:
         rows: columns path, label, group, acquisition, width.
         acquisitions: value of the column `acquisition` → how it looks.
-        folder: where the paths begin.
-
-    Returns:
-        How many were drawn.
 
     Raises:
         UserError: a missing column, an acquisition without knobs, an unknown cell type, a folder

@@ -9,15 +9,42 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmark.files import atomic, read_yaml, write_text
-from benchmark.phantom.acquisition import Acquisition, draw, manifest
+from benchmark.phantom.acquisition import Acquisition, draw
 from benchmark.phantom.specimen import MORPHOLOGIES, SIZE
 from benchmark.progress import say
 from benchmark.schema import parse
+
+DOMAINS: dict[str, tuple[int, tuple[int, int, int, int, int]]] = {
+    "phantom-a": (12, (180, 150, 80, 70, 40)),
+    "phantom-b": (5, (30, 30, 30, 30, 30)),
+    "phantom-c": (5, (30, 30, 30, 30, 30)),
+    "phantom-d": (5, (30, 30, 30, 30, 30)),
+}
+"""Acquisition → slides, and images per class in the order of `MORPHOLOGIES`."""
+
+
+def manifest(
+    domains: Mapping[str, tuple[int, tuple[int, ...]]] = DOMAINS, size: int = SIZE
+) -> pd.DataFrame:
+    """The table of images to draw: path, label, group (slide), acquisition, width, height (px).
+
+    Each class is dealt to the slides in turn, so that every slide holds every class.
+    """
+    rows = []
+    for name, (slides, counts) in domains.items():
+        for label, count in zip(MORPHOLOGIES, counts, strict=True):
+            for i in range(count):
+                slide = f"slide{i % slides + 1:02d}"
+                path = f"{name}/{label}/{slide}_{i // slides + 1:03d}.png"
+                rows.append((path, label, f"{name}-{slide}", name, size, size))
+    return pd.DataFrame(rows, columns=["path", "label", "group", "acquisition", "width", "height"])
+
 
 STEPS: dict[str, tuple] = {
     "azure_strength": (0.25, 0.6, 1.0, 1.5, 2.2),
