@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmark.evaluation.evaluate import images_by_domain
-from benchmark.evaluation.experiments import done_runs, load_experiments, read_run
+from benchmark.evaluation.experiments import done_runs, load_experiments, predictions_of
 from benchmark.evaluation.selective import open_set_rows, rejection_rows
 from benchmark.report.claims import constant_ld
 from benchmark.report.results import read_evaluated
@@ -33,7 +33,7 @@ def scores() -> dict[str, pd.DataFrame]:
     found: dict[str, list[dict]] = {"rejection": [], "open_set": []}
     for run, classes in done_runs(load_experiments(CORE)).values():
         if run.method.readout == "nearest_neighbours" or "+" in run.scenario.source:
-            own = read_run(CORE, run, classes)
+            own = predictions_of(CORE, run, classes)
             about = {"method": run.method.name, "source": run.scenario.source}
             rows = open_set_rows(run, own.known, own.foreign, tested)
             found["open_set"] += [about | row for row in rows]

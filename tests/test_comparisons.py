@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from benchmark import metrics
 from benchmark.evaluation import comparisons, evidence
 from benchmark.evaluation.columns import Resampled, summarise
-from benchmark.evaluation.experiments import Scenario
+from benchmark.evaluation.experiments import Scenario, ScenarioRuns
 from benchmark.evaluation.resampling import JointPredictions, generator
 from benchmark.metrics import TABLED
 
@@ -37,7 +37,9 @@ def resampled(scenario, tables):
         for name, metric in TABLED.items()
     }
     places = {str(row): row for row in range(len(tables[0][2]))}
-    return Resampled(scenario, scenario.targets, TABLED, places, images, observed, {})
+    return Resampled(
+        ScenarioRuns(scenario, (), ()), scenario.targets, TABLED, places, images, observed, {}
+    )
 
 
 def p_values_of(runs, pairs, permutations):

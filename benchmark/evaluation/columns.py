@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.evaluation.experiments import Scenario
+from benchmark.evaluation.experiments import Scenario, ScenarioRuns
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.metrics import HEADLINE, METRICS, TABLED, Metric, supported
 from benchmark.scenarios import corruption_of
-from benchmark.study.predictions import DROPPED, REDUCED, Predictions, TestSet
+from benchmark.study.predictions import DROPPED, REDUCED, WBC5, Predictions, TestSet
 
 SUMMARIES = {
     "mean_target": "mean of targets",
@@ -57,7 +57,7 @@ class Series(NamedTuple):
 class Resampled(NamedTuple):
     """The runs of one scenario, in the whole label space or in its reduced form."""
 
-    scenario: Scenario
+    runs: ScenarioRuns
     counted: tuple[str, ...]
     """the targets that enter its summaries"""
     metrics: dict[str, Metric]
@@ -71,14 +71,19 @@ class Resampled(NamedTuple):
     draws: dict[MetricKey, Columns]
     """(runs, resamples) values"""
 
-    def series(self, runs: list[tuple[int, str]], metric: MetricKey, column: str) -> Series:
-        """The values of some runs, given as (seed, run id)."""
-        rows = [self.places[run_id] for _, run_id in runs]
-        return Series(
-            tuple(seed for seed, _ in runs),
-            self.points[metric][column][rows],
-            self.draws[metric][column][rows],
-        )
+    @property
+    def scenario(self) -> Scenario:
+        return self.runs.scenario
+
+    def series(self, metric: MetricKey, column: str) -> dict[str, Series]:
+        """The values of every method."""
+        points, draws = self.points[metric][column], self.draws[metric][column]
+        found = {}
+        for method, members in self.runs.members.items():
+            rows = [self.places[run_id] for _, run_id in members]
+            seeds = tuple(seed for seed, _ in members)
+            found[method] = Series(seeds, points[rows], draws[rows])
+        return found
 
     @property
     def columns(self) -> list[str]:
@@ -129,64 +134,58 @@ def summarise(by_test_set: list[np.ndarray], scenario: Scenario, counted: Sequen
     return dict(zip(column_names(scenario, counted), columns, strict=True))
 
 
-def has_reduced_form(answers: dict[str, dict[TestSet, Predictions]], scenario: Scenario) -> bool:
+def has_reduced_form(runs: ScenarioRuns) -> bool:
     """Whether runs are also scored without the dropped class."""
     # Corruptions are of one test set, whose basophils are as many in each.
-    return not scenario.target_groups and all(
-        answer[scenario.test_sets[0]].reduced is not None for answer in answers.values()
-    )
+    return frozenset(runs.classes) == WBC5 and not runs.scenario.target_groups
 
 
 def resample(
-    scenario: Scenario,
-    classes: tuple[str, ...],
-    answers: dict[str, dict[TestSet, Predictions]],
+    runs: ScenarioRuns,
+    predictions: dict[str, dict[TestSet, Predictions]],
     reduced: bool = False,
 ) -> Resampled:
-    """Resample the test sets of a scenario for the runs in `answers` (by run id).
+    """Resample the test sets of a scenario for all its runs (predictions by run id).
 
     F1 by class is of test sets alone, and not of single corruptions.
     """
-    first = next(iter(answers.values()))
-    counts = [np.bincount(first[t].labels, minlength=len(classes)) for t in scenario.test_sets[1:]]
+    scenario, classes = runs.scenario, runs.classes
+    own = [predictions[run.run_id] for run in runs.runs]
+    counts = [np.bincount(own[0][t].labels, minlength=len(classes)) for t in scenario.test_sets[1:]]
     counted = counted_targets(scenario, np.reshape(counts, (-1, len(classes))))
     metrics = TABLED_REDUCED if reduced else TABLED
     images, points, draws = {}, {}, {}
     names = ["in_domain", *scenario.targets]
     for column, test_set in zip(names, scenario.test_sets, strict=True):
-        found = [answer[test_set] for answer in answers.values()]
-        images[test_set] = shown = images_of(found, test_set, classes, reduced)
+        joint = joined([by_test_set[test_set] for by_test_set in own], test_set, classes, reduced)
+        images[test_set] = joint
         by_class = {} if reduced or corruption_of(column) else {"f1": METRICS["f1"]}
-        for name, (observed, drawn) in observed_and_drawn(shown, metrics | by_class).items():
-            for place, key in enumerate(metric_keys(name, classes)):
-                own = place if key[1] else ...
-                points.setdefault(key, {})[column] = observed[own]
-                draws.setdefault(key, {})[column] = drawn[own]
+        for name, (observed, drawn) in observed_and_drawn(joint, metrics | by_class).items():
+            # One key for a metric over all classes, one per class for F1.
+            for place, label in enumerate(classes if name == "f1" else [""]):
+                rows = place if label else ...
+                points.setdefault((name, label), {})[column] = observed[rows]
+                draws.setdefault((name, label), {})[column] = drawn[rows]
     for by_metric in (points, draws):
         for key, columns in by_metric.items():
             if not key[1]:
                 in_order = [columns[name] for name in names]
                 by_metric[key] = summarise(in_order, scenario, counted)
-    places = {run_id: place for place, run_id in enumerate(answers)}
-    return Resampled(scenario, counted, metrics, places, images, points, draws)
+    places = {run.run_id: place for place, run in enumerate(runs.runs)}
+    return Resampled(runs, counted, metrics, places, images, points, draws)
 
 
-def metric_keys(name: str, classes: tuple[str, ...]) -> list[MetricKey]:
-    """One key for a metric over all classes, one per class for `f1`."""
-    return [(name, label) for label in classes] if name == "f1" else [(name, "")]
-
-
-def images_of(
-    answers: list[Predictions], test_set: TestSet, classes: tuple[str, ...], reduced: bool
+def joined(
+    predictions: list[Predictions], test_set: TestSet, classes: tuple[str, ...], reduced: bool
 ) -> JointPredictions:
-    """What several runs answered on one test set; `reduced` leaves out the dropped class."""
-    first = answers[0]
+    """What several runs predict on one test set; `reduced` leaves out the dropped class."""
+    first = predictions[0]
     if reduced:
         kept = first.labels != classes.index(DROPPED)
-        predicted = np.stack([answer.reduced[kept] for answer in answers])
+        predicted = np.stack([own.reduced[kept] for own in predictions])
     else:
         kept = np.ones(len(first.labels), bool)
-        predicted = np.stack([answer.predicted for answer in answers])
+        predicted = np.stack([own.predicted for own in predictions])
     corrupted = corruption_of(test_set[0])
     name, groups = "/".join((corrupted[0], "id_test") if corrupted else test_set), first.groups
     return JointPredictions(name, first.labels[kept], groups[kept], predicted, len(classes))

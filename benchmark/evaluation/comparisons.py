@@ -44,8 +44,6 @@ PERMUTATIONS = 2000
 Pair = tuple[str, str]
 Pairs = dict[Pair, list[tuple[int, int]]]
 """(method, other method) → for each seed the rows of their runs"""
-Members = dict[str, list[tuple[int, str]]]
-"""method → (seed, run id) of its done runs"""
 
 
 class Comparison(NamedTuple):
@@ -91,13 +89,9 @@ class MetricColumn(NamedTuple):
         return np.array([own.mean for own in self.series.values()])
 
 
-def column_of(runs: Resampled, members: Members, metric: MetricKey, name: str) -> MetricColumn:
-    """Gather one column of a scenario.
-
-    Args:
-        members: all methods of the scenario, each with a run at least.
-    """
-    series = {method: runs.series(own, metric, name) for method, own in members.items()}
+def column_of(runs: Resampled, metric: MetricKey, name: str) -> MetricColumn:
+    """One column of a scenario, with all its methods."""
+    series = runs.series(metric, name)
     variances = seed_variances([own.points for own in series.values()])
     draws = [
         two_level(own.draws, variance, freedom, runs.scenario.name, method, *metric, name)
@@ -149,20 +143,23 @@ def compare(column: MetricColumn, p_images: dict[Pair, float]) -> dict[Pair, Com
     }
 
 
-def shared_rows(runs: Resampled, members: Members, first: str, second: str) -> list:
+def shared_rows(runs: Resampled, pair: Pair) -> list[tuple[int, int]]:
     """Rows of the runs of two methods, for each seed that both have."""
-    others = dict(members[second])
+    first, second = (dict(runs.runs.members[method]) for method in pair)
     return [
-        (runs.places[run_id], runs.places[others[seed]])
-        for seed, run_id in members[first]
-        if seed in others
+        (runs.places[run_id], runs.places[second[seed]])
+        for seed, run_id in first.items()
+        if seed in second
     ]
 
 
-def scenario_columns(runs: Resampled, members: Members) -> dict[tuple[str, str], MetricColumn]:
-    """Every column of a scenario for the metrics over all classes, by (metric, name)."""
+MetricColumns = dict[tuple[str, str], MetricColumn]
+"""(metric over all classes, name) → column"""
+
+
+def scenario_columns(runs: Resampled) -> MetricColumns:
     return {
-        (metric, name): column_of(runs, members, (metric, ""), name)
+        (metric, name): column_of(runs, (metric, ""), name)
         for metric in runs.metrics
         for name in runs.columns
     }
@@ -170,7 +167,7 @@ def scenario_columns(runs: Resampled, members: Members) -> dict[tuple[str, str],
 
 def permutation_tests(
     runs: Resampled, wanted: dict[str, Pairs], permutations: int = PERMUTATIONS
-) -> dict[str, dict[tuple[str, str], dict[str, float]]]:
+) -> dict[str, dict[Pair, dict[str, float]]]:
     """Two-sided p-value of every pair, by metric, pair and column.
 
     p = (1 + #{|d*| ≥ |d|}) / (permutations + 1): the observed arrangement counts as one. NaN where
@@ -243,7 +240,7 @@ class Test:
         )
         return [images.value(self.metric, side) for side in mixed]
 
-    def p_values(self, permutations: int) -> dict[tuple[str, str], dict[str, float]]:
+    def p_values(self, permutations: int) -> dict[Pair, dict[str, float]]:
         """By pair and column."""
         p = {
             column: np.where(

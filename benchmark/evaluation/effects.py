@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark.evaluation.columns import Resampled
-from benchmark.evaluation.comparisons import MetricColumn, compare, holm
+from benchmark.evaluation.comparisons import MetricColumns, compare, holm
 from benchmark.evaluation.evidence import rounded
 from benchmark.evaluation.experiments import Method
 from benchmark.metrics import HEADLINE
@@ -61,31 +61,22 @@ def one_part_pairs(methods: dict[str, Method]) -> list[tuple[str, str, str]]:
     return [pair for pair in pairs if pair in once.values()]
 
 
-def effect_rows(
-    runs: Resampled, methods: dict[str, Method], tracks: dict[str, str], columns: dict
-) -> list[dict]:
-    """Rows of `effects.parquet` of one scenario, tracks together, still without `p_holm`.
-
-    Args:
-        methods, tracks: those with a done run, by name.
-        columns: `evidence.scenario_columns`.
-    """
+def effect_rows(runs: Resampled, columns: MetricColumns) -> list[dict]:
+    """Rows of `effects.parquet` of one scenario, tracks together, still without `p_holm`."""
+    methods = {name: run.method for name, run in runs.runs.methods.items()}
     pairs = one_part_pairs(methods)
     untested = {(method, reference): np.nan for _, method, reference in pairs}
     rows = []
     for name in runs.ranked_columns if pairs else ():
-        column: MetricColumn = columns[HEADLINE, name]
-        found = compare(column, untested)
+        found = compare(columns[HEADLINE, name], untested)
         for part, method, reference in pairs:
             if comparison := found.get((method, reference)):
                 mean, low, high, seeds = comparison.difference
-                where = {"scenario": runs.scenario.name, "track": tracks[method], "part": part}
-                where |= {"method": method, "reference": reference}
-                where |= {"column": name, "seeds": seeds}
-                where |= {"choice": getattr(methods[method], part)}
-                where |= {"plain": getattr(methods[reference], part)}
-                values = {"mean": mean, "low": low, "high": high, "p": comparison.p_both}
-                rows.append(where | values)
+                row = {"scenario": runs.scenario.name, "track": runs.runs.methods[method].track}
+                row |= {"part": part, "method": method, "reference": reference, "column": name}
+                row |= {"choice": getattr(methods[method], part)}
+                row |= {"plain": getattr(methods[reference], part), "seeds": seeds}
+                rows.append(row | {"mean": mean, "low": low, "high": high, "p": comparison.p_both})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Evidence: runs of a scenario in; intervals of methods, and what tables say of them, out.
+"""Evidence: the intervals of methods in a scenario, and what tables say of them.
 
 A method's interval in a column is one, whatever table shows it: it is of all its done seeds in the
 profile, its variance between seeds pooled over all methods that the profile has in the scenario. A
@@ -19,8 +19,8 @@ from benchmark.evaluation.columns import Resampled
 from benchmark.evaluation.comparisons import (
     UNRANKED,
     Comparison,
-    Members,
     MetricColumn,
+    MetricColumns,
     Pair,
     Pairs,
     column_of,
@@ -76,15 +76,14 @@ and is no confidence interval: resampled orders are less alike than the observed
 true tau of 1 hardly ever lies in it."""
 
 
-def interval_rows(
-    runs: Resampled, members: Members, tracks: dict[str, str], columns: dict
-) -> list[dict]:
+def interval_rows(runs: Resampled, columns: MetricColumns) -> list[dict]:
     """Rows of `intervals.parquet` of a scenario, for every column and every class."""
     by_class = (
-        column_of(runs, members, metric, name)
+        column_of(runs, metric, name)
         for metric in runs.points
         for name in (runs.points[metric] if metric[1] else ())
     )
+    tracks = {method: run.track for method, run in runs.runs.methods.items()}
     rows = []
     for column in (*columns.values(), *by_class):
         key = {"scenario": runs.scenario.name, "column": column.name}
@@ -96,56 +95,47 @@ def interval_rows(
             rounded(
                 key | {"track": tracks[method], "method": method} | own._asdict() | {"freedom": f}
             )
-            for method, own, f in zip(members, found, column.variances.freedom, strict=True)
+            for method, own, f in zip(column.series, found, column.variances.freedom, strict=True)
         ]
     return rows
 
 
 def standing_rows(
-    runs: Resampled, members: Members, blocks: list[tuple[dict, list[str]]], columns: dict
+    runs: Resampled, blocks: list[tuple[dict, list[str]]], columns: MetricColumns
 ) -> tuple[list[dict], list[dict]]:
     """Rows of `standings.parquet` and of `evidence.parquet` for the blocks of a scenario.
 
     Args:
         blocks: the columns that say which block it is, and its methods with a done run.
-        columns: of `scenario_columns`.
     """
-    shown_in = [
-        (where, {key: column.of(methods) for key, column in columns.items()})
+    shown = [
+        (where | {"metric": key[0], "column": key[1]}, key, column.of(methods))
         for where, methods in blocks
+        for key, column in columns.items()
     ]
-    leaders = [
-        {
-            key: best_method(column) if column.name in runs.ranked_columns else None
-            for key, column in own.items()
-        }
-        for _, own in shown_in
-    ]
+    leaders = [best_method(own) if own.name in runs.ranked_columns else None for *_, own in shown]
     # A pair that several blocks hold is tested once: it has one answer.
     pairs: dict[str, Pairs] = {}
-    for (_, own), best in zip(shown_in, leaders, strict=True):
-        for (metric, name), leader in best.items():
-            for method in own[metric, name].series if leader else ():
-                if method != leader and (rows := shared_rows(runs, members, leader, method)):
-                    pairs.setdefault(metric, {})[leader, method] = rows
-    p_images = permutation_tests(runs, pairs)
     wanted: dict[tuple[str, str], dict[Pair, float]] = {}
-    for (_, own), best in zip(shown_in, leaders, strict=True):
-        for key, leader in best.items():
-            for pair in ((leader, method) for method in own[key].series):
-                if pair in p_images.get(key[0], {}):
-                    wanted.setdefault(key, {})[pair] = p_images[key[0]][pair][key[1]]
-    compared = {key: compare(columns[key], p) for key, p in wanted.items()}
+    for (_, key, own), leader in zip(shown, leaders, strict=True):
+        for pair in ((leader, method) for method in own.series if leader not in (None, method)):
+            if rows := shared_rows(runs, pair):
+                pairs.setdefault(key[0], {})[pair] = rows
+                wanted.setdefault(key, {})[pair] = np.nan
+    tested = permutation_tests(runs, pairs)
+    compared = {
+        (metric, name): compare(
+            columns[metric, name], {pair: tested[metric][pair][name] for pair in own}
+        )
+        for (metric, name), own in wanted.items()
+    }
     cells, summary = [], []
-    for (where, own), best in zip(shown_in, leaders, strict=True):
-        for key, column in own.items():
-            known, leader = compared.get(key, {}), best[key]
-            comparisons = {m: known[leader, m] for m in column.series if (leader, m) in known}
-            whose = where | {"metric": key[0], "column": key[1]}
-            cells += column_cells(whose, column, leader, comparisons)
-            summary.append(
-                whose | column_summary(runs, column, own[key[0], "in_domain"], comparisons)
-            )
+    for (where, key, own), leader in zip(shown, leaders, strict=True):
+        known = compared.get(key, {})
+        comparisons = {m: known[leader, m] for m in own.series if (leader, m) in known}
+        cells += column_cells(where, own, leader, comparisons)
+        in_domain = columns[key[0], "in_domain"].of(list(own.series))
+        summary.append(where | column_summary(runs, own, in_domain, comparisons))
     return cells, summary
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -235,7 +235,37 @@ def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, 
     return dict(sorted(runs.items()))
 
 
-def read_run(
+class ScenarioRuns(NamedTuple):
+    """The done runs of one scenario, each once, in the order in which the profile plans them."""
+
+    scenario: Scenario
+    classes: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def members(self) -> dict[str, list[tuple[int, str]]]:
+        """method → (seed, run id) by seed, whichever experiment planned it first"""
+        members: dict[str, list[tuple[int, str]]] = {}
+        for run in self.runs:
+            members.setdefault(run.method.name, []).append((run.seed, run.run_id))
+        return {method: sorted(own) for method, own in members.items()}
+
+    @property
+    def methods(self) -> dict[str, Run]:
+        """method → one of its runs"""
+        return {run.method.name: run for run in self.runs}
+
+
+def by_scenario(experiments: list[Experiment]) -> list[ScenarioRuns]:
+    found = {(run.scenario, classes): {} for run, classes in done_runs(experiments).values()}
+    for experiment in experiments:
+        for run in experiment.runs:
+            if run.done:
+                found[run.scenario, experiment.classes][run.run_id] = run
+    return [ScenarioRuns(*key, tuple(runs.values())) for key, runs in found.items()]
+
+
+def predictions_of(
     results: Path, run: Run, classes: tuple[str, ...], layouts: Layouts | None = None
 ) -> RunPredictions:
     """The predictions of a done run, if they are those that were recorded.

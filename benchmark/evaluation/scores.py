@@ -1,7 +1,4 @@
-"""Scores: a run's answers in; rows of its metrics and confusions out, and of the constant's.
-
-A row is long: one per run, test set, class and metric.
-"""
+"""Scores of each run by itself: rows of its metrics and confusions, and of the constant's."""
 
 from __future__ import annotations
 
@@ -26,6 +23,8 @@ METRICS_SCHEMA = pa.schema(
         ("n", pa.int64()),
     ]
 )
+"""`metrics.parquet`: `class_name` is "" for a metric over all classes; `n` counts the images behind
+the value. The rows of the majority constant have no seed and no track."""
 CONFUSION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("run_id", "domain", "part", "true", "predicted")),
@@ -39,32 +38,22 @@ Confusions = dict[TestSet, np.ndarray]
 def metric_rows(
     run: Run,
     classes: tuple[str, ...],
-    answers: dict[TestSet, Predictions],
+    predictions: dict[TestSet, Predictions],
     stated: dict[TestSet, Stated],
 ) -> list[dict]:
-    """Rows of `metrics.parquet` for one run."""
-    rows = score_rows(describe(run), confusions_of(answers, len(classes)), classes)
-    rows += stated_rows(describe(run), answers, stated)
-    reduced = {}
-    for test_set, answer in answers.items() if frozenset(classes) == WBC5 else ():
-        kept = answer.labels != classes.index(DROPPED)
-        if kept.any():
-            shown = answer.labels[kept], answer.reduced[kept]
-            reduced[test_set] = metrics.confusion_matrix(*shown, len(classes))
-    return rows + reduced_rows(describe(run), reduced)
-
-
-def confusion_rows(
-    run: Run, classes: tuple[str, ...], answers: dict[TestSet, Predictions]
-) -> list[dict]:
-    """Rows of `confusion.parquet` for one run, zeros included."""
-    return [
-        {"run_id": run.run_id, "domain": domain, "part": part, "true": true}
-        | {"predicted": predicted, "count": count}
-        for (domain, part), confusion in confusions_of(answers, len(classes)).items()
-        for true, counts in zip(classes, confusion.tolist(), strict=True)
-        for predicted, count in zip(classes, counts, strict=True)
-    ]
+    """Rows of `metrics.parquet` for one run: of its confusions and of its stated probabilities."""
+    about, reduced = described(run), {}
+    rows = confusion_scores(about, confusions_of(predictions, len(classes)), classes)
+    for (domain, part), own in predictions.items():
+        where = about | {"domain": domain, "part": part, "class_name": "", "n": len(own.labels)}
+        scores = stated_scores(own, stated[domain, part])
+        rows += [where | {"metric": name, "value": value} for name, value in scores.items()]
+        if own.reduced is not None:
+            kept = own.labels != classes.index(DROPPED)
+            if kept.any():
+                pair = own.labels[kept], own.reduced[kept]
+                reduced[domain, part] = metrics.confusion_matrix(*pair, len(classes))
+    return rows + confusion_scores(about, reduced, classes, REDUCED)
 
 
 def majority_rows(
@@ -79,34 +68,32 @@ def majority_rows(
             counts[classes.index(DROPPED)] = 0
             if counts.any():
                 reduced[test_set] = metrics.constant_confusion(counts)
-    described = describe_majority(run)
-    return score_rows(described, constant, classes) + reduced_rows(described, reduced)
+    about = described(run)
+    about |= dict.fromkeys(("backbone", "normalisation", "loss", "track"), "")
+    about |= {"run_id": majority_id(run.scenario.name), "method": MAJORITY}
+    about |= {"recipe": "constant", "seed": None}
+    rows = confusion_scores(about, constant, classes)
+    return rows + confusion_scores(about, reduced, classes, REDUCED)
 
 
-def confusions_of(answers: dict[TestSet, Predictions], classes: int) -> Confusions:
+def confusion_rows(
+    run: Run, classes: tuple[str, ...], predictions: dict[TestSet, Predictions]
+) -> list[dict]:
+    """Rows of `confusion.parquet` for one run, zeros included."""
+    return [
+        {"run_id": run.run_id, "domain": domain, "part": part, "true": true}
+        | {"predicted": predicted, "count": count}
+        for (domain, part), confusion in confusions_of(predictions, len(classes)).items()
+        for true, counts in zip(classes, confusion.tolist(), strict=True)
+        for predicted, count in zip(classes, counts, strict=True)
+    ]
+
+
+def confusions_of(predictions: dict[TestSet, Predictions], classes: int) -> Confusions:
     return {
-        test_set: metrics.confusion_matrix(answer.labels, answer.predicted, classes)
-        for test_set, answer in answers.items()
+        test_set: metrics.confusion_matrix(own.labels, own.predicted, classes)
+        for test_set, own in predictions.items()
     }
-
-
-def describe(run: Run) -> dict:
-    """The columns of `metrics.parquet` that say which run a value belongs to."""
-    method = run.method.model_dump(include={"backbone", "normalisation", "loss", "recipe"})
-    scenario = {"scenario": run.scenario.name, "source": run.scenario.source}
-    run_columns = {"run_id": run.run_id, "method": run.method.name, "track": run.track}
-    return run_columns | method | scenario | {"seed": run.seed}
-
-
-def describe_majority(run: Run) -> dict:
-    """The same columns for the majority constant on the scenario of `run`."""
-    nothing = dict.fromkeys(("backbone", "normalisation", "loss", "track"), "")
-    return describe(run) | nothing | {
-        "run_id": majority_id(run.scenario.name),
-        "method": MAJORITY,
-        "recipe": "constant",
-        "seed": None,
-    }  # fmt: skip
 
 
 def majority_id(scenario: str) -> str:
@@ -114,57 +101,39 @@ def majority_id(scenario: str) -> str:
     return f"{MAJORITY}/{scenario}"
 
 
-def score_rows(
-    run: dict, confusions: dict[TestSet, np.ndarray], classes: tuple[str, ...]
+def described(run: Run) -> dict:
+    """The columns of `metrics.parquet` that say which run a value belongs to."""
+    method = run.method.model_dump(include={"backbone", "normalisation", "loss", "recipe"})
+    scenario = {"scenario": run.scenario.name, "source": run.scenario.source, "seed": run.seed}
+    return {"run_id": run.run_id, "method": run.method.name, "track": run.track} | method | scenario
+
+
+def confusion_scores(
+    about: dict, confusions: Confusions, classes: tuple[str, ...], reduced: str = ""
 ) -> list[dict]:
-    """Rows of `metrics.parquet` that follow from the confusion matrix on each test set."""
-    matrices = np.stack(list(confusions.values()))
-    images, counts = matrices.sum(axis=(-2, -1)).tolist(), metrics.support(matrices).tolist()
-    overall, by_class = {}, {}
-    for name, metric in metrics.METRICS.items():
-        found = by_class if metric.over == "each class" else overall
-        found[name] = metric.of_confusion(matrices).tolist()
-    rows = []
-    for place, (domain, part) in enumerate(confusions):
-        where = run | {"domain": domain, "part": part}
-        rows += [
-            where | {"class_name": "", "metric": name, "value": values[place], "n": images[place]}
-            for name, values in overall.items()
-        ]
-        rows += [
-            where | {"class_name": class_name, "metric": name, "value": value, "n": n}
-            for name, values in by_class.items()
-            for class_name, value, n in zip(classes, values[place], counts[place], strict=True)
-        ]
-    return rows
+    """A row for each metric of each test set, and for each class where a metric has one for each.
 
-
-def stated_rows(
-    run: dict, answers: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
-) -> list[dict]:
-    """Rows of the stated probabilities: calibration, and rejection by maximum probability."""
-    return [
-        run
-        | {"domain": domain, "part": part, "class_name": ""}
-        | {"metric": name, "value": value, "n": len(answer.labels)}
-        for (domain, part), answer in answers.items()
-        for name, value in stated_scores(answer, stated[domain, part]).items()
-    ]
-
-
-def reduced_rows(run: dict, confusions: dict[TestSet, np.ndarray]) -> list[dict]:
-    """The metrics of tables in a reduced label space, named `macro_f1_wbc4` and so on."""
+    Args:
+        reduced: name of the reduced label space that the confusions are in, which then ends the
+            names of the metrics (`macro_f1_wbc4`); only those of tables are computed.
+    """
     if not confusions:
         return []
     matrices = np.stack(list(confusions.values()))
-    images = matrices.sum(axis=(-2, -1)).tolist()
-    found = {
-        name: metric.of_confusion(matrices).tolist() for name, metric in metrics.TABLED.items()
-    }
-    return [
-        run
-        | {"domain": domain, "part": part, "class_name": "", "metric": f"{name}_{REDUCED}"}
-        | {"value": values[place], "n": images[place]}
-        for place, (domain, part) in enumerate(confusions)
-        for name, values in found.items()
-    ]
+    images, counts = matrices.sum(axis=(-2, -1)).tolist(), metrics.support(matrices).tolist()
+    rows = []
+    for name, metric in (metrics.TABLED if reduced else metrics.METRICS).items():
+        values = metric.of_confusion(matrices).tolist()
+        named = about | {"metric": f"{name}_{reduced}" if reduced else name}
+        for place, (domain, part) in enumerate(confusions):
+            where = named | {"domain": domain, "part": part}
+            if metric.over == "each class":
+                rows += [
+                    where | {"class_name": class_name, "value": value, "n": n}
+                    for class_name, value, n in zip(
+                        classes, values[place], counts[place], strict=True
+                    )
+                ]
+            else:
+                rows.append(where | {"class_name": "", "value": values[place], "n": images[place]})
+    return rows

@@ -24,7 +24,7 @@ from benchmark import metrics
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import calibration
 from benchmark.evaluation.columns import counted_targets
-from benchmark.evaluation.experiments import Run, done_runs, load_experiments, read_run
+from benchmark.evaluation.experiments import Run, done_runs, load_experiments, predictions_of
 from benchmark.evaluation.intervals import interval
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.files import write_text
@@ -142,7 +142,7 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     """
     found = runs_of(Path(results), scenario)
     reference, classes = next(iter(found.values()))
-    answers = read_run(Path(results), reference, classes).known
+    answers = predictions_of(Path(results), reference, classes).known
     submission = read_submission(Path(path), classes)
     placed, spare = place_rows(Path(path), submission, answers, reference)
     yield f"{path}: scored on {scenario}, {len(classes)} classes; intervals cover the images only"
@@ -184,7 +184,7 @@ def write_test_images(path: Path, results: Path, scenario: str) -> int:
         UserError: no finished run of the scenario.
     """
     reference, classes = next(iter(runs_of(Path(results), scenario).values()))
-    answers = read_run(Path(results), reference, classes).known
+    answers = predictions_of(Path(results), reference, classes).known
     rows = [
         (image, test_set[0])
         for test_set in reference.scenario.test_sets
@@ -448,7 +448,7 @@ def place_lines(
         return
     tracks: dict[str, dict[str, list[float]]] = {}
     for run, classes in found.values():
-        theirs = read_run(results, run, classes).known
+        theirs = predictions_of(results, run, classes).known
         scores = [
             metrics.macro_f1(metrics.confusion_matrix(own.labels, own.predicted, len(classes)))
             for own in (theirs[test_set] for test_set in sets)

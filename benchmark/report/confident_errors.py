@@ -15,7 +15,13 @@ from PIL import Image
 from benchmark.audit.images import address
 from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.experiments import Experiment, Run, done_runs, load_experiments, read_run
+from benchmark.evaluation.experiments import (
+    Experiment,
+    Run,
+    done_runs,
+    load_experiments,
+    predictions_of,
+)
 from benchmark.files import write_text
 from benchmark.scenarios import corruption_of
 from benchmark.study.plan import profile_folder
@@ -87,7 +93,7 @@ def confident_errors(
     found = []
     for (scenario, classes), runs in scenarios.items():
         layouts = {}
-        votes = [read_run(results, run, classes, layouts).known for run in runs]
+        votes = [predictions_of(results, run, classes, layouts).known for run in runs]
         for test_set in scenario.test_sets:
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
