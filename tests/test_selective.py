@@ -154,10 +154,10 @@ def test_a_cell_far_from_every_centroid_is_accepted_by_the_published_confidence(
 
 def test_coverage_at_an_accuracy_is_the_largest_one(tmp_path):
     correct = np.array([True] * 9 + [False, True, False])
-    view = selective.Confidence(np.arange(12, 0, -1.0), correct)
+    scores = selective.curve_scores(np.arange(12, 0, -1.0), correct)
     # Of the first 10, 9 are right; of the first 11, 10 (90.9 %); of all 12, 10.
-    assert selective.curve_scores(view)["coverage_90"] == pytest.approx(11 / 12)
-    assert selective.curve_scores(view)["coverage_99"] == pytest.approx(9 / 12)
+    assert scores["coverage_90"] == pytest.approx(11 / 12)
+    assert scores["coverage_99"] == pytest.approx(9 / 12)
 
 
 def test_curves_end_at_the_accuracy_of_all_images(tmp_path):

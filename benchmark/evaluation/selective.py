@@ -1,4 +1,4 @@
-"""Selective: a run's answers in; what rejecting the doubtful ones gains, and its curves, out.
+"""Selective prediction: what rejecting the doubtful images of a run gains, and its curves.
 
 Thresholds are fitted on the source's `calibration` part to an accuracy of 99 % of the accepted,
 with and without a guarantee, and then meet test sets that they have not seen. The temperature is
@@ -80,58 +80,26 @@ known cells of the same domain, which are in `part`; of a source of several doma
 domain's alone."""
 
 
-class Confidence(NamedTuple):
-    """How sure a rejector is of the predictions of one test set."""
-
-    confidence: np.ndarray
-    """(images,)"""
-    correct: np.ndarray
-    """(images,) booleans"""
-
-
 def closeness(method: Method) -> bool:
     """Whether a method's logits are those of a closeness to centroids."""
     return method.answers_itself and method.says("loss", "states_closeness")
 
 
-def closeness_or_probability(method: Method, answer: Predictions) -> np.ndarray:
-    """(images, classes) in [0, 1], as a method states them."""
-    return expit(answer.logits.astype(np.float64)) if closeness(method) else answer.probabilities
-
-
-def log_probabilities(method: Method) -> bool:
-    """Whether a method's logits are logarithms of probabilities, whose energy is 0 everywhere."""
-    averaged = method.is_ensemble or method.says("inference", "averages_probabilities")
-    return averaged or method.states_shares
-
-
-def confidence_views(
-    answers: dict[TestSet, Predictions], method: Method, temperature: float | None
-) -> dict[TestSet, dict[str, Confidence]]:
-    """Every rejector that works on confidences, the method's own first, on each test set.
+def confidences(
+    logits: np.ndarray, method: Method, temperature: float | None
+) -> dict[str, np.ndarray]:
+    """Confidence of each image by rejector, the method's own rejector first.
 
     Args:
         temperature: fitted on the calibration part; None without one.
     """
-    logits = np.concatenate([answer.logits for answer in answers.values()])
-    ends = np.cumsum([len(answer.labels) for answer in answers.values()])[:-1]
-    found = confidences(logits, method, temperature).items()
-    parts = {name: np.split(confidence, ends) for name, confidence in found}
-    return {
-        test_set: {name: Confidence(own[place], answer.correct) for name, own in parts.items()}
-        for place, (test_set, answer) in enumerate(answers.items())
-    }
-
-
-def confidences(
-    logits: np.ndarray, method: Method, temperature: float | None
-) -> dict[str, np.ndarray]:
-    """Confidence of each image by rejector, the method's own rejector first."""
     if closeness(method):
         near = expit(logits.astype(np.float64))
         return {f"ccl_{name}": f(near) for name, f in rejection.CCL_CONFIDENCES.items()}
     found = rejection.probability_confidences(stated_probabilities(logits, method.states_shares))
-    if not log_probabilities(method):
+    averaged = method.is_ensemble or method.says("inference", "averages_probabilities")
+    if not (averaged or method.states_shares):
+        # Else logits are logarithms of probabilities, whose energy is 0 everywhere.
         found["energy"] = rejection.energy(logits)
     if temperature is not None:
         # Stored in half precision, which a division would round a second time.
@@ -150,67 +118,104 @@ class Stated(NamedTuple):
     """(images,)"""
 
 
-def stated_of(answer: Predictions) -> Stated:
-    bins = reliability(answer.probabilities, answer.labels)
-    return Stated(bins, *rejection.risk_coverage(answer.probabilities.max(axis=1), answer.correct))
+def stated_of(own: Predictions) -> Stated:
+    bins = reliability(own.probabilities, own.labels)
+    return Stated(bins, *rejection.risk_coverage(own.probabilities.max(axis=1), own.correct))
 
 
-def stated_scores(answer: Predictions, about: Stated) -> dict[str, float]:
+def stated_scores(own: Predictions, stated: Stated) -> dict[str, float]:
     """Metrics of the stated probabilities: calibration, and rejection by the largest of them."""
     return {
-        "nll": negative_log_likelihood(answer.logits, answer.labels),
-        "brier": brier(answer.probabilities, answer.labels),
-        "ece": expected_calibration_error(about.reliability),
-    } | rejection.areas(about.risk, answer.correct)
+        "nll": negative_log_likelihood(own.logits, own.labels),
+        "brier": brier(own.probabilities, own.labels),
+        "ece": expected_calibration_error(stated.reliability),
+    } | rejection.areas(stated.risk, own.correct)
 
 
-def scored_sets(run: Run, answers: dict[TestSet, Predictions]) -> dict[TestSet, Predictions]:
+def scored_sets(run: Run, predictions: dict[TestSet, Predictions]) -> dict[TestSet, Predictions]:
     """The test sets of a run's scenario without single corruptions."""
     return {
-        test_set: answers[test_set]
+        test_set: predictions[test_set]
         for test_set in run.scenario.test_sets
         if corruption_of(test_set[0]) is None
     }
 
 
-def rejection_rows(run: Run, answers: dict[TestSet, Predictions]) -> list[dict]:
+def rejection_rows(run: Run, predictions: dict[TestSet, Predictions]) -> list[dict]:
     """Rows of `rejection.parquet`. Without a calibration part there is no threshold."""
-    calibration = run.scenario.source, "calibration"
-    held, scored = answers.get(calibration), scored_sets(run, answers)
-    soft = held is not None and not closeness(run.method)
-    temperature = fit_temperature(held.logits, held.labels) if soft else None
-    fitted_on = {calibration: held} if held else {}
-    views = confidence_views(scored | fitted_on, run.method, temperature)
-    thresholds = {
-        name: {fit: f(*view, ACCURACY) for fit, f in FITS.items()}
-        for name, view in views.get(calibration, {}).items()
-    }
-    for name, own in thresholds.items():
-        # What cannot be guaranteed has no threshold, rather than one that rejects everything.
-        if name in FITTED or len(held.labels) < rejection.images_needed(ACCURACY):
-            own["guaranteed"] = np.nan
-    plausible = conformal_rows(run.method, held, scored) if held else {}
+    method, scored = run.method, scored_sets(run, predictions)
+    held = predictions.get((run.scenario.source, "calibration"))
+    temperature, thresholds, conformal = None, {}, {}
+    if held:
+        if not closeness(method):
+            temperature = fit_temperature(held.logits, held.labels)
+        for name, confidence in confidences(held.logits, method, temperature).items():
+            own = {fit: f(confidence, held.correct, ACCURACY) for fit, f in FITS.items()}
+            # What cannot be guaranteed has no threshold, rather than one that rejects everything.
+            if name in FITTED or len(held.labels) < rejection.images_needed(ACCURACY):
+                own["guaranteed"] = np.nan
+            thresholds[name] = own
+        conformal = conformal_rows(method, held, scored)
     rows = []
-    for (domain, part), answer in scored.items():
-        where = {"run_id": run.run_id, "domain": domain, "part": part, "n": len(answer.labels)}
+    for (domain, part), own in scored.items():
+        where = {"run_id": run.run_id, "domain": domain, "part": part, "n": len(own.labels)}
         where |= {"calibration_n": len(held.labels) if held else 0}
-        for name, view in views[domain, part].items():
-            scores = curve_scores(view)
+        for name, confidence in confidences(own.logits, method, temperature).items():
+            scores = curve_scores(confidence, own.correct)
             for fit, threshold in thresholds.get(name, {"none": np.nan}).items():
-                gained = rejection.reject(*view, threshold)
+                gained = rejection.reject(confidence, own.correct, threshold)
                 if np.isnan(threshold):
                     gained = rejection.Rejection(*[np.nan] * 3)
                 row = where | {"rejector": name, "fit": fit, "threshold": threshold}
                 row["temperature"] = temperature if name in FITTED else None
                 rows.append(row | gained._asdict() | scores)
         if held:
-            rows.append(where | plausible[domain, part])
+            rows.append(where | conformal[domain, part])
     return rows
+
+
+def conformal_rows(
+    method: Method, held: Predictions, scored: dict[TestSet, Predictions]
+) -> dict[TestSet, dict]:
+    """The row of conformal prediction: accepted is what has exactly one plausible class."""
+
+    def improbability(own: Predictions) -> np.ndarray:
+        near = closeness(method)
+        stated = expit(own.logits.astype(np.float64)) if near else own.probabilities
+        return rejection.improbability(stated)
+
+    scores = improbability(held)
+    calibration = rejection.conformal_calibration(scores, held.labels)
+    left_out = rejection.leave_one_out_p_values(calibration, scores, held.labels)
+    epsilon = rejection.epsilon_at(left_out, held.labels, ACCURACY)
+    rows = {}
+    for test_set, own in scored.items():
+        p = rejection.p_values(calibration, improbability(own))
+        second, first = np.partition(p, -2, axis=1)[:, -2:].T
+        correct = p.argmax(axis=1) == own.labels
+        accepted = (second <= epsilon) & (epsilon < first)
+        right = correct & accepted
+        row = {"rejector": "conformal", "fit": "plain", "threshold": epsilon}
+        row |= {"rejected": float(1 - accepted.mean()), "right": float(right.mean())}
+        row["accuracy"] = float(right.sum() / accepted.sum()) if accepted.any() else np.nan
+        row["marginal_classes"] = int(calibration.marginal.sum())
+        rows[test_set] = row | curve_scores(-second, correct)
+    return rows
+
+
+def curve_scores(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """AURC, E-AURC and the coverage at each accuracy of `MATCHED`, of (images,) confidences."""
+    coverage, risk = rejection.risk_coverage(confidence, correct)
+    scores = rejection.areas(risk, correct)
+    for name, accuracy in MATCHED.items():
+        reached = np.flatnonzero(risk <= 1 - accuracy + 1e-9)
+        scores[name] = float(coverage[reached[-1]]) if len(reached) else 0.0
+    return scores
 
 
 def open_set_rows(
     run: Run,
-    answers: dict[TestSet, Predictions],
+    predictions: dict[TestSet, Predictions],
     foreign: dict[str, Foreign],
     tested: dict[str, np.ndarray],
 ) -> list[dict]:
@@ -224,83 +229,43 @@ def open_set_rows(
     for domain, cells in foreign.items():
         home = domain in sources_of(source)
         known = (source, "id_test") if home else (domain, "shifted")
-        logits = answers[known].logits
+        logits = predictions[known].logits
         if home and domain != source:
-            logits = logits[np.isin(answers[known].images, tested[domain])]
+            logits = logits[np.isin(predictions[known].images, tested[domain])]
         own = confidences(logits, run.method, None)
         strange = confidences(cells.logits, run.method, None)
         for kind, label in FOREIGN.items():
             chosen = cells.kinds == label
             where = {"run_id": run.run_id, "domain": domain, "part": known[1], "kind": kind}
             where |= {"known_n": len(logits), "foreign_n": int(chosen.sum())}
-            rows += [
-                where
-                | {"rejector": name, "auroc": rejection.auroc(own[name], strange[name][chosen])}
-                | {"fpr_at_95": rejection.fpr_at_95(own[name], strange[name][chosen])}
-                for name in own
-                if chosen.any()
-            ]
+            for name in own if chosen.any() else ():
+                pair = own[name], strange[name][chosen]
+                row = where | {"rejector": name, "auroc": rejection.auroc(*pair)}
+                rows.append(row | {"fpr_at_95": rejection.fpr_at_95(*pair)})
     return rows
-
-
-def conformal_rows(
-    method: Method, held: Predictions, scored: dict[TestSet, Predictions]
-) -> dict[TestSet, dict]:
-    """The row of conformal prediction: accepted is what has exactly one plausible class."""
-    scores = rejection.improbability(closeness_or_probability(method, held))
-    calibration = rejection.conformal_calibration(scores, held.labels)
-    own = rejection.leave_one_out_p_values(calibration, scores, held.labels)
-    epsilon = rejection.epsilon_at(own, held.labels, ACCURACY)
-    rows = {}
-    for test_set, answer in scored.items():
-        tested = rejection.improbability(closeness_or_probability(method, answer))
-        p = rejection.p_values(calibration, tested)
-        second, first = np.partition(p, -2, axis=1)[:, -2:].T
-        correct = p.argmax(axis=1) == answer.labels
-        accepted = (second <= epsilon) & (epsilon < first)
-        right = correct & accepted
-        row = {"rejector": "conformal", "fit": "plain", "threshold": epsilon}
-        row |= {"rejected": float(1 - accepted.mean()), "right": float(right.mean())}
-        row["accuracy"] = float(right.sum() / accepted.sum()) if accepted.any() else np.nan
-        row["marginal_classes"] = int(calibration.marginal.sum())
-        rows[test_set] = row | curve_scores(Confidence(-second, correct))
-    return rows
-
-
-def curve_scores(view: Confidence) -> dict[str, float]:
-    """AURC, E-AURC and the coverage at each accuracy of `MATCHED`."""
-    coverage, risk = rejection.risk_coverage(*view)
-    scores = rejection.areas(risk, view.correct)
-    for name, accuracy in MATCHED.items():
-        reached = np.flatnonzero(risk <= 1 - accuracy + 1e-9)
-        scores[name] = float(coverage[reached[-1]]) if len(reached) else 0.0
-    return scores
 
 
 def curve_rows(
-    run: Run, answers: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
+    run: Run, predictions: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
 ) -> list[dict]:
     """Rows of `curves.parquet`."""
     rows = []
-    for (domain, part), answer in scored_sets(run, answers).items():
-        where = {"run_id": run.run_id, "domain": domain, "part": part}
-        bins, coverage, risk = stated[domain, part]
+    for (domain, part), own in scored_sets(run, predictions).items():
+        (count, confidence, accuracy), coverage, risk = stated[domain, part]
         if closeness(run.method):
-            own = next(iter(confidences(answer.logits, run.method, None).values()))
-            coverage, risk = rejection.risk_coverage(own, answer.correct)
+            published = next(iter(confidences(own.logits, run.method, None).values()))
+            coverage, risk = rejection.risk_coverage(published, own.correct)
         steps = np.unique(np.ceil(np.arange(1, POINTS + 1) * len(risk) / POINTS).astype(int)) - 1
-        count, confidence, accuracy = bins
         full = np.flatnonzero(count)
         for curve, columns in (
             ("risk_coverage", (coverage[steps], risk[steps], steps + 1)),
             ("reliability", (confidence[full], accuracy[full], count[full])),
         ):
+            where = {"run_id": run.run_id, "domain": domain, "part": part, "curve": curve}
             points = zip(*(column.tolist() for column in columns), strict=True)
+            # Five decimals: what lies beyond only makes the file large.
             rows += [
-                where
-                | {"curve": curve, "place": place, "n": n}
-                # Five decimals: what lies beyond only makes the file large.
-                | {"x": round(x, 5), "y": round(y, 5)}
+                where | {"place": place, "x": round(x, 5), "y": round(y, 5), "n": n}
                 for place, (x, y, n) in enumerate(points)
             ]
     return rows
