@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,15 +12,15 @@ from benchmark.evaluation.columns import SUMMARIES, resample
 from benchmark.evaluation.comparisons import (
     UNRANKED,
     Comparison,
+    Pair,
     column_of,
-    compare,
+    compare_pairs,
     holm,
     permutation_tests,
     shared_rows,
     significant,
 )
 from benchmark.evaluation.experiments import (
-    Scenario,
     ScenarioRuns,
     by_scenario,
     load_experiments,
@@ -31,28 +29,13 @@ from benchmark.evaluation.experiments import (
 from benchmark.metrics import HEADLINE
 
 
-class Compared(NamedTuple):
-    """Two methods in one column of a scenario."""
-
-    scenario: Scenario
-    column: str
-    test_set: str
-    """with its number of images; "" for a summary of targets"""
-    found: Comparison
-    p: float
-    """over other images and seeds, corrected (Holm) for the columns of the scenario"""
-    p_images: float
-    """over other images alone, corrected as well"""
-    tracks_differ: bool
-    """whether one of the two saw unlabelled images of the targets"""
-
-
 def compare_methods(
     results: Path, first: str, second: str, scenario: str | None = None
-) -> list[Compared]:
-    """How `first` differs from `second` in macro-F1, for every scenario that both were run on.
+) -> Iterator[str]:
+    """Lines that say how `first` differs from `second`, for every scenario that both were run on.
 
-    Every method of the scenario lends its seeds to the variance between seeds.
+    p-values are corrected (Holm) for the number of lines about a scenario. Every method of the
+    scenario lends its seeds to the variance between seeds.
 
     Raises:
         UserError: unknown method or scenario, or no scenario and seed that both were run on.
@@ -68,67 +51,54 @@ def compare_methods(
     names = {runs.scenario.name for runs in groups}
     if scenario is not None and scenario not in names:
         raise UserError(f"{results}: no scenario '{scenario}'{suggest(scenario, names)}")
-    found = []
-    for runs in groups:
-        both = [dict(runs.members.get(method, ())) for method in (first, second)]
-        if scenario in (None, runs.scenario.name) and both[0].keys() & both[1].keys():
-            found += compared_columns(results, runs, first, second)
-    if not found:
+    shared = [
+        runs
+        for runs in groups
+        if scenario in (None, runs.scenario.name)
+        and set.intersection(*({s for s, _ in runs.members.get(m, ())} for m in (first, second)))
+    ]
+    if not shared:
         raise UserError(
             f"{results}: '{first}' and '{second}' share no scenario and seed"
             + (f" in '{scenario}'" if scenario else "")
         )
-    return found
+    for runs in shared:
+        yield from scenario_lines(results, runs, (first, second))
 
 
-def compared_columns(
-    results: Path, runs: ScenarioRuns, first: str, second: str
-) -> Iterator[Compared]:
-    """Two methods in every column of one scenario, the test sets first."""
-    predictions = {
-        run.run_id: predictions_of(results, run, runs.classes).known for run in runs.runs
-    }
-    resampled, pair = resample(runs, predictions), (first, second)
+def scenario_lines(results: Path, runs: ScenarioRuns, pair: Pair) -> Iterator[str]:
+    """What is known about two methods in one scenario, column by column, the test sets first."""
+    predictions = {r.run_id: predictions_of(results, r, runs.classes).known for r in runs.runs}
+    resampled = resample(runs, predictions)
     rows = shared_rows(resampled, pair)
     p_images = permutation_tests(resampled, {HEADLINE: {pair: rows}})[HEADLINE][pair]
     found = {}
     for name in resampled.ranked_columns:
         column = column_of(resampled, (HEADLINE, ""), name)
-        found[name] = compare(column, {pair: p_images[name]})[pair]
-    of_both, of_images = (
-        dict(zip(found, holm([getattr(one, p) for one in found.values()]), strict=True))
-        for p in ("p", "p_images")
-    )
-    scenario = runs.scenario
-    places = {"in_domain": scenario.test_sets[0]}
-    places |= {name: (name, "shifted") for name in scenario.targets if name in found}
-    tracks = {runs.methods[method].track for method in pair}
-    for name in (*places, *(name for name in found if name not in places)):
-        text = ""
-        if name in places:
-            n = len(resampled.images[places[name]].labels)
-            text = f"{places[name][0]} ({'in-domain, ' if name == 'in_domain' else ''}n = {n})"
-        own = found[name], of_both[name], of_images[name]
-        yield Compared(scenario, name, text, *own, len(tracks) > 1)
+        found[name] = compare_pairs(column, {pair: p_images[name]})[pair]
+    corrected = (holm([getattr(one, p) for one in found.values()]) for p in ("p", "p_images"))
+    of_both, of_images = (dict(zip(found, p, strict=True)) for p in corrected)
+    titles = dict(zip(["in_domain", *runs.scenario.targets], runs.scenario.test_sets, strict=True))
+    seeds = "one seed" if len(rows) == 1 else f"{len(rows)} seeds"
+    yield f"{runs.scenario.name}: {' minus '.join(pair)}, macro-F1 in points, {seeds} each"
+    for name in sorted(found, key=lambda name: name not in titles):
+        where = SUMMARIES.get(name, name)
+        if name in titles:
+            n = len(resampled.images[titles[name]].labels)
+            home = "in-domain, " if name == "in_domain" else ""
+            where = f"{titles[name][0]} ({home}n = {n})"
+        text = sentence(found[name], of_both[name], of_images[name], pair[0], name == UNRANKED)
+        yield f"  {where}: {text}"
+    if len({runs.methods[method].track for method in pair}) > 1:
+        yield "  Tracks differ: one of the two saw unlabelled images of the targets."
 
 
-def comparison_lines(found: list[Compared], first: str, second: str) -> Iterator[str]:
-    """What is known about two methods, in words."""
-    for scenario, own in groupby(found, key=lambda one: one.scenario):
-        columns = list(own)
-        seeds = columns[0].found.difference.seeds
-        text = "one seed" if seeds == 1 else f"{seeds} seeds"
-        yield f"{scenario.name}: {first} minus {second}, macro-F1 in points, {text} each"
-        for one in columns:
-            where = one.test_set or SUMMARIES.get(one.column, one.column)
-            yield f"  {where}: {sentence(one, first)}"
-        if columns[0].tracks_differ:
-            yield "  Tracks differ: one of the two saw unlabelled images of the targets."
+def sentence(comparison: Comparison, p: float, p_images: float, first: str, is_drop: bool) -> str:
+    """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so.
 
-
-def sentence(compared: Compared, first: str) -> str:
-    """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so."""
-    comparison, p = compared.found, compared.p
+    Args:
+        p, p_images: over other images and seeds, and over other images alone; both corrected.
+    """
     mean, low, high, seeds = comparison.difference
     if np.isnan(mean):
         return "no value: too few images of every class."
@@ -137,11 +107,7 @@ def sentence(compared: Compared, first: str) -> str:
         f"{100 * value:.1f}" for value in (comparison.detectable, comparison.detectable_both)
     )
     if significant(p):
-        words = (
-            ("drops less", "drops more")
-            if compared.column == UNRANKED
-            else ("is worse", "is better")
-        )
+        words = ("drops less", "drops more") if is_drop else ("is worse", "is better")
         scope = "" if seeds > 1 else ", of these two networks only"
         return f"{numbers}: {first} {words[mean > 0]} ({p_text(p)}{scope})."
     if np.isnan(comparison.p_both):
@@ -149,9 +115,9 @@ def sentence(compared: Compared, first: str) -> str:
             f"{numbers}: not told apart ({p_text(p)}, of these two networks only); "
             f"a difference of {networks} would have been found."
         )
-    if significant(compared.p_images):
+    if significant(p_images):
         return (
-            f"{numbers}: these networks differ ({p_text(compared.p_images)}), but other seeds "
+            f"{numbers}: these networks differ ({p_text(p_images)}), but other seeds "
             f"may turn it round ({p_text(p)}); across seeds a difference of {across} would have "
             "been found."
         )

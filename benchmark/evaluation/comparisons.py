@@ -100,7 +100,7 @@ def column_of(runs: Resampled, metric: MetricKey, name: str) -> MetricColumn:
     return MetricColumn(name, metric, series, variances, np.array(draws))
 
 
-def compare(column: MetricColumn, p_images: dict[Pair, float]) -> dict[Pair, Comparison]:
+def compare_pairs(column: MetricColumn, p_images: dict[Pair, float]) -> dict[Pair, Comparison]:
     """First minus second on the seeds that both have, by pair; none without a common seed.
 
     The variance of the difference is the sum of both (moderated) variances: seeds of two methods
@@ -176,7 +176,7 @@ def permutation_tests(
     Args:
         wanted: metric → its pairs.
     """
-    tests = {name: Test(runs, name, pairs) for name, pairs in wanted.items() if pairs}
+    tests = {name: PermutationTest(runs, name, pairs) for name, pairs in wanted.items() if pairs}
     rows = sorted({row for test in tests.values() for row in (*test.first, *test.second)})
     if rows:
         test_sets = [runs.images[test_set] for test_set in runs.scenario.test_sets]
@@ -187,7 +187,7 @@ def permutation_tests(
     return {name: test.p_values(permutations) for name, test in tests.items()}
 
 
-class Test:
+class PermutationTest:
     """The pairs of one metric, and in how many permutations they differ as much as observed."""
 
     def __init__(self, runs: Resampled, name: str, pairs: Pairs) -> None:

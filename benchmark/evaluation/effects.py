@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark.evaluation.columns import Resampled
-from benchmark.evaluation.comparisons import MetricColumns, compare, holm
+from benchmark.evaluation.comparisons import MetricColumns, compare_pairs, holm
 from benchmark.evaluation.evidence import rounded
 from benchmark.evaluation.experiments import Method
 from benchmark.metrics import HEADLINE
@@ -68,7 +68,7 @@ def effect_rows(runs: Resampled, columns: MetricColumns) -> list[dict]:
     untested = {(method, reference): np.nan for _, method, reference in pairs}
     rows = []
     for name in runs.ranked_columns if pairs else ():
-        found = compare(columns[HEADLINE, name], untested)
+        found = compare_pairs(columns[HEADLINE, name], untested)
         for part, method, reference in pairs:
             if comparison := found.get((method, reference)):
                 mean, low, high, seeds = comparison.difference

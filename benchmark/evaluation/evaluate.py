@@ -62,8 +62,8 @@ from benchmark.parallel import in_processes, processors
 from benchmark.progress import say, track
 from benchmark.scenarios import sources_of
 from benchmark.study.predictions import (
-    Layouts,
     Predictions,
+    RowOrders,
     RunPredictions,
     TestSet,
     networks_apart,
@@ -230,9 +230,9 @@ def read_all(
     Raises:
         UserError: comparisons are paired by image, and two test sets of one name are not the same.
     """
-    layouts: Layouts = {}
+    orders: RowOrders = {}
     with ThreadPoolExecutor(processors()) as pool:
-        jobs = pool.map(lambda pair: predictions_of(results, *pair, layouts), runs.values())
+        jobs = pool.map(lambda pair: predictions_of(results, *pair, orders), runs.values())
         predictions = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
     seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
     for run_id, (run, _) in runs.items():

@@ -24,7 +24,7 @@ from benchmark.evaluation.comparisons import (
     Pair,
     Pairs,
     column_of,
-    compare,
+    compare_pairs,
     holm,
     permutation_tests,
     shared_rows,
@@ -124,7 +124,7 @@ def standing_rows(
                 wanted.setdefault(key, {})[pair] = np.nan
     tested = permutation_tests(runs, pairs)
     compared = {
-        (metric, name): compare(
+        (metric, name): compare_pairs(
             columns[metric, name], {pair: tested[metric][pair][name] for pair in own}
         )
         for (metric, name), own in wanted.items()

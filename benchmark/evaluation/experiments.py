@@ -18,7 +18,7 @@ from benchmark.scenarios import corruption_of, scenario_folder, sources_of
 from benchmark.schema import Name, ProfileName, Record, RunId
 from benchmark.study.plan import read_plan
 from benchmark.study.predictions import (
-    Layouts,
+    RowOrders,
     RunPredictions,
     fault_of_file,
     predictions_path,
@@ -266,7 +266,7 @@ def by_scenario(experiments: list[Experiment]) -> list[ScenarioRuns]:
 
 
 def predictions_of(
-    results: Path, run: Run, classes: tuple[str, ...], layouts: Layouts | None = None
+    results: Path, run: Run, classes: tuple[str, ...], orders: RowOrders | None = None
 ) -> RunPredictions:
     """The predictions of a done run, if they are those that were recorded.
 
@@ -276,7 +276,7 @@ def predictions_of(
     """
     check_recorded(results, run)
     shares = run.method.states_shares
-    return read_predictions(results, run.run_id, classes, run.scenario.test_sets, shares, layouts)
+    return read_predictions(results, run.run_id, classes, run.scenario.test_sets, shares, orders)
 
 
 def check_recorded(results: Path, run: Run) -> None:

@@ -31,8 +31,6 @@ CONFUSION_SCHEMA = pa.schema(
         ("count", pa.int64()),
     ]
 )
-Confusions = dict[TestSet, np.ndarray]
-"""test set → (classes, classes) counts"""
 
 
 def metric_rows(
@@ -89,7 +87,10 @@ def confusion_rows(
     ]
 
 
-def confusions_of(predictions: dict[TestSet, Predictions], classes: int) -> Confusions:
+def confusions_of(
+    predictions: dict[TestSet, Predictions], classes: int
+) -> dict[TestSet, np.ndarray]:
+    """(classes, classes) counts of each test set"""
     return {
         test_set: metrics.confusion_matrix(own.labels, own.predicted, classes)
         for test_set, own in predictions.items()
@@ -109,7 +110,7 @@ def described(run: Run) -> dict:
 
 
 def confusion_scores(
-    about: dict, confusions: Confusions, classes: tuple[str, ...], reduced: str = ""
+    about: dict, confusions: dict[TestSet, np.ndarray], classes: tuple[str, ...], reduced: str = ""
 ) -> list[dict]:
     """A row for each metric of each test set, and for each class where a metric has one for each.
 

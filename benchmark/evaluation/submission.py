@@ -88,13 +88,7 @@ def read_labels(path: Path) -> tuple[dict[str, int], list[str]]:
     if twice.any():
         line = names.index[twice][0]
         raise UserError(f"{path}: line {line}: ID '{names[line]}' stands twice")
-    places = {plain(name): place for place, name in enumerate(CLASSES)}
-    found = labels.map(plain).map(places)
-    if found.isna().any():
-        line = found.index[found.isna()][0]
-        name = labels[line]
-        raise UserError(f"{path}: line {line}: unknown class '{name}'{suggest(name, CLASSES)}")
-    return dict(zip(names, found.astype(int), strict=True)), notes
+    return dict(zip(names, told_classes(path, labels, CLASSES), strict=True)), notes
 
 
 TOLERANCE = 0.01

@@ -98,7 +98,7 @@ class RunPredictions(NamedTuple):
     """by domain; empty where no cell of no class was tested"""
 
 
-class Layout(NamedTuple):
+class RowOrder(NamedTuple):
     """Which rows of a file are which images; runs of a scenario mostly share one."""
 
     table: pa.Table
@@ -109,7 +109,7 @@ class Layout(NamedTuple):
     """slice of the order, and the first fields of `Predictions`"""
 
 
-Layouts = dict[tuple[tuple[TestSet, ...], tuple[str, ...]], Layout]
+RowOrders = dict[tuple[tuple[TestSet, ...], tuple[str, ...]], RowOrder]
 """the last one by test sets and classes, which a file that has the same shares"""
 
 
@@ -143,7 +143,7 @@ def read_predictions(
     classes: tuple[str, ...],
     test_sets: tuple[TestSet, ...],
     shares: bool = False,
-    layouts: Layouts | None = None,
+    orders: RowOrders | None = None,
 ) -> RunPredictions:
     """A run's predictions by test set; `evaluation.experiments` checks before that they are whole.
 
@@ -157,17 +157,17 @@ def read_predictions(
     path = predictions_path(results, run_id)
     again = f"then `{train_command(results)}` makes it again"
     logit_columns = [f"logit_{name}" for name in classes]
-    layouts = {} if layouts is None else layouts
+    orders = {} if orders is None else orders
     key = test_sets, classes
     try:
         # Files are read side by side: threads within one would only wait for each other.
         table = pq.ParquetFile(path).read([*KEYS, *logit_columns], use_threads=False)
-        layout = layouts.get(key)
-        if layout is None or not layout.table.equals(table.select(KEYS)):
-            layout = layouts[key] = layout_of(table.select(KEYS), len(classes))
-        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])[layout.order]
+        order = orders.get(key)
+        if order is None or not order.table.equals(table.select(KEYS)):
+            order = orders[key] = row_order(table.select(KEYS), len(classes))
+        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])[order.order]
         found = RunPredictions({}, {})
-        for (domain, part), (rows, facts) in layout.test_sets.items():
+        for (domain, part), (rows, facts) in order.test_sets.items():
             own = logits[rows]
             if part == OPEN_SET_PART:
                 found.foreign[domain] = Foreign(facts[1], own)
@@ -242,7 +242,7 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
     return lines
 
 
-def layout_of(table: pa.Table, classes: int) -> Layout:
+def row_order(table: pa.Table, classes: int) -> RowOrder:
     """Sort the rows of a file, one order for all runs, and check their labels."""
     keys = [(name, "ascending") for name in ("domain", "part", "image")]
     order = pc.sort_indices(table, keys)
@@ -260,7 +260,7 @@ def layout_of(table: pa.Table, classes: int) -> Layout:
         digest = hashlib.sha256("\n".join(images).encode() + labels.tobytes()).hexdigest()
         groups = np.unique(groups, return_inverse=True)[1]
         test_sets[test_set] = rows, (images, labels, groups, digest)
-    return Layout(table, order.to_numpy(), test_sets)
+    return RowOrder(table, order.to_numpy(), test_sets)
 
 
 def without_dropped(logits: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
