@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json
@@ -214,86 +214,3 @@ def read_shape(path: Path, shape: type[AnyRecord], again: str) -> AnyRecord:
         fault = error.errors()[0]
         place = ".".join(shortened(str(part)) for part in fault["loc"])
         raise UserError(f"{path}: {place}: {fault['msg']}: {again}") from None
-
-
-class PreparedDomain(Record):
-    """A domain as `prepare` left it."""
-
-    dataset: str
-    images: int
-    classes: dict[str, int]
-    crop: Any
-    digest: str = ""
-
-
-class Prepared(Record):
-    """`data.json`."""
-
-    subset: str
-    image_size: int
-    label_space: str
-    domains: dict[str, PreparedDomain]
-    framings: dict[str, dict[str, Any]] = {}
-
-
-Looks = Annotated[list[float], Field(min_length=8, max_length=8)]
-"""One number for each that an image is described by."""
-
-
-class KeptRange(Record):
-    """Where the own images of a source lie, in a framing."""
-
-    source: str
-    framing: str | None
-    data: str
-    images: int
-    held_out: int
-    mean: Looks
-    covariance: Annotated[list[Looks], Field(min_length=8, max_length=8)]
-    limit: PositiveFloat
-
-
-class Ranges(Record):
-    """`ranges.json`."""
-
-    ranges: list[KeptRange]
-
-
-class Find(Record):
-    """A find of the audit."""
-
-    check: str
-    text: str
-
-
-class AuditedDomain(Record):
-    """A domain as the audit saw it."""
-
-    images: int
-
-
-class Audit(Record):
-    """`audit.json`."""
-
-    verdict: str
-    domains: dict[str, AuditedDomain]
-    failures: list[Find]
-    warnings: list[Find]
-    known: list[Find]
-    pairs_kept_together_by_their_group: int
-
-
-def read_prepared(path: Path) -> dict[str, Any]:
-    """What `prepare` made: `results/<profile>/data.json`."""
-    return read_record(path, Prepared, f"run `wbc-shift prepare -p {Path(path).parent.name}`")
-
-
-def read_kept_ranges(path: Path) -> list[dict[str, Any]]:
-    """The ranges of the sources' own images: `results/<profile>/ranges.json`."""
-    again = f"run `wbc-shift prepare -p {Path(path).parent.name}`"
-    return read_record(path, Ranges, again)["ranges"]
-
-
-def read_audit(path: Path) -> dict[str, Any]:
-    """What the audit found: `results/<profile>/audit.json`."""
-    return read_record(path, Audit, f"run `wbc-shift audit -p {Path(path).parent.name}`")

@@ -213,9 +213,9 @@ def test_d13_a_record_that_lacks_a_key_is_one_line(
 
 def read(path: str) -> None:
     """Read a record as the commands do."""
+    from benchmark.data.arrays import read_prepared
     from benchmark.evaluation.experiments import load_experiments
     from benchmark.report.facts import audit_summary
-    from benchmark.schema import read_prepared
     from benchmark.study.plan import read_plan
 
     readers = {"data": read_prepared, "first": read_plan, "audit": read_prepared}

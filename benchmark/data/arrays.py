@@ -19,7 +19,7 @@ from benchmark.data.stain import Stain, fit_stain
 from benchmark.errors import ChangedInput, UserError
 from benchmark.files import digest, sha256_file
 from benchmark.scenarios import corruption_of, sources_of
-from benchmark.schema import read_prepared
+from benchmark.schema import Record, read_record
 from benchmark.texts import shortened
 
 OPEN_SET_PART = "open_set"
@@ -79,6 +79,31 @@ def read_rows(path: Path, profile: str) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
         again = f"run `wbc-shift prepare -p {profile}`"
         raise UserError(f"{path} cannot be read ({shortened(str(error))}): {again}") from None
+
+
+class PreparedDomain(Record):
+    """A domain as `prepare` left it."""
+
+    dataset: str
+    images: int
+    classes: dict[str, int]
+    crop: Any
+    digest: str = ""
+
+
+class Prepared(Record):
+    """`data.json`."""
+
+    subset: str
+    image_size: int
+    label_space: str
+    domains: dict[str, PreparedDomain]
+    framings: dict[str, dict[str, Any]] = {}  # noqa: RUF012  pydantic copies defaults
+
+
+def read_prepared(path: Path) -> dict[str, Any]:
+    """What `prepare` made: `results/<profile>/data.json`."""
+    return read_record(path, Prepared, f"run `wbc-shift prepare -p {Path(path).parent.name}`")
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, PositiveFloat
 
-from benchmark.data.arrays import PreparedImages, facts_path
+from benchmark.data.arrays import PreparedImages, facts_path, read_prepared
 from benchmark.data.cards import load_label_spaces
 from benchmark.data.stain import lab_of
 from benchmark.domains.facts import nucleus_of
@@ -23,7 +24,7 @@ from benchmark.errors import UserError
 from benchmark.files import digest, write_json
 from benchmark.progress import say
 from benchmark.scenarios import sources_of
-from benchmark.schema import read_kept_ranges, read_prepared
+from benchmark.schema import Record, read_record
 from benchmark.settings import Params
 from benchmark.study.plan import profile_folder
 
@@ -47,6 +48,29 @@ the images of a held-out smear of Raabin up to 0.07 are beyond it, of other labo
 PBC to cellavision) or more."""
 LEAST_IMAGES = 40
 """Training images below which a covariance of `appearance` is not estimated."""
+
+
+Looks = Annotated[list[float], Field(min_length=8, max_length=8)]
+"""One number for each column of `appearance`."""
+
+
+class KeptRange(Record):
+    """Where the own images of a source lie, in a framing."""
+
+    source: str
+    framing: str | None
+    data: str
+    images: int
+    held_out: int
+    mean: Looks
+    covariance: Annotated[list[Looks], Field(min_length=8, max_length=8)]
+    limit: PositiveFloat
+
+
+class Ranges(Record):
+    """`ranges.json`."""
+
+    ranges: list[KeptRange]
 
 
 def appearance(pixels: np.ndarray) -> np.ndarray:
@@ -153,6 +177,12 @@ def six_figures(value: float) -> float:
 def ranges_path(root: Path, profile: str) -> Path:
     """The file of a profile's ranges, which is for git."""
     return profile_folder(root, profile) / "ranges.json"
+
+
+def read_kept_ranges(path: Path) -> list[dict[str, Any]]:
+    """The ranges of the sources' own images: `results/<profile>/ranges.json`."""
+    again = f"run `wbc-shift prepare -p {Path(path).parent.name}`"
+    return read_record(path, Ranges, again)["ranges"]
 
 
 def write_ranges(root: Path, params: Params, name: str) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmark.data.arrays import read_prepared
 from benchmark.data.cards import Card, load_cards
 from benchmark.evaluation.experiments import Experiment
 from benchmark.files import digest
 from benchmark.report.results import Records
-from benchmark.schema import read_audit, read_prepared
+from benchmark.schema import Record, read_record
 
 OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
 
@@ -27,6 +28,30 @@ class DataCard:
 
     card: Card
     domains: tuple[str, ...]
+
+
+class Find(Record):
+    """A find of the audit."""
+
+    check: str
+    text: str
+
+
+class AuditedDomain(Record):
+    """A domain as the audit saw it."""
+
+    images: int
+
+
+class Audit(Record):
+    """`audit.json`."""
+
+    verdict: str
+    domains: dict[str, AuditedDomain]
+    failures: list[Find]
+    warnings: list[Find]
+    known: list[Find]
+    pairs_kept_together_by_their_group: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +111,7 @@ def audit_summary(results: Path) -> AuditSummary | None:
     path = Path(results) / "audit.json"
     if not path.is_file():
         return None
-    audit = read_audit(path)
+    audit = read_record(path, Audit, f"run `wbc-shift audit -p {path.parent.name}`")
     own = {used.card.name for used in data_cards(results) if used.card.own}
 
     def text(finding: dict[str, Any]) -> str:

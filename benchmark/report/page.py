@@ -6,6 +6,7 @@ import base64
 import re
 from typing import NamedTuple
 
+from benchmark.data.arrays import read_prepared
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import write_text
@@ -17,7 +18,6 @@ from benchmark.report.pictures import Picture
 from benchmark.report.results import Results
 from benchmark.report.tables import Tables
 from benchmark.report.write import cell_text, column_support, column_title, number
-from benchmark.schema import read_prepared
 from benchmark.texts import templates_beside
 
 PICTURE_BYTES = 2_400_000

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from benchmark.data.arrays import facts_path
+from benchmark.data.arrays import facts_path, read_prepared
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
 from benchmark.files import read_json, write_json
 from benchmark.scenarios import expand_scenario, sources_of
-from benchmark.schema import Name, ProfileName, Record, read_prepared, read_shape
+from benchmark.schema import Name, ProfileName, Record, read_shape
 from benchmark.settings import Experiment, Framing, Params, Profile
 from benchmark.study.runs import Run, expand
 

@@ -12,6 +12,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from benchmark.data.arrays import read_prepared
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.files import atomic, read_yaml, write_text
@@ -27,7 +28,6 @@ from benchmark.report.results import Results
 from benchmark.report.table import Block, Row, Table
 from benchmark.report.tables import OVERVIEW, tables_of
 from benchmark.report.write import cell_text, label, number, printed_lines, to_latex
-from benchmark.schema import read_prepared
 
 MOST_FLOATS = 8
 """tables and figures put off together: of many more LaTeX loses some"""
