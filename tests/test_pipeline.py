@@ -16,6 +16,7 @@ from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
 from benchmark.files import read_json, sha256_file
 from benchmark.settings import load_params
+from benchmark.study import pipeline
 from benchmark.study.pipeline import write_pipelines
 
 BIN = Path(sys.executable).parent
@@ -59,6 +60,40 @@ def test_profiles_share_the_splits_and_nothing_else() -> None:
     assert {p for p in seen if p.startswith("datasets/splits/")} == {
         f"datasets/splits/{name}.csv" for name in (*params.sources(), *folds)
     }
+
+
+@pytest.mark.parametrize("stage", pipeline.ENTRIES)
+def test_the_code_of_a_stage_holds_every_module_that_it_loads(stage: str) -> None:
+    """Those of functions beside those at a module's head; registries are loaded by name."""
+    entry, _ = pipeline.ENTRIES[stage]
+    name = f"benchmark.{entry.removesuffix('.py').replace('/', '.')}"
+    show = "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('benchmark.')))"
+    loaded = call(REPOSITORY, sys.executable, "-c", f"import sys, {name}; {show}").split()
+    files = {Path(file).relative_to(pipeline.PACKAGE).as_posix() for file in loaded}
+    missing = files - pipeline.code_of(pipeline.PACKAGE / entry)
+    assert {file for file in missing if not file.endswith("__init__.py")} == set()
+
+
+def test_a_comment_changes_no_digest_of_code_and_a_title_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "benchmark"
+    shutil.copytree(pipeline.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(pipeline, "PACKAGE", copy)
+    before = pipeline.code_digests()
+    module = copy / "report" / "results.py"
+    text = module.read_text()
+    module.write_text(f'# A comment.\n{text}\n\n"""What is told of it."""\n')
+    assert pipeline.code_digests() == before
+    module.write_text(text + '\nTITLE = "Macro-F1"\n')
+    after = pipeline.code_digests()
+    assert {stage for stage in before if before[stage] != after[stage]} == {"report"}
+
+
+def test_words_are_a_module_without_what_is_written_for_people(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text('"""Doc."""\n\n\nSIGN = "#"  # why\n"""What."""\ndef f():\n    """It."""\n')
+    assert pipeline.words(module) == 'SIGN = "#"\ndef f():'
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,28 @@
 """Write each profile's `dvc.yaml` from `params.yaml`, so that stages and settings cannot disagree.
 
 The first profile is the embedded default and lies at the root, beside the `split` stage that all
-profiles share; the others lie in `pipelines/<profile>/`. A stage depends on the modules on its
-path, not on the package, and a training stage on its plan: a profile's change never makes
-another's stages stale.
+profiles share; the others lie in `pipelines/<profile>/`.
+
+A stage depends on code where nothing else decides, by a digest in `pipelines/code.yaml` of the
+modules that it imports, without comments and docstrings: so a changed title of a column reaches the
+tables, and a comment makes nothing stale. Elsewhere files are known by their hash: a fetch leaves
+what the manifests say, a split that is there is kept, prepared images are of a declared version,
+and fingerprints say which runs a training stage carries out.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
+import tokenize
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+import benchmark
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
 from benchmark.data.manifests import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
@@ -22,23 +30,92 @@ from benchmark.files import read_yaml, write_text
 from benchmark.parts import BLOCKS
 from benchmark.progress import say
 from benchmark.settings import Params, Profile
+from benchmark.study.numerics import version
 
-FETCHING = ("archives", "fetch", "manifest", "sources", "unpack")
-"""Modules that decide which files a fetch leaves."""
+PACKAGE = Path(benchmark.__file__).parent
+CODE = "pipelines/code.yaml"
+ENTRIES = {
+    "prepare": ("domains/ranges.py", "domains/"),
+    "audit": ("audit/audit.py", "audit/"),
+    "plan": ("study/plan.py", ""),
+    "evaluate": ("evaluation/evaluate.py", ""),
+    "report": ("report/report.py", ""),
+}
+"""Stage → the module that it calls, and where the modules lie that it depends on. The first two
+read images, which are not in every clone: they depend on what is their own alone."""
+BESIDE = (".jinja", ".mplstyle")
+"""What a module of these folders reads of the package."""
 AUDITED = ("label_space", "experiments")
-AUDITING = ("audit", "checks", "images", "manifest", "near_duplicates", "pairs")
-"""Keys of a profile, and modules, that the audit's verdict follows from."""
+"""Keys of a profile that the audit's verdict follows from."""
 REPORTED = ("tables", "figures", "figures.json", "report.html")
 """What `report` writes into a results folder."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
+CODE_HEADER = "# Written by `wbc-shift pipeline` from the code that each stage imports.\n"
+
+
+def code_digests() -> dict[str, int | str]:
+    """What `pipelines/code.yaml` holds: the numerics version of prepared images, and of each stage
+    in `ENTRIES` a digest of its code."""
+    digests: dict[str, int | str] = {"data": version("data")}
+    for stage, (entry, within) in ENTRIES.items():
+        parts = sorted(p for p in code_of(PACKAGE / entry) if p.startswith(within))
+        whole = "\n".join(f"{part}\n{words(PACKAGE / part)}" for part in parts)
+        digests[stage] = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return digests
+
+
+def code_of(entry: Path) -> set[str]:
+    """All modules that one imports, at its head or within a function, and what lies beside them
+    (templates, styles): paths in the package."""
+    found: set[Path] = set()
+    waiting = [entry]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += imported(path)
+    folders = {path.parent for path in found} - {PACKAGE}
+    beside = {p for folder in folders for p in folder.glob("*.*") if p.suffix in BESIDE}
+    return {path.relative_to(PACKAGE).as_posix() for path in found | beside}
+
+
+def imported(path: Path) -> list[Path]:
+    """The modules of the package that a module imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [one.name for one in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+    own = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
+    modules = [PACKAGE.joinpath(*parts).with_suffix(".py") for parts in own if parts]
+    return [module for module in modules if module.is_file()]
+
+
+def words(path: Path) -> str:
+    """A file as the program reads it: of Python without comments, docstrings and blank lines."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return text
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            for row in range(node.lineno - 1, node.end_lineno or node.lineno):
+                lines[row] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: bool) -> None:
-    """Write (or with `check` only compare) the pipeline file of every profile.
+    """Write (or with `check` only compare) the pipeline file of every profile, and `CODE`.
 
     Raises:
-        UserError: `check` found a file that is not what the settings give.
+        UserError: `check` found a file that is not what settings and code give.
     """
+    files = {root / CODE: CODE_HEADER + as_yaml(code_digests())}
     keys = (*BLOCKS.values(), "methods")
     blocks = [key for key in keys if key in params.model_fields_set]
     for position, (name, profile) in enumerate(params.profiles.items()):
@@ -55,17 +132,21 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
         for stage in stages.values():
             if wdir != ".":
                 stage["wdir"] = wdir
-        buffer = StringIO()
-        writer = YAML()
-        writer.width = 100
-        writer.dump({"stages": stages}, buffer)
-        text = HEADER + buffer.getvalue()
-        if check:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                raise UserError(f"{path} is out of date: run `wbc-shift pipeline`")
-        else:
+        files[path] = HEADER + as_yaml({"stages": stages})
+    for path, text in files.items():
+        if not check:
             write_text(path, text)
             say(f"wrote {path}")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path} is out of date: run `wbc-shift pipeline`")
+
+
+def as_yaml(value: dict[str, Any]) -> str:
+    """A file's text."""
+    buffer, writer = StringIO(), YAML()
+    writer.width = 100
+    writer.dump(value, buffer)
+    return buffer.getvalue()
 
 
 def pipeline_path(root: Path, params: Params, profile: str) -> Path:
@@ -98,7 +179,7 @@ def split_stage(params: Params, cards: dict[str, Card]) -> dict[str, Any]:
     return {
         "cmd": "wbc-shift split",
         "params": ["split"],
-        "deps": ["benchmark/data/split.py", "benchmark/tables.py", *facts(names, cards)],
+        "deps": facts(names, cards),
         "outs": [
             {f"datasets/splits/{name}.csv": {"cache": False, "persist": True}} for name in splits
         ],
@@ -123,34 +204,17 @@ def profile_stages(
     shape_keys = [f"profiles.{name}.{key}" for key in ("image_size", "label_space")]
     shape_keys += [f"profiles.{name}.framings"] if profile.framings else []
     indices = [f"{results}/experiments/{e}.json" for e in profile.experiments]
-    # What draws cells matters only where cells are drawn.
-    drawing = ["benchmark/phantom/specimen.py", "benchmark/phantom/acquisition.py"]
-    drawing = drawing if any(cards[n].drawn_by for n in names) else []
     stages: dict[str, Any] = {
         "fetch": {
             "cmd": f"wbc-shift fetch --profile {name}",
             "params": data_keys,
-            "deps": [
-                *(f"benchmark/acquire/{part}.py" for part in FETCHING),
-                *(f"benchmark/data/{part}.py" for part in ("image_files", "layouts")),
-                "benchmark/tables.py",
-                *drawing,
-                *facts(names, cards),
-            ],
+            "deps": facts(names, cards),
             "outs": [small(f"datasets/raw/{name}.json")],
         },
         "prepare": {
             "cmd": f"wbc-shift prepare --profile {name}",
-            "params": [*data_keys, *shape_keys],
-            "deps": [
-                f"datasets/raw/{name}.json",
-                "benchmark/data/prepare.py",
-                "benchmark/data/cell_finder.py",
-                *(f"benchmark/domains/{part}.py" for part in ("facts", "ranges")),
-                *splits,
-                "benchmark/data/image_files.py",
-                *facts(names, cards),
-            ],
+            "params": [*data_keys, *shape_keys, code("data", "prepare")],
+            "deps": [f"datasets/raw/{name}.json", *splits, *facts(names, cards)],
             "outs": [
                 {f"datasets/cache/{name}": {"cache": False, "persist": True}},
                 small(f"{results}/data.json"),
@@ -159,24 +223,21 @@ def profile_stages(
         },
         "audit": {
             "cmd": f"wbc-shift audit --profile {name}",
-            "params": [*data_keys, *(f"profiles.{name}.{key}" for key in AUDITED)],
-            "deps": [
-                f"datasets/raw/{name}.json",
-                *splits,
-                *(f"benchmark/audit/{part}.py" for part in AUDITING),
-                "benchmark/data/image_files.py",
-                *facts(names, cards),
+            "params": [
+                *data_keys,
+                *(f"profiles.{name}.{key}" for key in AUDITED),
+                code("audit"),
             ],
+            "deps": [f"datasets/raw/{name}.json", *splits, *facts(names, cards)],
             "outs": [small(f"{results}/audit.json")],
         },
         "plan": {
             "cmd": f"wbc-shift plan --profile {name}",
-            "params": [*blocks, f"profiles.{name}"],
+            "params": [*blocks, f"profiles.{name}", code("plan")],
             "deps": [
                 f"{results}/data.json",
                 f"{results}/audit.json",  # nothing is trained on data that the audit refuses
                 *splits,
-                *(f"benchmark/{part}.py" for part in ("plan", "runs", "numerics")),
             ],
             "outs": [small(f"{results}/plans/{e}.json") for e in profile.experiments],
         },
@@ -184,15 +245,7 @@ def profile_stages(
     for experiment in profile.experiments:
         stages[f"train-{experiment}"] = {
             "cmd": f"wbc-shift train --profile {name} --experiment {experiment}",
-            "deps": [
-                f"{results}/plans/{experiment}.json",
-                "benchmark/data/arrays.py",
-                "benchmark/data/corruptions.py",
-                "benchmark/data/stain.py",
-                "benchmark/models",
-                "benchmark/training",
-                "benchmark/execution",
-            ],
+            "deps": [f"{results}/plans/{experiment}.json"],
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
     tables = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
@@ -200,18 +253,18 @@ def profile_stages(
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
-        "deps": [*indices, *splits, "benchmark/evaluation"],
+        "params": [code("evaluate")],
+        "deps": [*indices, *splits],
         "outs": [small(path) for path in metrics],
     }
     stages["report"] = {
         "cmd": f"wbc-shift report --profile {name}",
+        "params": [code("report")],
         "deps": [
             *indices,
             *metrics,
             *(f"{results}/{facts}.json" for facts in ("data", "audit")),
             *(f"datasets/{name}.yaml" for name in names),
-            "benchmark/report",
-            "benchmark/texts.py",
         ],
         "outs": [small(f"{results}/{part}") for part in REPORTED],
     }
@@ -221,11 +274,15 @@ def profile_stages(
 def facts(names: list[str], cards: dict[str, Card]) -> list[str]:
     """Cards, manifests and label spaces of the named sets, and the known faults in them."""
     files = [f"datasets/{file}" for file in (LABEL_SPACES, EXCLUSIONS, SAME_CELLS)]
-    files += [f"benchmark/data/{part}.py" for part in ("card", "cards")]
-    files += ["benchmark/data/manifests.py", *(f"datasets/{name}.yaml" for name in names)]
+    files += [f"datasets/{name}.yaml" for name in names]
     # A manifest below raw/ is made by fetch from one's own copy: no dependency, but a product.
     manifests = [cards[name].manifest for name in names]
     return files + [f"datasets/{path}" for path in manifests if not path.startswith("raw/")]
+
+
+def code(*keys: str) -> dict[str, list[str]]:
+    """A dependency on digests of code."""
+    return {CODE: list(keys)}
 
 
 def small(path: str) -> dict[str, Any]:
