@@ -63,7 +63,6 @@ LEGEND = (
 def score_tables(
     experiment: Experiment, scores: Scores, records: Records | None = None
 ) -> list[Table]:
-    """A table for each metric that the experiment has."""
     tables = (build_table(experiment, scores, metric, records) for metric in METRICS)
     return [table for table in tables if table.blocks]
 
@@ -93,7 +92,6 @@ def build_table(
 def build_block(
     scores: Scores, experiment: Experiment, scenario: Scenario, track: str, metric: str
 ) -> Block:
-    """The rows of one scenario and track for one metric."""
     reduced = metric.endswith(f"_{REDUCED}")
     classes = tuple(c for c in experiment.classes if not (reduced and c == DROPPED))
     counts = class_counts(scores, scenario, classes)

@@ -203,8 +203,6 @@ def signed(row: pd.Series) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """One published claim and how it is checked."""
-
     text: str
     source: str
     published: str

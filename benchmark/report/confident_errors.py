@@ -35,8 +35,6 @@ MOST_PICTURES = 24
 
 
 class Mistake(NamedTuple):
-    """An image that the runs together get wrong."""
-
     image: str
     true: str
     predicted: str
@@ -156,7 +154,6 @@ def write_gallery(root: Path, profile: str, run_id: str | None = None) -> Path:
 
 
 def pictures(images: PreparedImages, found: Mistakes) -> list[str]:
-    """The address of each picture shown."""
     whole = images.test_set(found.domain, found.part)
     places = {name: place for place, name in enumerate(whole.table["image"])}
     return [address(Image.fromarray(whole.pixels[places[one.image]])) for one in found.shown]

@@ -68,8 +68,6 @@ class AuditSummary:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the runs were made."""
-
     facts: tuple[tuple[str, str], ...]
     """(what, its values with the number of runs where they differ)"""
     hours: float
@@ -130,7 +128,6 @@ def audit_summary(results: Path) -> AuditSummary | None:
 
 
 def environment(records: Records) -> Environment:
-    """Machines and versions behind the runs."""
     places = [record.get("environment", {}) for record in records.values()]
     names = {
         "device": "Device",

@@ -74,7 +74,6 @@ class Finding(NamedTuple):
 
     @property
     def others(self) -> str:
-        """What the targets are, counted."""
         if self.corrupted:
             return f"{self.targets} corrupted copies of its test images"
         return "one other domain" if self.targets == 1 else f"{self.targets} other domains"
@@ -103,7 +102,6 @@ class Finding(NamedTuple):
 
 
 def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[Board]:
-    """One board per (scenario, track, metric), in the order of the experiments."""
     boards: dict[tuple[str, str, str], Board] = {}
     for experiment, table in tables:
         for block in table.blocks:
@@ -167,7 +165,6 @@ def as_json(boards: list[Board], experiments: list[Experiment]) -> dict[str, Any
 
 
 def board_json(board: Board) -> dict[str, Any]:
-    """A board as the page's script reads it."""
     constant = board.rows.get(MAJORITY)
     return {
         "scenario": board.scenario.name,

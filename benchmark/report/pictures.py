@@ -2,7 +2,7 @@
 
 A figure is a pure function of what was read before; they are drawn in processes of their own,
 because drawing keeps one processor busy for a second each. A figure has to say what no other one
-says. A new one is a function that draws it, and a `Job` here.
+says. A new one is a function that draws it, and an entry of `KINDS` or a job here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from matplotlib.figure import Figure
 
 from benchmark.drawing import STYLE, save
 from benchmark.errors import UserError
-from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.evaluation.experiments import Experiment, Scenario
 from benchmark.files import read_json, write_json
 from benchmark.parallel import in_processes
-from benchmark.report.figures.confusion import Confusions, confusion_figure, load_confusions
+from benchmark.report.figures.confusion import confusion_figure
 from benchmark.report.figures.curves import (
-    Curves,
     corruption_figure,
-    load_curves,
     reliability_figure,
     risk_figure,
     training_figure,
@@ -46,7 +44,7 @@ from benchmark.report.figures.intervals import (
 )
 from benchmark.report.figures.overview import heat_figure, heat_maps, speed_figure, speeds
 from benchmark.report.figures.ranks import rank_figure, ranking
-from benchmark.report.results import Results, done_ids, plain_targets
+from benchmark.report.results import Group, Results, done_ids, plain_targets
 from benchmark.report.tables import OVERVIEW
 from benchmark.speed.records import training_speeds
 
@@ -68,21 +66,67 @@ class Picture(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A figure to draw."""
-
     owner: str
     """an experiment, or `OVERVIEW`"""
     picture: Picture
     draw: Callable[[], Figure]
 
 
+class Kind(NamedTuple):
+    """A figure that an experiment has for a scenario and track."""
+
+    name: str
+    source: str
+    caption: str
+    """`{source}` stands for the domain trained on"""
+    draw: Callable[[Results, Group], Figure]
+    fits: Callable[[Scenario], object]
+    """whether a scenario has what is drawn"""
+
+
+KINDS = (
+    Kind(
+        "corruptions",
+        "intervals.parquet",
+        "Macro-F1 against severity for each corruption of {source}'s test set, mean over seeds.",
+        corruption_figure,
+        lambda scenario: scenario.target_groups,
+    ),
+    Kind(
+        "confusion",
+        "confusion.parquet",
+        "Confusion matrices by domain, trained on {source}: per cent of each true class, summed "
+        "over seeds.",
+        confusion_figure,
+        plain_targets,
+    ),
+    Kind(
+        "reliability",
+        "curves.parquet",
+        "Reliability in-domain and on all targets together, trained on {source}: accuracy against "
+        "stated confidence in bins of ten images or more; a mark's area: its share of images.",
+        reliability_figure,
+        plain_targets,
+    ),
+    Kind(
+        "risk",
+        "curves.parquet",
+        "Risk against coverage, trained on {source}: errors among the answered images when the "
+        "least confident are rejected first; mean over seeds, and over all orders of images that "
+        "tie.",
+        risk_figure,
+        plain_targets,
+    ),
+)
+
+
 def draw_all(results: Results) -> dict[str, list[Picture]]:
     """Draw every figure as PDF and PNG; pictures by experiment, in the order of reading."""
-    curves = load_curves(results)
-    confusions = load_confusions(results)
     jobs = [*overview_jobs(results)]
     for experiment in results.experiments:
-        jobs += experiment_jobs(results, experiment, curves, confusions)
+        jobs += experiment_jobs(results, experiment)
+    # Read before processes are forked, in which pyarrow may not be used.
+    _ = results.curves, results.confusions
     folder = results.folder / "figures"
     in_processes([partial(save_job, folder, job) for job in jobs], "figures")
     pictures = {owner: [] for owner in (OVERVIEW, *(e.experiment for e in results.experiments))}
@@ -112,7 +156,6 @@ def read_index(folder: Path) -> dict[str, list[Picture]]:
 
 
 def save_job(folder: Path, job: Job) -> None:
-    """Draw one figure."""
     with matplotlib.style.context(STYLE):
         save(job.draw(), folder / job.picture.name)
 
@@ -122,7 +165,6 @@ def job(owner: str, name: str, source: str, caption: str, draw: Callable[[], Fig
 
 
 def overview_jobs(results: Results) -> Iterator[Job]:
-    """Figures about all experiments."""
     if maps := heat_maps(results):
         text = (
             "Macro-F1 by source and target, mean over seeds, for plain training with each "
@@ -146,10 +188,7 @@ def overview_jobs(results: Results) -> Iterator[Job]:
         yield job(OVERVIEW, name, "embeddings", embedding_text(own), partial(embedding_figure, own))
 
 
-def experiment_jobs(
-    results: Results, experiment: Experiment, curves: Curves, confusions: Confusions
-) -> Iterator[Job]:
-    """Figures of one experiment."""
+def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
     name, scores = experiment.experiment, results.scores
     own = partial(job, name)
     for place, panels in enumerate(forest_pages(experiment, scores), start=1):
@@ -183,40 +222,13 @@ def experiment_jobs(
                 "should be." + (left if ranked.left_out else ""),
                 partial(rank_figure, ranked),
             )
-    for (scenario, track), runs in first_of_each_track(experiment):
-        suffix = f"{name}_{scenario.file_name}{suffix_of(track)}"
-        where = (scenario, runs, scores)
-        if scenario.target_groups:
+    for group in first_of_each_track(experiment):
+        for kind in (kind for kind in KINDS if kind.fits(group.scenario)):
             yield own(
-                f"corruptions_{suffix}",
-                "intervals.parquet",
-                f"Macro-F1 against severity for each corruption of {scenario.source}'s test set, "
-                "mean over seeds.",
-                partial(corruption_figure, experiment, track, *where),
-            )
-        if plain_targets(scenario):
-            yield own(
-                f"confusion_{suffix}",
-                "confusion.parquet",
-                f"Confusion matrices by domain, trained on {scenario.source}: per cent of each "
-                "true class, summed over seeds.",
-                partial(confusion_figure, experiment, *where, confusions),
-            )
-            yield own(
-                f"reliability_{suffix}",
-                "curves.parquet",
-                f"Reliability in-domain and on all targets together, trained on {scenario.source}: "
-                "accuracy against stated confidence in bins of ten images or more; a mark's area: "
-                "its share of images.",
-                partial(reliability_figure, *where, curves),
-            )
-            yield own(
-                f"risk_{suffix}",
-                "curves.parquet",
-                f"Risk against coverage, trained on {scenario.source}: errors among the answered "
-                "images when the least confident are rejected first; mean over seeds, and over all "
-                "orders of images that tie.",
-                partial(risk_figure, *where, curves),
+                f"{kind.name}_{name}_{group.scenario.file_name}{suffix_of(group.track)}",
+                kind.source,
+                kind.caption.format(source=group.scenario.source),
+                partial(kind.draw, results, group),
             )
     if rows := training_rows(experiment, results.records, scores):
         yield own(
@@ -231,10 +243,10 @@ def suffix_of(track: str) -> str:
     return "" if track == "inductive" else f"_{track}"
 
 
-def first_of_each_track(experiment: Experiment) -> Iterator[tuple[tuple[Scenario, str], list[Run]]]:
-    """The first `MOST_SCENARIOS` blocks of each track that have a run, in plan order."""
+def first_of_each_track(experiment: Experiment) -> Iterator[Group]:
+    """The first `MOST_SCENARIOS` scenarios of each track that have a run, in plan order."""
     seen: Counter[str] = Counter()
     for (scenario, track), runs in experiment.blocks().items():
         seen[track] += bool(done_ids(runs))
         if done_ids(runs) and seen[track] <= MOST_SCENARIOS:
-            yield (scenario, track), runs
+            yield Group(experiment, scenario, track, runs)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,19 @@ Parquet = dict[str, list]
 """column → values, one per row"""
 Records = dict[str, dict[str, Any]]
 """run id → its `run.json`"""
+Curves = dict[tuple[str, str, str, str], np.ndarray]
+"""(run_id, domain, part, curve) → (points, 3): x, y, n"""
+Confusions = dict[tuple[str, str, str], np.ndarray]
+"""(run_id, domain, part) → counts, true × predicted"""
+
+
+class Group(NamedTuple):
+    """The runs of an experiment in one scenario and track."""
+
+    experiment: Experiment
+    scenario: Scenario
+    track: str
+    runs: list[Run]
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,6 @@ class Results:
 
     @cached_property
     def done(self) -> dict[str, Run]:
-        """Every done run once, by run id."""
         return {run_id: run for run_id, (run, _) in done_runs(self.experiments).items()}
 
     @cached_property
@@ -106,6 +119,37 @@ class Results:
         kept = [part != "shifted" or domain in counted[name] for name, domain, part in pairs]
         return table[np.array(kept, bool)]
 
+    @cached_property
+    def curves(self) -> Curves:
+        """Of `curves.parquet`, in which the points of a curve stand together."""
+        table = self.read("curves")
+        names = ("run_id", "domain", "part", "curve")
+        keys = list(zip(*(table[name] for name in names), strict=True))
+        points = np.column_stack([np.asarray(table[name], float) for name in ("x", "y", "n")])
+        curves: Curves = {}
+        start = 0
+        for key, group in itertools.groupby(keys):
+            size = len(list(group))
+            curves[key] = points[start : start + size]
+            start += size
+        return curves
+
+    @cached_property
+    def confusions(self) -> Confusions:
+        """Of `confusion.parquet`; corruptions are left out."""
+        classes = {run_id: own for run_id, (_, own) in done_runs(self.experiments).items()}
+        table = self.read("confusion")
+        confusions: Confusions = {}
+        columns = ("run_id", "domain", "part", "true", "predicted", "count")
+        rows = zip(*(table[name] for name in columns), strict=True)
+        for run_id, domain, part, true, predicted, count in rows:
+            if corruption_of(domain) is None:
+                names = classes[run_id]
+                empty = np.zeros((len(names),) * 2, np.int64)
+                matrix = confusions.setdefault((run_id, domain, part), empty)
+                matrix[names.index(true), names.index(predicted)] = count
+        return confusions
+
     def frame(self, name: str) -> pd.DataFrame:
         return pd.DataFrame(self.read(name))
 
@@ -114,7 +158,6 @@ class Results:
 
 
 def run_records(folder: Path, experiments: list[Experiment]) -> Records:
-    """`run.json` of every done run that has one."""
     paths = {run_id: folder / "runs" / run_id / "run.json" for run_id in done_runs(experiments)}
     again = f"run `wbc-shift train -p {folder.name}`"
     return {
@@ -171,7 +214,6 @@ def load_scores(folder: Path, experiments: list[Experiment]) -> Scores:
 
 
 def by_key(table: Parquet, names: tuple[str, ...]) -> dict[tuple[str, ...], dict]:
-    """Rows of a table by their key columns."""
     rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
     return {tuple(row[name] for name in names): row for row in rows}
 
@@ -244,15 +286,13 @@ def counted_sets(scenario: Scenario, scores: Scores) -> tuple[tuple[str, str], .
     return tuple((target, "shifted") for target in scores.counted[scenario.name])
 
 
-def shown_methods(
-    scenario: Scenario, runs: list[Run], scores: Scores, most: int = len(MARKS)
-) -> tuple[list[str], str]:
+def shown_methods(scores: Scores, group: Group, most: int = len(MARKS)) -> tuple[list[str], str]:
     """The methods that a figure of lines has room for, in plan order, and a note on the others.
 
     All that were run, or those with the highest mean of targets.
     """
-    found = {name: done_ids(own) for name, own in by_method(runs).items() if done_ids(own)}
-    test_sets = counted_sets(scenario, scores) or scenario.test_sets[:1]
+    found = {name: done_ids(own) for name, own in by_method(group.runs).items() if done_ids(own)}
+    test_sets = counted_sets(group.scenario, scores) or group.scenario.test_sets[:1]
     means = {
         name: np.nan_to_num(values(scores, ids, test_sets, HEADLINE).mean())
         for name, ids in found.items()

@@ -72,12 +72,10 @@ class Row:
 
     @property
     def across_seeds(self) -> bool:
-        """Whether the intervals hold a variance between seeds."""
         return any(cell.across_seeds for cell in self.cells)
 
     @property
     def seeds(self) -> int:
-        """How many seeds the values are of."""
         return max((cell.seeds for cell in self.cells), default=0)
 
     @property

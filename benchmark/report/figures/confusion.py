@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.drawing import INK, PAGE_WIDTH, canvas
-from benchmark.evaluation.experiments import Experiment, Run, Scenario, done_runs
-from benchmark.report.results import Results, Scores, by_method, done_ids, shown_methods
+from benchmark.report.results import Group, Results, by_method, done_ids, shown_methods
 from benchmark.scenarios import corruption_of
 
 MOST_METHODS = 3
@@ -21,43 +20,17 @@ LEAST = 5
 MOST_CLASSES = 8
 """classes for which the cells of a confusion matrix have room for numbers"""
 
-Confusions = dict[tuple[str, str, str], np.ndarray]
-"""(run_id, domain, part) → counts, true × predicted."""
 
-
-def load_confusions(results: Results) -> Confusions:
-    """Read `confusion.parquet`; corruptions are left out."""
-    classes = {run_id: own for run_id, (_, own) in done_runs(results.experiments).items()}
-    table = results.read("confusion")
-    confusions: Confusions = {}
-    columns = ("run_id", "domain", "part", "true", "predicted", "count")
-    rows = zip(*(table[name] for name in columns), strict=True)
-    for run_id, domain, part, true, predicted, count in rows:
-        if corruption_of(domain) is None:
-            names = classes[run_id]
-            matrix = confusions.get((run_id, domain, part))
-            if matrix is None:
-                matrix = confusions[run_id, domain, part] = np.zeros((len(names),) * 2, np.int64)
-            matrix[names.index(true), names.index(predicted)] = count
-    return confusions
-
-
-def confusion_figure(
-    experiment: Experiment,
-    scenario: Scenario,
-    runs: list[Run],
-    scores: Scores,
-    confusions: Confusions,
-) -> Figure:
+def confusion_figure(results: Results, group: Group) -> Figure:
     """Confusion matrices of a scenario: methods down, test sets across, summed over seeds.
 
     Rows are normalised: a cell is the share of the true class in per cent. The number beside a
     row is n, the class's images in the test set (per seed).
     """
-    methods = by_method(runs)
-    shown, _ = shown_methods(scenario, runs, scores, MOST_METHODS)
+    scenario, methods = group.scenario, by_method(group.runs)
+    shown, _ = shown_methods(results.scores, group, MOST_METHODS)
     shown = shown or list(methods)[:MOST_METHODS]
-    classes = experiment.classes
+    classes = group.experiment.classes
     test_sets = [t for t in scenario.test_sets if corruption_of(t[0]) is None]
     # In mm.
     names = 1.5 + 1.3 * max(map(len, classes))
@@ -72,7 +45,7 @@ def confusion_figure(
         y = top + down * (side + gap)
         for across, (domain, part) in enumerate(test_sets):
             x = left + across * (side + gutter)
-            matrices = [confusions[run_id, domain, part] for run_id in found]
+            matrices = [results.confusions[run_id, domain, part] for run_id in found]
             total = sum(matrices, np.zeros((len(classes),) * 2, np.int64))
             draw_confusion(axes, (x, y), side, total, max(len(found), 1))
             if down == 0:
@@ -98,7 +71,7 @@ def confusion_figure(
         "Down: true class; across: predicted class. Cell: % of the true class, summed over "
         f"seeds; empty: below {LEAST}.\nBeside a row: n, images of the class in the test set."
         + (some if len(shown) < len(methods) else "")
-        + f" Found {len(done_ids(runs))} of {len(runs)} planned runs.",
+        + f" Found {len(done_ids(group.runs))} of {len(group.runs)} planned runs.",
         fontsize=6.5,
         color=INK,
         va="bottom",

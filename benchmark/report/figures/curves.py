@@ -21,9 +21,11 @@ from benchmark.drawing import (
     panels,
     title,
 )
-from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.metrics import HEADLINE
 from benchmark.report.results import (
+    Curves,
+    Group,
     Records,
     Results,
     Scores,
@@ -44,38 +46,19 @@ FEWEST_IMAGES = 10
 COVERAGES = np.linspace(0.025, 1, 40)
 """coverages at which curves of several seeds are averaged"""
 
-Curves = dict[tuple[str, str, str, str], np.ndarray]
-"""(run_id, domain, part, curve) → (points, 3): x, y, n"""
 
-
-def load_curves(results: Results) -> Curves:
-    """Read `curves.parquet`, in which the points of a curve stand together."""
-    table = results.read("curves")
-    names = ("run_id", "domain", "part", "curve")
-    keys = list(zip(*(table[name] for name in names), strict=True))
-    points = np.column_stack([np.asarray(table[name], float) for name in ("x", "y", "n")])
-    curves: Curves = {}
-    start = 0
-    for key, group in itertools.groupby(keys):
-        size = len(list(group))
-        curves[key] = points[start : start + size]
-        start += size
-    return curves
-
-
-def reliability_figure(
-    scenario: Scenario, runs: list[Run], scores: Scores, curves: Curves
-) -> Figure:
+def reliability_figure(results: Results, group: Group) -> Figure:
     """Accuracy against stated confidence, in-domain and on all targets together; seeds pooled.
 
     The area of a mark is the share of images in its bin; a bin of fewer than ten is left out.
     """
-    shown, note = shown_methods(scenario, runs, scores)
+    scenario, scores, methods = group.scenario, results.scores, by_method(group.runs)
+    shown, note = shown_methods(scores, group)
     across = min(ACROSS, len(shown))
     ticks = np.linspace(0, 1, 5)
     figure, found = panels(len(shown), across, (37.4, 37.4), (5, 8), (11, 10, 4, 9))
     for axes, method in zip(found, shown, strict=True):
-        ids = done_ids(by_method(runs)[method])
+        ids = done_ids(methods[method])
         axes.plot([0, 1], [0, 1], color=CONSTANT, linewidth=0.7, linestyle=(0, (3, 2)))
         texts = []
         for test_sets, colour, marker, label in (
@@ -83,7 +66,9 @@ def reliability_figure(
             ([(t, "shifted") for t in plain_targets(scenario)], SHIFTED, "D", "targets"),
         ):
             keys = ((i, *t, "reliability") for i, t in itertools.product(ids, test_sets))
-            x, y, share = pooled_bins([curves[key] for key in keys if key in curves])
+            x, y, share = pooled_bins(
+                [results.curves[key] for key in keys if key in results.curves]
+            )
             axes.plot(x, y, color=colour, linewidth=0.9, zorder=2)
             axes.scatter(x, y, 2 + 90 * share, color=colour, marker=marker, alpha=0.55,
                          linewidth=0, zorder=3)  # fmt: skip
@@ -114,22 +99,23 @@ def pooled_bins(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nda
     return *means, total[full] / total.sum()
 
 
-def risk_figure(scenario: Scenario, runs: list[Run], scores: Scores, curves: Curves) -> Figure:
+def risk_figure(results: Results, group: Group) -> Figure:
     """Error of the answered images against their share: a panel per test set, a line per method."""
-    shown, note = shown_methods(scenario, runs, scores)
+    scenario, scores, methods = group.scenario, results.scores, by_method(group.runs)
+    shown, note = shown_methods(scores, group)
     test_sets = [scenario.test_sets[0], *((t, "shifted") for t in plain_targets(scenario))]
     across = min(3, len(test_sets))
     below = 13 + 3.2 * len(shown)
     width = 49 if across == 3 else 75
     figure, found = panels(len(test_sets), across, (width, 32), (9, 8), (12, 10, 3, below))
     for axes, test_set in zip(found, test_sets, strict=True):
-        draw_risk(axes, test_set, runs, shown, curves)
+        draw_risk(axes, test_set, methods, shown, results.curves)
     labels = ("coverage (most confident first)", "risk: wrong among answered")
     outer_labels(found, across, *labels, np.linspace(0, 1, 6))
     handles = []
     for method in shown:
         marker, colour = mark_of(method, shown)
-        ids = done_ids(by_method(runs)[method])
+        ids = done_ids(methods[method])
         home, away = (
             100 * np.nanmean(values(scores, ids, tuple(where), "aurc"))
             for where in (test_sets[:1], counted_sets(scenario, scores) or test_sets)
@@ -142,13 +128,16 @@ def risk_figure(scenario: Scenario, runs: list[Run], scores: Scores, curves: Cur
 
 
 def draw_risk(
-    axes: Axes, test_set: tuple[str, str], runs: list[Run], shown: list[str], curves: Curves
+    axes: Axes,
+    test_set: tuple[str, str],
+    methods: dict[str, list[Run]],
+    shown: list[str],
+    curves: Curves,
 ) -> None:
-    """Mean over seeds of the risk of each method on one test set."""
     n = 0
     highest = 0.05
     for method in shown:
-        ids = done_ids(by_method(runs)[method])
+        ids = done_ids(methods[method])
         keys = ((i, *test_set, "risk_coverage") for i in ids)
         found = [curves[key] for key in keys if key in curves]
         if not found:
@@ -170,12 +159,11 @@ BANDS = 3
 """With more methods, intervals would hide each other."""
 
 
-def corruption_figure(
-    experiment: Experiment, track: str, scenario: Scenario, runs: list[Run], scores: Scores
-) -> Figure:
+def corruption_figure(results: Results, group: Group) -> Figure:
     """Mean over seeds at severity 0 (in-domain test) to 4."""
-    shown, note = shown_methods(scenario, runs, scores)
-    where = (experiment.experiment, scenario.name, track)
+    scenario, scores = group.scenario, results.scores
+    shown, note = shown_methods(scores, group)
+    where = (group.experiment.experiment, scenario.name, group.track)
     targets: dict[str, list[tuple[int, str]]] = {}
     for target in scenario.targets:
         if found := corruption_of(target):
@@ -219,11 +207,11 @@ def training_rows(experiment: Experiment, records: Records, scores: Scores) -> l
     """
     rows: list[Source] = []
     seen: set[str] = set()
-    for (scenario, _), runs in experiment.blocks().items():
+    for (scenario, track), runs in experiment.blocks().items():
         own = [run for run in runs if trained(run) and records.get(run.run_id, {}).get("history")]
         if len(by_method(own)) >= FEWEST_METHODS and scenario.source not in seen:
             seen.add(scenario.source)
-            shown, note = shown_methods(scenario, own, scores)
+            shown, note = shown_methods(scores, Group(experiment, scenario, track, own))
             rows.append((f"Trained on {scenario.short_source}{note}", own, shown))
     return rows[:MOST_SOURCES]
 

@@ -33,8 +33,6 @@ class Places(Record):
 
 
 class Embedded(Record):
-    """`embeddings/<run>.json`."""
-
     run_id: str
     predictions_sha256: str
     perplexity: float

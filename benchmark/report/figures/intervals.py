@@ -185,8 +185,6 @@ def names_of(rows: list[Row]) -> list[str]:
 
 
 def legend() -> list[Line2D]:
-    """What the marks mean."""
-
     def mark(label: str, **style: object) -> Line2D:
         return Line2D([], [], label=label, **{"linestyle": "none", "color": INK} | style)
 

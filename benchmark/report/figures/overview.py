@@ -138,8 +138,6 @@ class Speed(NamedTuple):
 
 
 class Speeds(NamedTuple):
-    """The methods of a figure."""
-
     methods: dict[str, Speed]
     where: str
     """device and scenario"""

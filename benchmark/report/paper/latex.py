@@ -137,6 +137,5 @@ def inline(value: Any) -> str:
 
 
 def description(values: dict[str, str]) -> str:
-    """A list of names and values that may break over lines and pages."""
     items = "\n".join(f"\\item[{{{tex(name)}}}] {tex(value)}" for name, value in values.items())
     return f"\\begin{{settings}}\n{items}\n\\end{{settings}}"

@@ -103,7 +103,6 @@ def write_paper(root: Path, profile: str) -> Path:
 
 
 def copy_figure(results: Results, picture: Picture, folder: Path) -> None:
-    """Copy a figure's PDF into `generated/figures/`."""
     path = results.folder / "figures" / f"{picture.name}.pdf"
     if not path.is_file():
         profile = results.folder.name
@@ -150,7 +149,6 @@ def overview_text(pictures: list[Picture], exchanges: Table | None) -> str:
 
 
 def claims_text(claims: Table) -> str:
-    """The table of claims."""
     return (
         f"Table~\\ref{{tab:{label(claims.name)}}} sets what was published beside what was measured "
         f"or computed here.\n\n{table_input(claims)}"

@@ -84,7 +84,6 @@ def prose(path: Path, kinds: dict[str, Callable[..., str]]) -> str:
 
 
 def of_experiment(floats: dict[str, str], name: str) -> str:
-    """An experiment's table and figure."""
     if name not in floats:
         raise ValueError(f"there is no experiment {name}{suggest(name, floats)}")
     return floats[name]
