@@ -278,8 +278,8 @@ def test_kill_leaves_whole_files_only_and_the_rest_comes_later(datasets, mirror,
         "from benchmark.acquire import fetch as module, sources\n"
         "from tests.support.sets import card\n"
         "module.THREADS = 2\n"
-        "whole = sources.check\n"
-        "sources.check = lambda *a: (whole(*a), time.sleep(0.3))\n"
+        "whole = sources.fault\n"
+        "sources.fault = lambda *a: (time.sleep(0.3), whole(*a))[1]\n"
         "module.fetch(Path(sys.argv[1]), card(sys.argv[2]), 'all', None)\n"
     )
     arguments = [sys.executable, "-c", script, str(datasets), server("good")]

@@ -103,21 +103,12 @@ def fault(image: Expected, file: Path) -> str | None:
     return None
 
 
-def check(image: Expected, temporary: Path) -> None:
-    """Refuse content that is not the manifest's before it is placed."""
-    if why := fault(image, temporary):
-        raise Unusable(why)
-
-
 class Source:
-    """A place of single images. It counts those that are damaged there, and names the first ones.
-
-    Attributes:
-        verb: how its images come, for the report.
-    """
+    """A place of single images: it counts those that are damaged there, and names the first."""
 
     def __init__(self, where: str, verb: str) -> None:
-        self.where, self.verb = where, verb
+        self.where = where
+        self.verb = verb  # how its images come, for the report
         self.damaged = 0
         self.lock = threading.Lock()
 
@@ -167,7 +158,8 @@ class Mirror(Source):
                     if error.filename == str(file) and error.errno not in OF_THE_TARGET:
                         raise Unusable(error.strerror or str(error)) from None
                     raise
-                check(image, temporary)
+                if why := fault(image, temporary):
+                    raise Unusable(why)
         except Unusable as error:
             self.report(image, error)
             return False
@@ -195,7 +187,8 @@ class Address(Source):
             try:
                 with atomic(target) as temporary:
                     self.receive(image, temporary)
-                    check(image, temporary)
+                    if why := fault(image, temporary):
+                        raise Unusable(why)
             except (Unreachable, Busy) as error:
                 self.note("silent" if isinstance(error, Unreachable) else "useless", str(error))
                 if pause is not None:
@@ -213,7 +206,6 @@ class Address(Source):
         return False
 
     def receive(self, image: Expected, temporary: Path) -> None:
-        """Write what the address answers."""
         with translated():
             self.download(self.where + quote(image.path), str(temporary), None)
 

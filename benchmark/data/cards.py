@@ -103,17 +103,14 @@ image's shorter side. It is part of the protocol: nothing in it is fitted to lab
 
 
 def below(path: str) -> str:
-    """A path that stays in the folder it is joined to, with `/`; else a `ValueError`."""
+    """The path itself, if it stays in the folder it is joined to."""
     if "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ValueError(f"'{path}' leads out of its folder")
     return path
 
 
 def web(address: str) -> str:
-    """An address of the web, a path, or a word such as `none`; else a `ValueError`.
-
-    A page makes links of addresses: `javascript:` would run in the reader's browser.
-    """
+    """The address itself, if a page may make a link of it: `javascript:` would run in a browser."""
     scheme, colon, _ = address.partition(":")
     if colon and scheme.lower() not in ("http", "https"):
         raise ValueError(f"'{shortened(address)}' is no address of the web: begin with https://")
@@ -307,7 +304,7 @@ def read_label_spaces(datasets: Path) -> LabelSpaces:
 
 
 def load_label_spaces(datasets: Path) -> dict[str, list[str]]:
-    """Name of every label space → its classes, in the order of the logits."""
+    """The classes of every label space, in the order of the logits."""
     return read_label_spaces(datasets).spaces
 
 

@@ -1,4 +1,4 @@
-"""A field of blood → where its white cell is, and how far it stands out from the rest.
+"""Find the white cell of a field of blood, and how far it stands out from the rest.
 
 Azure and eosin together stain a nucleus purple: it absorbs most in green, less in red, least in
 blue. Red cells absorb green and blue alike, however dense they are, and dirt, edges and shadows

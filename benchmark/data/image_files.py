@@ -105,7 +105,7 @@ def image_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def opened(file: BinaryIO) -> Iterator[Image.Image]:
-    """An image of known format and credible size, not yet decoded; what fails inside is told alike.
+    """An image of known format and credible size, not yet decoded; errors inside are told alike.
 
     Raises:
         Unreadable: not an image; a format or kind that is not read; too many pixels; broken.
@@ -197,18 +197,11 @@ def orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def is_deep(image: Image.Image) -> bool:
-    """Whether an image that is not yet decoded has more than 8 bits a value."""
-    # Pillow reads 16-bit colour as 8-bit RGB: only the file's raw mode tells, or its tags.
-    stated = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
-    return image.mode.startswith("I") or ";16" in str(image.tile[:1]) or max(stated) > 8
-
-
 def bits_of_set(paths: Iterable[Path]) -> int:
     """How many bits the values of a set's 16-bit files have: those of the highest; 0 for none.
 
     One dark image says little of its camera; all of them together do. Files that cannot be read
-    say nothing here: they are told where they are decoded.
+    say nothing here: they are reported where they are decoded.
     """
 
     def one(path: Path) -> int:
@@ -228,7 +221,10 @@ def deep_levels(image: Image.Image, file: BinaryIO) -> tuple[int, np.ndarray | N
     Returns:
         Values [H, W] or [H, W, channels of the image's mode], uint16 or int32.
     """
-    if image.mode == "F" or not is_deep(image):
+    # Pillow reads 16-bit colour as 8-bit RGB: only the file's raw mode tells, or its tags.
+    stated = max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (0,)))
+    deep = image.mode.startswith("I") or ";16" in str(image.tile[:1]) or stated > 8
+    if image.mode == "F" or not deep:
         return 0, None
     if image.mode.startswith("I"):
         image.load()
@@ -240,8 +236,7 @@ def deep_levels(image: Image.Image, file: BinaryIO) -> tuple[int, np.ndarray | N
     highest = int(levels.max())
     if levels.min() < 0 or highest > 65535:
         raise ValueError("more than 16 bits a value")
-    stated = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
-    needed = max(highest.bit_length(), max(stated) if max(stated) < 16 else 0)
+    needed = max(highest.bit_length(), stated if stated < 16 else 0)
     return next(depth for depth in DEPTHS if depth >= needed), levels
 
 

@@ -1,10 +1,10 @@
 """Decode every image of a profile once into uint8 arrays, with the table that names their rows.
 
-`datasets/raw/` → `datasets/cache/<profile>/{<domain>.npy, manifest.parquet}`; the digests of the
-arrays, which are part of every run's fingerprint, go to `results/<profile>/data.json`. Cells of no
-class of the label space lie apart, as `<domain>.open_set`; other framings of the same cells, in the
-same order, as `<domain>@<framing>`. Where a cell must be found in its field, `fields.parquet` says
-where it was; a field without one is left out, and named.
+The arrays, `<domain>.npy`, and the table, `manifest.parquet`, lie in `datasets/cache/<profile>/`;
+the arrays' digests, which are part of every run's fingerprint, in `results/<profile>/data.json`.
+Cells of no class of the label space lie apart, as `<domain>.open_set`; other framings of the same
+cells, in the same order, as `<domain>@<framing>`. Where a cell must be found in its field,
+`fields.parquet` says where it was; a field without one is left out, and named.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ class Preparation:
         }
         array = array_path(self.cache, name, framing)
         receipt = array.with_suffix(".json")
-        known = read_json(receipt) if is_receipt(receipt) else {}
+        known = read_receipt(receipt)
         unchanged = made.items() <= known.items() and array.exists()
         if unchanged and known["sha256"] == sha256_file(array):
             say(f"prepare {array.stem}: {len(images)} images, unchanged")
@@ -389,12 +389,11 @@ def each(one: Callable, things: Sequence, progress: str, domain: str) -> list:
 
 
 def remove_unknown(cache: Path, arrays: list[Path]) -> None:
-    """Delete arrays that the profile no longer has, each with the receipt that `make_array` wrote:
-    a file without one is not of this command and stays.
-    """
+    """Delete arrays that the profile no longer has; one without the receipt that `make_array` wrote
+    is not of this command and stays."""
     for receipt in cache.glob("*.json"):
         array = receipt.with_suffix(".npy")
-        if array in arrays or not is_receipt(receipt):
+        if array in arrays or not read_receipt(receipt):
             continue
         try:
             array.unlink(missing_ok=True)
@@ -403,10 +402,10 @@ def remove_unknown(cache: Path, arrays: list[Path]) -> None:
             raise cannot_write(array, error) from error
 
 
-def is_receipt(path: Path) -> bool:
-    """Whether a file is the receipt of an array."""
+def read_receipt(path: Path) -> dict[str, Any]:
+    """The receipt of an array; empty if the file is none."""
     try:
         known = read_json(path)
     except UserError:
-        return False
-    return isinstance(known, dict) and {"key", "sha256"} <= set(known)
+        return {}
+    return known if isinstance(known, dict) and {"key", "sha256"} <= set(known) else {}
