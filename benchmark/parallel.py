@@ -1,4 +1,4 @@
-"""Processes: jobs on all processors, how many there are, and what Ctrl-C does to them.
+"""Jobs on all processors, in processes or threads, and what Ctrl-C does to them.
 
 Every file is whole or absent at any moment (`files.atomic`), so an end is safe wherever it comes.
 """
@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 from benchmark.errors import UserError
@@ -52,6 +52,19 @@ def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[An
     finally:
         gc.unfreeze()
         _jobs = ()
+
+
+def in_threads(
+    function: Callable[[Any], Any], values: Sequence[Any], description: str = ""
+) -> list[Any]:
+    """The results of a function that frees the interpreter lock, in the order of its values.
+
+    Args:
+        description: of the progress that is shown; none by default.
+    """
+    with ThreadPoolExecutor(processors()) as pool:
+        results = pool.map(function, values)
+        return list(track(results, description, len(values)) if description else results)
 
 
 def end_with_parent() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import shutil
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -22,10 +21,10 @@ from benchmark.data.layouts import Layout, Npz, Paths, read_layout
 from benchmark.data.manifests import count_faults, published_images
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, sha256_file, write_text
+from benchmark.parallel import in_threads
 from benchmark.progress import say, track
 
 FIRST_COLUMNS = ["path", "sha256", "bytes", "width", "height", "label"]
-THREADS = 4
 NAMED = 4
 """Labels named in a line about counts; the rest is counted."""
 
@@ -40,9 +39,8 @@ def build_manifest(folder: Path, layout: Layout) -> pd.DataFrame:
         UserError: as `read_layout`; a file that is no image; images of another size than published.
     """
     table = read_layout(folder, layout)
-    with ThreadPoolExecutor(THREADS) as pool:
-        measured = pool.map(measure, [folder / path for path in table["path"]])
-        facts = list(track(measured, f"indexing {folder.name}", len(table)))
+    files = [folder / path for path in table["path"]]
+    facts = in_threads(measure, files, f"indexing {folder.name}")
     table[["sha256", "bytes", "width", "height"]] = pd.DataFrame(facts, index=table.index)
     if layout.size is not None:
         found = Counter(zip(table["width"], table["height"], strict=True))

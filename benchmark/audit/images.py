@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +22,7 @@ from PIL import Image
 from benchmark.audit.near_duplicates import SIDE, turned
 from benchmark.data.image_files import Unreadable, image_file, read_image
 from benchmark.files import atomic
-from benchmark.progress import track
+from benchmark.parallel import in_threads
 
 VERSION = 2
 """Of the miniature: another one makes another cache."""
@@ -76,8 +74,7 @@ def look_at(files: list[Path], cache: Path) -> list[Look]:
         sha256 = hashlib.sha256(content).hexdigest()
         return known.get(sha256) or look(content, sha256)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(track(pool.map(one, files), "looking at images", len(files)))
+    looks = in_threads(one, files, "looking at images")
     if any(seen.fault is None and seen.sha256 not in known for seen in looks):
         known |= {seen.sha256: seen for seen in looks if seen.fault is None}
         write_store(store, known)

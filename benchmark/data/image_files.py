@@ -13,8 +13,7 @@ import stat
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,6 +21,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from benchmark.parallel import in_threads
 from benchmark.texts import SURROGATES, visible
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -197,7 +197,7 @@ def orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def bits_of_set(paths: Iterable[Path]) -> int:
+def bits_of_set(paths: Sequence[Path]) -> int:
     """How many bits the values of a set's 16-bit files have: those of the highest; 0 for none.
 
     One dark image says little of its camera; all of them together do. Files that cannot be read
@@ -211,8 +211,7 @@ def bits_of_set(paths: Iterable[Path]) -> int:
         except (Unreadable, FileNotFoundError):
             return 0
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return max(pool.map(one, paths), default=0)
+    return max(in_threads(one, paths), default=0)
 
 
 def deep_levels(image: Image.Image, file: BinaryIO) -> tuple[int, np.ndarray | None]:

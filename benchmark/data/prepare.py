@@ -9,10 +9,8 @@ cells, in the same order, as `<domain>@<framing>`. Where a cell must be found in
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import product
 from math import ceil
@@ -38,7 +36,8 @@ from benchmark.data.image_files import Picture, Unreadable, bits_of_set, image_f
 from benchmark.data.manifests import domain_images, open_set_images
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, digest, read_json, sha256_file, write_json
-from benchmark.progress import say, track
+from benchmark.parallel import in_threads
+from benchmark.progress import say
 from benchmark.settings import Profile
 
 DECODER = "Pillow, draft scale ≥ 2 × target, centre crop, Lanczos; version 1"
@@ -380,8 +379,7 @@ def each(one: Callable, things: Sequence, progress: str, domain: str) -> list:
         except UnusableImage as fault:
             return fault
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(track(pool.map(tried, things), progress, len(things)))
+    results = in_threads(tried, things, progress)
     if faults := [str(result) for result in results if isinstance(result, UnusableImage)]:
         more = f" ({len(faults)} such images in {domain})" if len(faults) > 1 else ""
         raise UnusableImage(f"{domain}: {min(faults)}{more}")

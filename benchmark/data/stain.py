@@ -12,15 +12,14 @@ fails by exception and truncates. Its numpy Macenko and Reinhard differ from the
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from benchmark.errors import UserError, suggest
+from benchmark.parallel import in_threads
 
 Stained = tuple[np.ndarray, np.ndarray]
 """Images uint8 [N, S, S, 3] and whether the fit failed, bool [N]."""
@@ -73,8 +72,7 @@ def by_chunks(function: Callable[..., tuple], pixels: np.ndarray, *others: Seque
     """
     size = max(1, CHUNK // (pixels.shape[1] * pixels.shape[2]))
     parts = [slice(start, start + size) for start in range(0, len(pixels), size)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(lambda p: function(pixels[p], *(o[p] for o in others)), parts))
+    results = in_threads(lambda p: function(pixels[p], *(o[p] for o in others)), parts)
     return tuple(np.concatenate(values) for values in zip(*results, strict=True))
 
 
@@ -90,16 +88,13 @@ def recompressed(pixels: np.ndarray) -> Stained:
 
 def jpeg_round_trip(pixels: np.ndarray, quality: int) -> np.ndarray:
     """Images uint8 [N, S, S, 3] after a round trip through JPEG, chroma at half resolution."""
-    changed = np.empty_like(pixels)
 
-    def one(row: int) -> None:
+    def one(image: np.ndarray) -> np.ndarray:
         buffer = io.BytesIO()
-        Image.fromarray(pixels[row]).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        changed[row] = np.asarray(Image.open(buffer, formats=["JPEG"]))
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+        return np.asarray(Image.open(buffer, formats=["JPEG"]))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, range(len(pixels))))
-    return changed
+    return np.stack(in_threads(one, pixels))
 
 
 # --------------------------------------------------------------------------- Macenko
