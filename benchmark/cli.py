@@ -398,7 +398,8 @@ def validate(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
     Reads params.yaml, datasets/, finished runs and measured speeds. Writes nothing.
     """
-    from benchmark.study.validate import forecast_profile, tell_work, validate_profile
+    from benchmark.speed.forecast import forecast_profile
+    from benchmark.study.validate import tell_work, validate_profile
 
     params, cards = settings()
     experiments, problems, to_do = validate_profile(ROOT, params, cards, profile)

@@ -6,18 +6,23 @@ import importlib
 import inspect
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, edit
 
+from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
 from benchmark.parts import BLOCKS, PARTS, build, check_block, registry
 from benchmark.settings import load_params
 from benchmark.study import numerics
 from benchmark.study.plan import read_data
+from benchmark.study.records import write_run
 from benchmark.study.runs import check_sampler, expand
+from benchmark.study.validate import validate_profile
 from benchmark.training.losses import LOSSES
 
 NAMED = """\
@@ -242,6 +247,28 @@ def test_d14_a_batch_smaller_than_its_domains_is_told_by_the_plan() -> None:
     with pytest.raises(UserError, match="batch_size 2 is less than one image of each of 3 domains"):
         check_sampler(training, "a+b+c")
     check_sampler(training | {"sampler": "instance"}, "a+b+c")
+
+
+def test_finished_runs_are_not_to_be_done_again_before_anything_is_prepared(
+    prepared: Path,
+) -> None:
+    def validated() -> tuple[Counter[str], list[str]]:
+        cards = load_cards(Path("datasets"))
+        experiments, problems, _ = validate_profile(Path(), load_params(), cards, "tiny")
+        return Counter(outcome["outcome"] for outcome in experiments["first"]), problems
+
+    done = next(iter(runs().values()))
+    record = done | {"outcome": "done", "reason": None}
+    table = pd.DataFrame({"image": ["a"]})
+    write_run(Path("results/tiny/runs") / done["run_id"], record, table)
+    assert validated() == ({"done": 1, "missing": 1}, [])
+    Path("results/tiny/data.json").unlink()
+    outcomes, (missing,) = validated()
+    assert outcomes == {"done": 1, "missing": 1}
+    assert "run `wbc-shift prepare -p tiny`" in missing
+    # Of other settings it is no longer the run that is recorded.
+    edit(Path("params.yaml"), "      epochs: 2", "      epochs: 1")
+    assert validated()[0] == {"missing": 2}
 
 
 def test_e9_an_experiment_without_a_stage_is_told_of(prepared: Path, wbc_shift) -> None:

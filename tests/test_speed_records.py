@@ -12,9 +12,9 @@ from conftest import REPOSITORY
 from benchmark.files import write_json
 from benchmark.settings import Training, load_params
 from benchmark.speed import measure
+from benchmark.speed.forecast import Speed, forecast, known_speeds
 from benchmark.speed.measure import Timing, in_turn, measure_network, networks, rates
 from benchmark.speed.records import COLUMNS, read_speed, throughput, write_rows, write_throughput
-from benchmark.study.forecast import Speed, forecast, known_speeds
 from benchmark.study.runs import Run
 
 CPU = torch.device("cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,19 @@ from benchmark.acquire.fetch import verify
 from benchmark.data.arrays import array_path, cache_folder
 from benchmark.data.cards import Card, card_of, raw_folder
 from benchmark.data.manifests import domain_images
-from benchmark.data.split import check_split, fold_of, read_split, split_path
+from benchmark.data.split import check_split, split_path
 from benchmark.errors import UserError
 from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.settings import Params
 from benchmark.study.plan import profile_folder, read_data
 from benchmark.study.predictions import networks_apart
-from benchmark.study.records import checkpoints_folder, kind_of_work, read_outcome, work_of
+from benchmark.study.records import (
+    checkpoints_folder,
+    find_record,
+    kind_of_work,
+    read_outcome,
+    work_of,
+)
 from benchmark.study.runs import Run, expand
 
 
@@ -35,9 +40,11 @@ def validate_profile(
     """
     profile = params.profile(name)
     problems = []
+    unprepared = False
     try:
         prepared = read_data(root, name, profile)
     except UserError as error:
+        unprepared = True
         problems.append(str(error))
         unknown = {"domains": {domain: {"digest": "unknown"} for domain in profile.domains}}
         prepared = unknown | {"framings": dict.fromkeys(profile.framings, unknown)}
@@ -57,6 +64,8 @@ def validate_profile(
             problems += [f"split of {source}: run `wbc-shift split`" for source in sorted(lacking)]
             continue
         runs = expand(root, params, name, experiment_name, prepared)
+        if unprepared:
+            runs = [as_recorded(root, name, run) for run in runs]
         outcomes = [read_outcome(root, name, run) for run in runs]
         experiments[experiment_name] = outcomes
         for run, outcome in zip(runs, outcomes, strict=True):
@@ -82,6 +91,19 @@ def validate_profile(
     return experiments, list(dict.fromkeys(problems)), list(to_do.values())
 
 
+def as_recorded(root: Path, name: str, run: Run) -> Run:
+    """A run as its record has it, if they differ in nothing but digests of images.
+
+    Where nothing is prepared yet these are not known, and a finished run is not to be done again.
+    """
+    record = find_record(root, name, run.run_id)
+    same = ("method", "track", "scenario", "seed", "settings")
+    if record is None or any(getattr(record, key) != getattr(run, key) for key in same):
+        return run
+    known = ("fingerprint", "training_fingerprint", "answering", "tested")
+    return run.model_copy(update={key: getattr(record, key) for key in known})
+
+
 def tell_work(root: Path, name: str, to_do: list[Run], run_ids: list[str]) -> list[str]:
     """Lines that say what the runs to be done come to, and what becomes of recorded answers.
 
@@ -102,31 +124,3 @@ def tell_work(root: Path, name: str, to_do: list[Run], run_ids: list[str]) -> li
             f"{checkpoints_folder(root, name)} from where they were trained"
         )
     return [*lines, *networks_apart(profile_folder(root, name), run_ids)]
-
-
-def forecast_profile(
-    root: Path, params: Params, cards: dict[str, Card], name: str, runs: list[Run]
-) -> list[str]:
-    """Lines that say how long runs will take on this device, and what that is estimated from."""
-    from benchmark.device import choose_device, environment
-    from benchmark.study.forecast import forecast, known_speeds
-
-    profile = params.profile(name)
-
-    @cache
-    def training_images(source: str) -> int:
-        count = 0
-        for domain in sources_of(source):
-            split = read_split(root / "datasets", domain, fold_of(0, profile.folds))
-            trained = set(split.loc[split["part"] == "train", "path"])
-            what = (card_of(cards, domain), domain, profile.label_space, profile.subset)
-            count += domain_images(root / "datasets", *what)["path"].isin(trained).sum()
-        return int(count)
-
-    device = environment(choose_device())["device"]
-    return forecast(
-        known_speeds(root, device),
-        runs,
-        training_images,
-        lambda run: kind_of_work(root, name, run) == "train",
-    ).lines(device, name)

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmark.data.cards import Card, card_of
+from benchmark.data.manifests import domain_images
+from benchmark.data.split import fold_of, read_split
 from benchmark.errors import UserError
+from benchmark.scenarios import sources_of
 from benchmark.schema import Record, read_record
+from benchmark.settings import Params
 from benchmark.speed.records import training_rows
+from benchmark.study.records import kind_of_work
 from benchmark.study.runs import Run
 
 Network = tuple[str, int, str]
@@ -140,3 +147,30 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
             if network not in speeds or speed.images_per_s < speeds[network].images_per_s:
                 speeds[network] = replace(speed, source=f"{speed.source} on {other}")
     return speeds | found[device]
+
+
+def forecast_profile(
+    root: Path, params: Params, cards: dict[str, Card], name: str, runs: list[Run]
+) -> list[str]:
+    """Lines that say how long runs will take on this device, and what that is estimated from."""
+    from benchmark.device import choose_device, environment
+
+    profile = params.profile(name)
+
+    @cache
+    def training_images(source: str) -> int:
+        count = 0
+        for domain in sources_of(source):
+            split = read_split(root / "datasets", domain, fold_of(0, profile.folds))
+            trained = set(split.loc[split["part"] == "train", "path"])
+            what = (card_of(cards, domain), domain, profile.label_space, profile.subset)
+            count += domain_images(root / "datasets", *what)["path"].isin(trained).sum()
+        return int(count)
+
+    device = environment(choose_device())["device"]
+    return forecast(
+        known_speeds(root, device),
+        runs,
+        training_images,
+        lambda run: kind_of_work(root, name, run) == "train",
+    ).lines(device, name)
