@@ -11,9 +11,9 @@ from benchmark.data.arrays import facts_path, read_prepared
 from benchmark.data.cards import card_of, load_cards, load_label_spaces
 from benchmark.data.split import check_split
 from benchmark.errors import UserError, suggest
-from benchmark.files import read_json, write_json
+from benchmark.files import write_json
 from benchmark.scenarios import expand_scenario, sources_of
-from benchmark.schema import Name, ProfileName, Record, read_shape
+from benchmark.schema import Name, ProfileName, Record, read_record, read_shape
 from benchmark.settings import Experiment, Framing, Params, Profile
 from benchmark.study.runs import Run, expand
 
@@ -142,7 +142,7 @@ def check_plan(root: Path, params: Params, name: str, experiment: str) -> None:
         raise UserError(f"{path} is missing: {mend}")
     data = read_data(root, name, params.profile(name))
     planned = [run.record() for run in expand(root, params, name, experiment, data)]
-    if read_json(path, mend)["runs"] != planned:
+    if read_record(path, Plan, mend)["runs"] != planned:
         raise UserError(f"{path} is older than the settings, data or splits: {mend}")
 
 
