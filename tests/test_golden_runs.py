@@ -166,7 +166,7 @@ def epoch(sampler: str = "instance", **augmentation: Any) -> np.ndarray:
     train = Images(pixels, labels, pd.DataFrame(index=range(20)), np.arange(20) // 14)
     chosen = settings(batch_size=8, sampler=sampler, augmentation=Augmentation(**augmentation))
     batches = Batches(train, chosen, CPU, IMAGENET).epoch(torch.Generator().manual_seed(0))
-    return torch.cat([shown.images for shown in batches]).numpy()
+    return torch.cat([images for images, *_ in batches]).numpy()
 
 
 def factors(schedule: str) -> np.ndarray:

@@ -82,13 +82,13 @@ def test_a_batch_knows_where_the_images_of_each_domain_are() -> None:
     feed = Batches(images(labels, domains), settings(), CPU, IMAGENET)
     assert feed.counts.tolist() == [[4, 3, 3], [5, 5, 5], [1, 2, 2]]
     sizes, positions = [], []
-    for shown in feed.epoch(torch.Generator().manual_seed(0)):
-        red = shown.images[:, 0, 0, 0] * IMAGENET.std[0] + IMAGENET.mean[0]
+    for pixels, shown, groups in feed.epoch(torch.Generator().manual_seed(0)):
+        red = pixels[:, 0, 0, 0] * IMAGENET.std[0] + IMAGENET.mean[0]
         own = (red * 255).round().long()
-        assert shown.labels.tolist() == [labels[i] for i in own]
-        for domain, group in enumerate(shown.groups):
+        assert shown.tolist() == [labels[i] for i in own]
+        for domain, group in enumerate(groups):
             assert [domains[i] for i in own[group]] == [domain] * len(group)
-        assert sum(map(len, shown.groups)) == len(shown)
+        assert sum(map(len, groups)) == len(shown)
         sizes.append(len(shown))
         positions += own.tolist()
     assert sizes == [10, 10, 10]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,25 +17,6 @@ from benchmark.models.predict import standardise, to_float
 from benchmark.models.weights import Preprocessing
 from benchmark.settings import Training
 from benchmark.training.augmentation import Augmenter
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One batch on its way to the network.
-
-    Attributes:
-        images: float32 [N, 3, S, S], standardised, channels last.
-        labels: int64 [N].
-        groups: of each of several source domains, the positions int64 in the batch of its images;
-            empty where there is one domain.
-    """
-
-    images: Tensor
-    labels: Tensor
-    groups: list[Tensor]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class Batches:
@@ -60,8 +40,14 @@ class Batches:
         self.counts = torch.bincount(pairs, minlength=domains * classes).view(domains, classes)
         self.steps = steps_per_epoch(len(train), settings.batch_size)
 
-    def epoch(self, generator: torch.Generator) -> Iterator[Shown]:
-        """The batches of one epoch; order and augmentation are drawn from the generator."""
+    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+        """The batches of one epoch; order and augmentation are drawn from the generator.
+
+        Yields:
+            Standardised images float32 [N, 3, S, S], channels last; labels int64 [N]; and of each
+            of several source domains, the positions int64 in the batch of its images (empty where
+            there is one domain).
+        """
         settings = self.settings
         sample = SAMPLERS[settings.sampler]
         order = sample(self.labels, self.domains, settings.batch_size, generator)
@@ -74,7 +60,7 @@ class Batches:
             end = start + len(chosen)
             images = augment(to_float(self.pixels[chosen]), start)
             images = standardise(images, self.preprocessing)
-            yield Shown(images, labels[start:end], self.groups(domains[start:end]))
+            yield images, labels[start:end], self.groups(domains[start:end])
             start = end
 
     def groups(self, domains: Tensor) -> list[Tensor]:

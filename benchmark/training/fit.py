@@ -72,7 +72,7 @@ def fit(
 
     Args:
         loss: maps logits float32 [N, C] and labels int64 [N] to a scalar; a `Loss` has been joined
-            to the model (`loss.join`).
+            to the model (`join`).
         order_seed: seeds order and augmentation, the same for every method.
         description: names the run in the progress shown, epoch by epoch.
         preprocessing: the input that the initial weights expect.
@@ -106,7 +106,7 @@ def fit(
         if network is not model:
             # The draws of the first epoch again: averaging moves none of the training's own.
             again = batches.epoch(torch.Generator().manual_seed(order_seed))
-            renew_statistics(network, (shown.images for shown in again), settings.precision)
+            renew_statistics(network, (images for images, *_ in again), settings.precision)
         logits = predict(network, id_val.pixels, settings.precision, device, preprocessing)
         if not np.isfinite(logits).all():
             raise NotFinite(f"logits on id_val not finite after epoch {epoch}")
@@ -115,15 +115,15 @@ def fit(
         return score, entropy.item()
 
     result = Fit({}, best_epoch=-1, id_val_macro_f1=-1.0)
-    images, seconds = 0, 0.0
+    all_seen, seconds = 0, 0.0
     for epoch in track(range(settings.epochs), description):
         started = time.perf_counter()
         model.train()
         total, seen = torch.zeros((), device=device), 0
-        for shown in batches.epoch(generator):
-            mixed = recipe.mix(shown.images, shown.groups)
+        for images, labels, groups in batches.epoch(generator):
+            mixed = recipe.mix(images, groups)
             logits, features = outputs(model, needs_features, mixed, settings.precision)
-            batch = Batch(logits, shown.labels, features, shown.groups)
+            batch = Batch(logits, labels, features, groups)
             value = recipe(loss, batch)
             for stepped in optimisers:
                 stepped.zero_grad(set_to_none=True)
@@ -135,14 +135,14 @@ def fit(
                 averaging.step()
                 recipe.update(batch)
                 if loss.recomputes_features:
-                    _, features = outputs(model, True, shown.images, settings.precision)
-                loss.update(features, shown.labels)
-            total += value.detach() * len(shown)
-            seen += len(shown)
+                    _, features = outputs(model, True, images, settings.precision)
+                loss.update(features, labels)
+            total += value.detach() * len(labels)
+            seen += len(labels)
         with torch.no_grad():
             recipe.end_epoch()
         train_loss = (total / seen).item()
-        images, seconds = images + seen, seconds + time.perf_counter() - started
+        all_seen, seconds = all_seen + seen, seconds + time.perf_counter() - started
         facts = {}
         for part in (loss, recipe):
             for name, fact in part.facts().items():
@@ -175,7 +175,7 @@ def fit(
             row["averaged"] = float(first <= row["epoch"] <= last)
         network = averaging.averaged()
         result.keep(last, validated(network)[0], network)
-    result.images_per_s = images / seconds
+    result.images_per_s = all_seen / seconds
     return result
 
 
