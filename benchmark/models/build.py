@@ -73,20 +73,20 @@ def build_model(
     """
     check_backbone(backbone)
     check_block("normalisation", normalisation, parameters)
-    if capability("normalisation", normalisation, "needs_weights", parameters) and (
-        weights.from_scratch
-    ):
+    needs_weights = capability("normalisation", normalisation, "needs_weights", parameters)
+    if needs_weights and weights.from_scratch:
         raise Skip("frozen statistics of random weights normalise nothing: give it weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(backbone, image_size, num_classes=classes)
-        late = weights.names in AFTER_CONVERSION
-        if not late and not state_follows:
-            load_initial(model, weights, backbone, image_size)
+        initial = SCRATCH if state_follows else weights
+        late = initial.names in AFTER_CONVERSION
+        if not late:
+            load_initial(model, initial, backbone, image_size)
         conversion = function_of("normalisation", normalisation, parameters)
         normalise(model, conversion, {k: v for k, v in parameters.items() if k != "of"})
-        if late and not state_follows:
-            load_initial(model, weights, backbone, image_size)
+        if late:
+            load_initial(model, initial, backbone, image_size)
         if head != "linear":
             replace_classifier(model, lambda features: HEADS[head](features, classes))
     FREEZING[freezing](model)

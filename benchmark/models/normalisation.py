@@ -157,8 +157,8 @@ def with_affine(new: nn.Module, bn: _BatchNorm) -> nn.Module:
 
 
 def instance_norm(bn: _BatchNorm) -> nn.Module:
-    """An affine instance normalisation in place of `bn`."""
-    return nn.InstanceNorm2d(bn.num_features, eps=bn.eps, affine=True)
+    """An instance normalisation in place of `bn`, with its affine parameters."""
+    return with_affine(nn.InstanceNorm2d(bn.num_features, eps=bn.eps, affine=True), bn)
 
 
 def to_bn(model: nn.Module) -> None:
@@ -269,7 +269,7 @@ def to_ibn_b(model: nn.Module) -> None:
         setattr(block, last, nn.Sequential(OrderedDict(act)))
     stem = [n for n, _ in batch_norms(model) if re.search(r"(?:^|\.)(?:stem\.bn|(?<!\d\.)bn1)$", n)]
     for name in stem:
-        replace(model, name, lambda bn: with_affine(instance_norm(bn), bn))
+        replace(model, name, instance_norm)
 
 
 def to_ibn_literal(model: nn.Module) -> None:
@@ -281,7 +281,7 @@ def to_ibn_literal(model: nn.Module) -> None:
         if position == 1:
             replace(model, layer, InstanceBatchNorm)
         elif position == 2:
-            replace(model, layer, lambda bn: with_affine(instance_norm(bn), bn))
+            replace(model, layer, instance_norm)
 
 
 def official_ibn_name(name: str) -> str:
