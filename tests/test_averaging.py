@@ -18,7 +18,7 @@ from benchmark.models.normalisation import hold_in_evaluation
 from benchmark.schema import parse
 from benchmark.settings import Training
 from benchmark.training import averaging
-from benchmark.training.averaging import AVERAGINGS, Ema, Swad, loss_valley, renew_statistics
+from benchmark.training.averaging import Ema, Swad, loss_valley, renew_statistics
 from benchmark.training.fit import Fit, fit
 
 CPU = torch.device("cpu")
@@ -203,7 +203,3 @@ def test_the_last_epoch_is_kept_where_asked_for_and_patience_does_not_count(name
 def test_swad_and_the_last_epoch_exclude_each_other() -> None:
     with pytest.raises(UserError, match="swad chooses its epochs"):
         settings(averaging="swad", selection="last")
-
-
-def test_every_averaging_of_the_settings_has_an_implementation() -> None:
-    assert set(AVERAGINGS) == set(Training.model_fields["averaging"].annotation.__args__)

@@ -12,6 +12,7 @@ import torch
 from benchmark.data.arrays import Images
 from benchmark.models.weights import IMAGENET
 from benchmark.settings import Training
+from benchmark.training.averaging import AVERAGINGS
 from benchmark.training.batches import SAMPLERS, Batches
 from benchmark.training.fit import OPTIMISERS, SCHEDULES
 
@@ -40,7 +41,12 @@ def drawn(sampler: str, labels: torch.Tensor, domains: torch.Tensor, size: int) 
 
 @pytest.mark.parametrize(
     ("setting", "registry"),
-    [("sampler", SAMPLERS), ("schedule", SCHEDULES), ("optimiser", OPTIMISERS)],
+    [
+        ("sampler", SAMPLERS),
+        ("schedule", SCHEDULES),
+        ("optimiser", OPTIMISERS),
+        ("averaging", AVERAGINGS),
+    ],
 )
 def test_settings_take_the_names_that_have_an_implementation(setting: str, registry: dict) -> None:
     for name in registry:
