@@ -73,6 +73,9 @@ def build_model(
     """
     check_backbone(backbone)
     check_block("normalisation", normalisation, parameters)
+    for part, registry, name in (("head", HEADS, head), ("freezing", FREEZING, freezing)):
+        if name not in registry:
+            raise UserError(f"params.yaml: methods: {part}: no '{name}'{suggest(name, registry)}")
     needs_weights = capability("normalisation", normalisation, "needs_weights", parameters)
     if needs_weights and weights.from_scratch:
         raise Skip("frozen statistics of random weights normalise nothing: give it weights")
