@@ -21,7 +21,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Scenario, load_experiments
 from benchmark.report.blocks import build_table
-from benchmark.report.notes import evidence_notes
+from benchmark.report.notes import contamination_notes, evidence_notes
 from benchmark.report.report import report
 from benchmark.report.results import load_scores
 from benchmark.report.table import Cell
@@ -369,3 +369,20 @@ def test_a8_a_number_read_from_a_csv_and_printed_is_that_of_the_table():
     """94.352 was written as 94.35 and printed in the text as 94.3, in the table as 94.4."""
     assert plain(94.352) == "94.3520"
     assert number(float(plain(94.352))) == number(94.352) == "94.4"
+
+
+def test_weights_that_have_seen_a_test_set_or_may_have_are_named(results):
+    (experiment, *_) = load_experiments(results)
+    first = {run.method.name: run.run_id for run in reversed(experiment.runs)}
+
+    def records(*datasets):
+        """Of bn and gn, whose weights were made with these."""
+        blocks = ({"timm": "x", "training_datasets": names} for names in datasets)
+        ids = (first["resnet18-bn-ce"], first["resnet18-gn-ce"])
+        return {i: {"settings": {"weights": b}} for i, b in zip(ids, blocks, strict=True)}
+
+    names = {"raabin": {"raabin", "raabin-wbc"}}
+    assert contamination_notes(experiment, records(["imagenet-1k"], []), names) == []
+    seen, unknown = contamination_notes(experiment, records(["Raabin-WBC"], None), names)
+    assert seen.endswith("weights of resnet18-bn-ce were made with images of raabin")
+    assert unknown.endswith("test images: resnet18-gn-ce")

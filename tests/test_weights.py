@@ -360,8 +360,12 @@ def test_predictions_use_the_preprocessing_that_they_are_given() -> None:
 def test_contamination_by_a_test_set_has_three_answers(
     training: list[str] | None, expected: str
 ) -> None:
-    family = {"pbc", "bloodmnist"}
-    assert contamination(training, family) == expected
+    weights = Weights(file="x", training_datasets=training)
+    assert contamination(weights, {"pbc", "bloodmnist"}) == expected
+
+
+def test_random_weights_are_clean() -> None:
+    assert contamination(Weights(), {"pbc"}) == "clean"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmark.settings import Triple
+from benchmark.settings import Triple, Weights
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,18 @@ IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """From scratch: the statistics of ImageNet, which timm's models expect by default."""
 
 
-Contamination = Literal["clean", "contaminated", "unknown"]
-
-
 def contamination(
-    training_datasets: Collection[str] | None, domain_datasets: Collection[str]
-) -> Contamination:
+    weights: Weights, names: Collection[str]
+) -> Literal["clean", "contaminated", "unknown"]:
     """Whether weights have seen the images of a test domain.
 
     Args:
-        training_datasets: what the weights were made with; None is unknown, which is no "clean".
-        domain_datasets: every name under which the domain's images circulate: its data set and
-            those made from the same images (`pbc` and `bloodmnist`).
+        names: every name under which the domain's images circulate: its data set and those made
+            from the same images (`pbc` and `bloodmnist`).
     """
-    if training_datasets is None:
+    if weights.from_scratch:
+        return "clean"
+    if weights.training_datasets is None:
         return "unknown"
-    seen = {name.casefold() for name in training_datasets}
-    return "contaminated" if seen & {n.casefold() for n in domain_datasets} else "clean"
+    seen = {name.casefold() for name in weights.training_datasets}
+    return "contaminated" if seen & {name.casefold() for name in names} else "clean"

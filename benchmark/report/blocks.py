@@ -19,7 +19,6 @@ from benchmark.report.notes import (
     CONFOUNDED,
     INTERVAL_NOTE,
     adaptation_notes,
-    apart_notes,
     evidence_notes,
     found_of_planned,
     gap_notes,
@@ -28,7 +27,6 @@ from benchmark.report.notes import (
     support_notes,
 )
 from benchmark.report.results import (
-    Records,
     Scores,
     by_method,
     cell,
@@ -61,20 +59,16 @@ LEGEND = (
 
 
 def score_tables(
-    experiment: Experiment, scores: Scores, records: Records | None = None
+    experiment: Experiment, scores: Scores, notes: tuple[str, ...] = ()
 ) -> list[Table]:
-    tables = (build_table(experiment, scores, metric, records) for metric in METRICS)
+    tables = (build_table(experiment, scores, metric, notes) for metric in METRICS)
     return [table for table in tables if table.blocks]
 
 
 def build_table(
-    experiment: Experiment, scores: Scores, metric: str, records: Records | None = None
+    experiment: Experiment, scores: Scores, metric: str, notes: tuple[str, ...] = ()
 ) -> Table:
-    """One metric of one experiment, every planned method in it, found or not.
-
-    Args:
-        records: those of its runs, which say whether rows share their networks.
-    """
+    """One metric of one experiment, every planned method in it, found or not."""
     caption = (
         f"{experiment.title}: {METRICS[metric]} in %, mean over seeds [95 % interval]; "
         f"{found_of_planned(experiment)} runs. {LEGEND}"
@@ -85,7 +79,7 @@ def build_table(
         # Corruptions are of one test set, whose rare class is as rare in each.
         if not (scenario.target_groups and metric.endswith(f"_{REDUCED}"))
     )
-    notes = (*gap_notes(experiment), *apart_notes(experiment, records or {}))
+    notes = (*gap_notes(experiment), *notes)
     return Table(f"{experiment.experiment}_{metric}", caption, blocks, notes, metric)
 
 

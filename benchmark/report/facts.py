@@ -104,6 +104,17 @@ def data_cards(results: Path) -> list[DataCard]:
     return [DataCard(cards[name], tuple(d)) for name, d in used.items() if name in cards]
 
 
+def image_names(results: Path) -> dict[str, set[str]]:
+    """Domain → every name under which its images circulate: its set's, and others of its family."""
+    used = [one.card for one in data_cards(results)]
+    every = load_cards(Path(results).parent.parent / "datasets").values() if used else ()
+    families: dict[str, set[str]] = {}
+    for card in every:
+        family = card.family or card.name
+        families.setdefault(family, {family}).add(card.name)
+    return {d: families[card.family or card.name] for card in used for d in card.domains}
+
+
 def audit_summary(results: Path) -> AuditSummary | None:
     """`audit.json` in numbers; None where the audit has not run."""
     path = Path(results) / "audit.json"

@@ -9,9 +9,11 @@ import numpy as np
 from benchmark.evaluation.columns import FEWEST_CLASSES
 from benchmark.evaluation.experiments import Experiment, Scenario, gaps
 from benchmark.metrics import MINIMUM_SUPPORT, supported
+from benchmark.models.weights import contamination
 from benchmark.report.facts import trained_apart
 from benchmark.report.results import Records
 from benchmark.scenarios import corruption_of, sources_of
+from benchmark.settings import Weights
 
 INTERVAL_NOTE = (
     "The interval covers other test images of the same kind (bootstrap, by patient or smear where "
@@ -147,6 +149,38 @@ def apart_notes(experiment: Experiment, records: Records) -> list[str]:
         "between these holds that of two trainings"
         for apart in trained_apart(own)
     ]
+
+
+def contamination_notes(
+    experiment: Experiment, records: Records, names: dict[str, set[str]]
+) -> list[str]:
+    """Which rows start from weights that have seen images of a test set, or may have.
+
+    Args:
+        names: domain → every name under which its images circulate.
+    """
+    contaminated: dict[str, set[str]] = {}
+    unknown: set[str] = set()
+    for run in experiment.runs:
+        block = records.get(run.run_id, {}).get("settings", {}).get("weights", {})
+        weights = Weights.model_validate(block)
+        for domain in {part for name, _ in run.scenario.test_sets for part in sources_of(name)}:
+            verdict = contamination(weights, names.get(domain, {domain}))
+            if verdict == "contaminated":
+                contaminated.setdefault(run.method.name, set()).add(domain)
+            elif verdict == "unknown":
+                unknown.add(run.method.name)
+    notes = [
+        f"Contaminated: the initial weights of {method} were made with images of "
+        f"{', '.join(sorted(domains))}"
+        for method, domains in sorted(contaminated.items())
+    ]
+    if unknown:
+        notes.append(
+            "It is not known what the initial weights of these were made with, nor so whether "
+            f"they have seen test images: {', '.join(sorted(unknown))}"
+        )
+    return notes
 
 
 def adaptation_notes(track: str) -> list[str]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report.blocks import class_table, score_tables
 from benchmark.report.claims import claims_sheet
+from benchmark.report.facts import image_names
+from benchmark.report.notes import apart_notes, contamination_notes
 from benchmark.report.rejection import open_set_sheet, rejection_sheet, rejectors_sheet
 from benchmark.report.results import Results
 from benchmark.report.sheets import (
@@ -59,7 +61,11 @@ def overview_tables(results: Results) -> Tables:
 
 def experiment_tables(results: Results, experiment: Experiment) -> Tables:
     """Tables of one experiment; those that it has no runs for are left out."""
-    scores, rejection = results.scores, results.rejection
+    scores, rejection, records = results.scores, results.rejection, results.records
+    notes = (
+        *apart_notes(experiment, records),
+        *contamination_notes(experiment, records, image_names(results.folder)),
+    )
     sheets = [
         corruption_sheet(experiment, scores),
         rejection_sheet(experiment, results.rejection_counted, whole=False),
@@ -70,7 +76,7 @@ def experiment_tables(results: Results, experiment: Experiment) -> Tables:
         rejection_sheet(experiment, rejection, track="transductive"),
     ]
     return Tables(
-        score_tables(experiment, scores, results.records),
+        score_tables(experiment, scores, notes),
         [class_table(experiment, scores)],
         list(filter(None, sheets)),
         list(filter(None, long)),
