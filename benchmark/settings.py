@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -195,6 +196,20 @@ class Weights(Strict):
     def from_scratch(self) -> bool:
         """Whether nothing is loaded."""
         return not (self.timm or self.file or self.package)
+
+    def contamination(self, names: Collection[str]) -> Literal["clean", "contaminated", "unknown"]:
+        """Whether the weights have seen the images of a test domain.
+
+        Args:
+            names: every name under which the domain's images circulate: its data set and those
+                made from the same images (`pbc` and `bloodmnist`).
+        """
+        if self.from_scratch:
+            return "clean"
+        if self.training_datasets is None:
+            return "unknown"
+        seen = {name.casefold() for name in self.training_datasets}
+        return "contaminated" if seen & {name.casefold() for name in names} else "clean"
 
 
 FROM_SCRATCH = Weights()

@@ -16,20 +16,20 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.files import sha256_file
-from benchmark.models.build import (
+from benchmark.models.build import build_model, create
+from benchmark.models.heads import features_and_logits
+from benchmark.models.normalisation import official_ibn_name
+from benchmark.models.predict import predict, standardise, to_float
+from benchmark.models.weights import (
+    IMAGENET,
     NAMES,
-    build_model,
-    create,
+    Preprocessing,
     dinov2,
     preprocessing,
     read_state,
     weights_file,
     weights_sha256,
 )
-from benchmark.models.heads import features_and_logits
-from benchmark.models.normalisation import official_ibn_name
-from benchmark.models.predict import predict, standardise, to_float
-from benchmark.models.weights import IMAGENET, Preprocessing, contamination
 from benchmark.schema import parse
 from benchmark.settings import Weights, load_params
 
@@ -256,7 +256,7 @@ def test_a_failed_download_is_one_line(hub: Path, monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("no route to host\nmore")
 
     monkeypatch.setenv("WBC_OFFLINE", "0")
-    monkeypatch.setattr("benchmark.models.build.hf_hub_download", refuse)
+    monkeypatch.setattr("benchmark.models.weights.hf_hub_download", refuse)
     with pytest.raises(UserError, match=r"the download failed \(no route to host\)"):
         weights_file(Weights(timm="c3_in1k"), "resnet10t")
 
@@ -361,11 +361,11 @@ def test_contamination_by_a_test_set_has_three_answers(
     training: list[str] | None, expected: str
 ) -> None:
     weights = Weights(file="x", training_datasets=training)
-    assert contamination(weights, {"pbc", "bloodmnist"}) == expected
+    assert weights.contamination({"pbc", "bloodmnist"}) == expected
 
 
 def test_random_weights_are_clean() -> None:
-    assert contamination(Weights(), {"pbc"}) == "clean"
+    assert Weights().contamination({"pbc"}) == "clean"
 
 
 @pytest.mark.parametrize(

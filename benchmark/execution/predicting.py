@@ -18,8 +18,8 @@ from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
 from benchmark.execution.networks import RunContext, axis_seed
 from benchmark.files import atomic, digest
-from benchmark.models.build import preprocessing
 from benchmark.models.predict import Conditions, Inference, log_mean_probability
+from benchmark.models.weights import preprocessing
 from benchmark.study.numerics import version
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored

@@ -20,7 +20,7 @@ from benchmark.errors import ChangedInput, UserError
 from benchmark.execution.networks import RunContext, axis_seed, build_network
 from benchmark.execution.predicting import average_of_members, predict_parts
 from benchmark.metrics import confusion_matrix, macro_f1_present
-from benchmark.models.build import preprocessing, weights_sha256
+from benchmark.models.weights import preprocessing, weights_sha256
 from benchmark.parts import PLAIN
 from benchmark.progress import say
 from benchmark.settings import Weights

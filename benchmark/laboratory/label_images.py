@@ -37,8 +37,8 @@ from benchmark.execution.networks import RunContext, trained_network
 from benchmark.files import write_text
 from benchmark.laboratory.judge import look_at_own
 from benchmark.metrics import predicted_classes, probabilities
-from benchmark.models.build import preprocessing
 from benchmark.models.predict import VIEWS, Averaged, predict
+from benchmark.models.weights import preprocessing
 from benchmark.parts import PLAIN
 from benchmark.progress import track
 from benchmark.study.plan import profile_folder

@@ -9,7 +9,6 @@ import numpy as np
 from benchmark.evaluation.columns import FEWEST_CLASSES
 from benchmark.evaluation.experiments import Experiment, Scenario, gaps
 from benchmark.metrics import MINIMUM_SUPPORT, supported
-from benchmark.models.weights import contamination
 from benchmark.report.facts import trained_apart
 from benchmark.report.results import Records
 from benchmark.scenarios import corruption_of, sources_of
@@ -165,7 +164,7 @@ def contamination_notes(
         block = records.get(run.run_id, {}).get("settings", {}).get("weights", {})
         weights = Weights.model_validate(block)
         for domain in {part for name, _ in run.scenario.test_sets for part in sources_of(name)}:
-            verdict = contamination(weights, names.get(domain, {domain}))
+            verdict = weights.contamination(names.get(domain, {domain}))
             if verdict == "contaminated":
                 contaminated.setdefault(run.method.name, set()).add(domain)
             elif verdict == "unknown":

@@ -106,4 +106,4 @@ def narrow_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return str(path)
 
     monkeypatch.setattr(build, "create", create)
-    monkeypatch.setattr("benchmark.models.build.hf_hub_download", download)
+    monkeypatch.setattr("benchmark.models.weights.hf_hub_download", download)
