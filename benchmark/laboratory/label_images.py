@@ -12,7 +12,6 @@ of the source's own images (`benchmark/domains/ranges.py`) nothing is accepted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from benchmark.data.arrays import PreparedImages
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
-from benchmark.data.split import fold_of
 from benchmark.domains.ranges import appearance, beyond, read_ranges
 from benchmark.errors import UserError
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
@@ -205,9 +203,7 @@ def label_images(
 class Network:
     """A run's trained network, its settings, and how its images are to be treated."""
 
-    root: Path
-    profile: str
-    classes: list[str]
+    context: RunContext
     record: RunRecord
     model: torch.nn.Module
     tta: bool
@@ -221,15 +217,13 @@ class Network:
         Raises:
             UserError: no such run; its checkpoint is not here; more than a checkpoint answers.
         """
-        record, model = trained_network(RunContext(root, profile, classes), run_id)
-        return cls(root, profile, classes, record, model, tta)
+        context = RunContext(root, profile, classes)
+        return cls(context, *trained_network(context, run_id), tta)
 
-    @cached_property
+    @property
     def images(self) -> PreparedImages:
         """The profile's prepared images as the run sees them, which must be here."""
-        fold = fold_of(self.record.seed, self.record.scenario.folds)
-        images = PreparedImages(self.root, self.profile, self.classes).in_fold(fold)
-        return images.seen_by(self.source, self.record.method.stain, self.record.method.framing)
+        return self.context.images_of(self.record)
 
     @property
     def source(self) -> str:
@@ -248,8 +242,8 @@ class Network:
         averaged = self.tta or method.inference == "tta"
         model = Averaged(self.model, VIEWS["dihedral"]) if averaged else self.model
         wanted = preprocessing(settings.weights, method.backbone)
-        device = next(self.model.parameters()).device
-        return predict(model, pixels, settings.training.precision, device, wanted)
+        precision = settings.training.precision
+        return predict(model, pixels, precision, self.context.device, wanted)
 
     def held_out(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Logits and labels of a held-out part of the source, answered as new images will be.
@@ -260,9 +254,9 @@ class Network:
         if self.tta and self.record.method.inference != "tta":
             chosen = self.images.part(self.source, part)
             return self.answer(chosen.pixels), chosen.labels
-        table = read_stored(profile_folder(self.root, self.profile), self.record)
+        table = read_stored(profile_folder(self.context.root, self.context.profile), self.record)
         table = table.query("part == @part")
-        logits = table[[f"logit_{name}" for name in self.classes]]
+        logits = table[[f"logit_{name}" for name in self.context.classes]]
         return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
 
     def gauge(self, accuracy: float) -> Gauge:
