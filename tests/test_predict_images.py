@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.stats import beta
 from support.laboratory import deep_png
 from support.results import run_record
-from support.trained import RUN, assert_answers_as_stored
+from support.trained import RUN, assert_answers_as_stored, trained, trained_template  # noqa: F401
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
@@ -286,7 +286,7 @@ def test_a7_too_few_calibration_images_are_said_with_their_number(trained: Path)
     assert "toy-a, 58 where 59 are the fewest" in str(network.gauge(0.95))
     calibrated_on(RUN, [[9.0, 0, 0, 0, 0]] * 59, [1] * 59)
     network = Network.of_run(Path(), "tiny", RUN, CLASSES)
-    assert "too many of the surest answers to the 59" in str(network.gauge(0.95))
+    assert "too many of the most confident predictions for the 59" in str(network.gauge(0.95))
 
 
 def test_eight_views_give_one_answer_to_a_turned_image(trained: Path) -> None:

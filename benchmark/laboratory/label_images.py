@@ -1,12 +1,12 @@
 """Unlabelled images and a finished run → a label, a confidence and a flag for each of them.
 
-The run's checkpoint answers. Temperature and threshold of rejection are fitted on the source's
-calibration part, held out from training and from the choice of the epoch, and are those of the
-evaluation's tables (`benchmark/evaluation/selective.py`): the threshold is of the largest
-probability as the network states it, to which nothing was fitted, and the temperature scales the
-probabilities that are written beside it. So the flag carries the guarantee of
-`guaranteed_threshold` for images like the source's, and for no other laboratory's: beyond the range
-of the source's own images (`benchmark/domains/ranges.py`) nothing is accepted.
+Temperature and threshold of rejection are fitted on the source's calibration part, held out from
+training and from the choice of the epoch, and are those of the evaluation's tables
+(`benchmark/evaluation/selective.py`): the threshold is of the largest probability as the network
+states it, to which nothing was fitted; the temperature scales the probabilities that are written
+beside it. So the flag carries the guarantee of `guaranteed_threshold` for images like the source's,
+and for no other laboratory's: beyond the range of the source's own images
+(`benchmark/domains/ranges.py`) nothing is accepted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Gauge:
         source: the domain that they are from.
         images: how many they are.
         temperature: divides the logits before they become the probabilities of the classes.
-        threshold: the confidence from which on an answer is accepted; inf if none is good enough.
+        threshold: the confidence from which on a prediction is accepted; inf if none is.
         accuracy: what the accepted are guaranteed to reach, on the source.
     """
 
@@ -81,14 +81,14 @@ class Gauge:
             )
         if np.isinf(self.threshold):
             return (
-                f"{what}, cannot be guaranteed: too many of the surest answers to the "
+                f"{what}, cannot be guaranteed: too many of the most confident predictions for the "
                 f"{self.images} calibration images of {self.source} are wrong; all are rejected: "
                 "ask for less"
             )
         return (
             f"{what}: accepted from confidence {self.threshold} on. This holds for images like "
             f"those of {self.source} ONLY, and for images drawn independently. On another "
-            "laboratory's images nothing is guaranteed, and confident answers are often wrong"
+            "laboratory's images nothing is guaranteed, and confident predictions are often wrong"
         )
 
     @property
@@ -108,9 +108,9 @@ class Gauge:
 
     def digits(self, confidence: float) -> str:
         """A confidence in as many digits, three at least, as tell it from the threshold and 1."""
+        others = {self.threshold, 1.0} - {confidence}
         for places in range(3, 17):
             shown = f"{confidence:.{places}f}"
-            others = {other for other in (self.threshold, 1.0) if other != confidence}
             if shown not in {f"{other:.{places}f}" for other in others}:
                 return shown
         return f"{confidence!r}"
@@ -132,18 +132,18 @@ def label_images(
         crop: side of the centred square that shows one cell, as a fraction of the shorter side; a
             run's own framing makes it larger or smaller.
         tta: average the probabilities of the 8 flips and quarter turns.
-        accuracy: that accepted answers shall have, on the source.
+        accuracy: that accepted predictions shall have, on the source.
 
     Returns:
         image, label, confidence (the largest probability as stated, which the flag follows from),
         flag (accept, reject, or unreadable), flag_holds_for, reason (why a file is not read, or
-        what of it was; why an image is not like the source's, and so not accepted however sure the
-        answer), and a probability per class, scaled by the temperature, the least sure first; what
-        the flags rest on.
+        what of it was; why an image is not like the source's, and so not accepted at any
+        confidence), and a probability per class, scaled by the temperature, the least confident
+        first; what the flags rest on.
 
     Raises:
-        UserError: no image; no such run; its checkpoint is not here, or it cannot answer alone; how
-            the source's images look is not known.
+        UserError: no image; no such run; its checkpoint is not here, or more than one network
+            predicts; how the source's images look is not known.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -155,48 +155,44 @@ def label_images(
         raise UserError(
             f"{folder}: no image in it: {'; '.join([*passed, ', '.join(FORMATS) + ' are read'])}"
         )
-    paths = [*found.images, *found.passed_over]
     network = Network.of_run(root, profile, run_id, classes, tta)
     gauge = network.gauge(accuracy)
-    own = read_ranges(root, profile, network.source, network.record.method.framing)
     settings = network.record.settings
-    framed = scaled(crop, settings.crop)
+    ranges = read_ranges(root, profile, network.source, network.record.method.framing)
     files = [folder / path for path in found.images]
     looks, bits = look_at_own(files, root / "datasets" / "cache" / "audit")
-    faults = [seen.fault for seen in looks] + list(found.passed_over.values())
-    sound = np.array([row for row, fault in enumerate(faults) if fault is None], np.int64)
     reasons = [seen.fault or seen.note for seen in looks] + list(found.passed_over.values())
-    logits = np.full((len(paths), len(classes)), np.nan)
-    facts = np.full((len(paths), 8), np.nan)
+    unreadable = [seen.fault is not None for seen in looks] + [True] * len(found.passed_over)
+    sound = np.flatnonzero(~np.array(unreadable))
+    logits = np.full((len(reasons), len(classes)), np.nan)
+    facts = np.full((len(reasons), 8), np.nan)
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         chosen = [files[row] for row in rows]
+        framed = scaled(crop, settings.crop)
         pixels = decode_all(chosen, framed, settings.image_size, folder.name, bits)
         logits[rows] = network.logits(pixels)
         facts[rows] = appearance(pixels)
-    labels, flags = np.full((2, len(paths)), "", dtype=object)
-    labels[sound] = np.array(classes, dtype=object)[predicted_classes(logits[sound])]
     confidence = maximum_probability(logits)
-    scaled_probabilities = probabilities(logits, gauge.temperature)
-    flags[:] = "unreadable"
-    flags[sound] = np.where(confidence[sound] >= gauge.threshold, "accept", "reject")
-    for row, why in zip(sound, beyond(own, facts[sound]), strict=True):
-        if why:
-            flags[row] = "reject"
-            reasons[row] = "; ".join(filter(None, (why, reasons[row])))
     table = pd.DataFrame(
         {
-            "image": paths,
-            "label": labels,
+            "image": [*found.images, *found.passed_over],
+            "label": "",
             "confidence": confidence,
-            "flag": flags,
+            "flag": np.where(confidence >= gauge.threshold, "accept", "reject"),
             "flag_holds_for": f"{gauge.source} only",
             "reason": reasons,
-            **{f"p_{name}": own for name, own in zip(classes, scaled_probabilities.T, strict=True)},
         }
     )
-    table = table.sort_values(["confidence", "image"], ignore_index=True)
-    return table, gauge
+    for name, column in zip(classes, probabilities(logits, gauge.temperature).T, strict=True):
+        table[f"p_{name}"] = column
+    table.loc[sound, "label"] = np.array(classes)[predicted_classes(logits[sound])]
+    table.loc[unreadable, "flag"] = "unreadable"
+    for row, why in zip(sound, beyond(ranges, facts[sound]), strict=True):
+        if why:
+            table.loc[row, "flag"] = "reject"
+            table.loc[row, "reason"] = "; ".join(filter(None, (why, table.loc[row, "reason"])))
+    return table.sort_values(["confidence", "image"], ignore_index=True), gauge
 
 
 @dataclass(frozen=True)
@@ -215,7 +211,7 @@ class Network:
         """The network of a finished run at its best epoch.
 
         Raises:
-            UserError: no such run; its checkpoint is not here; more than a checkpoint answers.
+            UserError: no such run; its checkpoint is not here; more than one network predicts.
         """
         context = RunContext(root, profile, classes)
         return cls(context, *trained_network(context, run_id), tta)
@@ -234,10 +230,10 @@ class Network:
         """Logits float32 [N, C] of uint8 images [N, S, S, 3] as decoded."""
         if self.record.method.stain != PLAIN["stain"]:
             pixels, _ = self.images.stain(pixels)
-        return self.answer(pixels)
+        return self.logits_of_seen(pixels)
 
-    def answer(self, pixels: np.ndarray) -> np.ndarray:
-        """The same of images whose stain is as the run wants it."""
+    def logits_of_seen(self, pixels: np.ndarray) -> np.ndarray:
+        """The same of images as the run sees them, in its stain."""
         method, settings = self.record.method, self.record.settings
         averaged = self.tta or method.inference == "tta"
         model = Averaged(self.model, VIEWS["dihedral"]) if averaged else self.model
@@ -246,14 +242,14 @@ class Network:
         return predict(model, pixels, precision, self.context.device, wanted)
 
     def held_out(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and labels of a held-out part of the source, answered as new images will be.
+        """Logits and labels of a held-out part of the source, predicted as new images will be.
 
         Raises:
             UserError: several views are asked for, and the images are not prepared.
         """
         if self.tta and self.record.method.inference != "tta":
             chosen = self.images.part(self.source, part)
-            return self.answer(chosen.pixels), chosen.labels
+            return self.logits_of_seen(chosen.pixels), chosen.labels
         table = read_stored(profile_folder(self.context.root, self.context.profile), self.record)
         table = table.query("part == @part")
         logits = table[[f"logit_{name}" for name in self.context.classes]]
@@ -278,8 +274,8 @@ def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, o
     shown = table.assign(image=table["image"].map(csv_path), reason=table["reason"].map(csv_cell))
     write_text(out, shown.to_csv(index=False, lineterminator="\n"))
     environment = templates_beside(__file__)
-    answered = table[table["flag"] != "unreadable"]
-    shown = answered[:MOST_PICTURES]
+    readable = table[table["flag"] != "unreadable"]
+    shown = readable[:MOST_PICTURES]
     thumbnails = [
         address(small_picture(folder / path, PICTURE_SIDE))
         for path in track(shown["image"], "drawing the sheet", len(shown))
@@ -289,9 +285,9 @@ def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, o
         folder=visible(folder.name),
         run_id=run_id,
         gauge=gauge,
-        counts=pd.crosstab(answered["label"], answered["flag"]),
+        counts=pd.crosstab(readable["label"], readable["flag"]),
         images=list(zip(shown.to_dict("records"), thumbnails, strict=True)),
-        hidden=len(answered) - len(shown),
+        hidden=len(readable) - len(shown),
         unreadable=table[table["flag"] == "unreadable"].to_dict("records"),
     )
     write_text(sheet, text)
