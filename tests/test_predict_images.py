@@ -306,7 +306,7 @@ def test_thresholds_of_eight_views_are_those_of_eight_views(trained: Path, wbc_s
     network = Network.of_run(Path(), "tiny", RUN, CLASSES, tta=True)
     logits, labels = network.held_out("calibration")
     images = PreparedImages(Path(), "tiny", CLASSES).part("toy-a", "calibration")
-    np.testing.assert_array_equal(logits, network.answer(images.pixels))
+    np.testing.assert_array_equal(logits, network.logits_of_seen(images.pixels))
     np.testing.assert_array_equal(labels, images.labels)
     assert wbc_shift(*PREDICT, "--tta").status == 0
     shutil.rmtree("datasets/cache/tiny")
