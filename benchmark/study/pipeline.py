@@ -22,7 +22,6 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-import benchmark
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
 from benchmark.data.manifests import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
@@ -32,7 +31,7 @@ from benchmark.progress import say
 from benchmark.settings import Params, Profile
 from benchmark.study.numerics import version
 
-PACKAGE = Path(benchmark.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 CODE = "pipelines/code.yaml"
 ENTRIES = {
     "prepare": ("domains/ranges.py", "domains/"),
