@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
-
-from benchmark.models.weights import IMAGENET
 
 BINS = 8
 """Per channel: 512 colours."""
@@ -32,8 +31,8 @@ class ColourHistogram(nn.Module):
         self.classifier = nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        mean = x.new_tensor(IMAGENET.mean)[:, None, None]
-        std = x.new_tensor(IMAGENET.std)[:, None, None]
+        mean = x.new_tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
+        std = x.new_tensor(IMAGENET_DEFAULT_STD)[:, None, None]
         # Rounded to 8-bit values first: standardising and back must not push one over an edge.
         values = ((x * std + mean) * 255).round().clamp(0, 255).long() * BINS // 256
         colours = (values[:, 0] * BINS + values[:, 1]) * BINS + values[:, 2]
