@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import edit
@@ -187,6 +188,24 @@ def test_e12_c9_the_default_profile_is_the_same_in_every_command() -> None:
     }
     assert len(defaults) >= 16
     assert set(defaults.values()) == {"demo"}
+
+
+def test_every_command_stands_in_a_group_of_the_help() -> None:
+    groups = {cli.DATA, cli.STUDY, cli.RESULTS, cli.LABORATORY}
+    assert {command.rich_help_panel for command in cli.app.registered_commands} == groups
+
+
+def test_profiles_experiments_cards_and_runs_are_completed(project: Path) -> None:
+    record = project / "results" / "tiny" / "runs" / "a-bn-ce" / "toy-a_to_others" / "seed0"
+    record.mkdir(parents=True)
+    (record / "run.json").write_text("{}")
+    tiny = SimpleNamespace(params={"profile": "tiny"})
+    assert cli.complete_profile("t") == ["tiny"]
+    assert cli.complete_experiment(tiny, "fi") == ["first"]
+    assert cli.complete_card("") == ["toy"]
+    assert cli.complete_run(tiny, "a") == ["a-bn-ce/toy-a_to_others/seed0"]
+    (project / "params.yaml").write_text("profiles: [")
+    assert cli.complete_profile("") == []
 
 
 def test_e12_version_and_completion(tmp_path: Path, wbc_shift, monkeypatch) -> None:
