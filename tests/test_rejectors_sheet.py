@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.evaluation.experiments import Experiment, Method
+from benchmark.evaluation.experiments import Experiment, RecordedMethod
 from benchmark.evaluation.selective import confidences
 from benchmark.report.rejection import rejection_sheet, rejectors_sheet
 from benchmark.report.results import Results
@@ -119,13 +119,17 @@ def test_without_a_method_of_a_track_there_is_no_table() -> None:
 )
 def test_logarithms_of_probabilities_have_no_energy(parts: dict[str, str]) -> None:
     logits = np.log([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
-    assert set(confidences(logits, Method(name="", **parts), None)) == {"msp", "entropy", "margin"}
-    assert "energy" in confidences(logits, Method(name="", readout="linear_probe"), None)
+    assert set(confidences(logits, RecordedMethod(name="", **parts), None)) == {
+        "msp",
+        "entropy",
+        "margin",
+    }
+    assert "energy" in confidences(logits, RecordedMethod(name="", readout="linear_probe"), None)
 
 
 def test_an_ensemble_of_centroid_networks_answers_with_probabilities() -> None:
     logits = np.log([[0.7, 0.2, 0.1]])
-    together = confidences(logits, Method(name="", loss="ccl", recipe="ensemble"), None)
+    together = confidences(logits, RecordedMethod(name="", loss="ccl", recipe="ensemble"), None)
     assert together["msp"] == pytest.approx(0.7)
-    alone = confidences(logits, Method(name="", loss="ccl"), None)
+    alone = confidences(logits, RecordedMethod(name="", loss="ccl"), None)
     assert set(alone) == {"ccl_published", "ccl_max", "ccl_margin"}

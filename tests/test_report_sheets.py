@@ -12,7 +12,7 @@ from support.results import predictions, run_record, write_experiment, write_run
 from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.experiments import Method, Scenario, load_experiments
+from benchmark.evaluation.experiments import RecordedMethod, Scenario, load_experiments
 from benchmark.report.claims import ensembles_against_members
 from benchmark.report.figures.intervals import not_worse
 from benchmark.report.figures.overview import Speed, front, heat_maps, speeds
@@ -156,7 +156,8 @@ def test_an_ensemble_is_set_against_the_best_network_of_its_block(ensemble, netw
     scenario = Scenario(name="a->*", source="a", targets=("b",))
     recipes = {"ensemble-bn-gn": "ensemble"}
     runs = [
-        SimpleNamespace(method=Method(name=name, recipe=recipes.get(name, "erm"))) for name in means
+        SimpleNamespace(method=RecordedMethod(name=name, recipe=recipes.get(name, "erm")))
+        for name in means
     ]
     experiment = SimpleNamespace(experiment="e", blocks=lambda: {(scenario, "inductive"): runs})
     evidence = SimpleNamespace(experiments=[experiment], scores=scores)
@@ -180,7 +181,9 @@ def test_columns_that_wrap_share_what_the_others_leave():
 
 def test_pairs_differ_in_one_part_alone():
     def method(normalisation, loss="ce", **parts):
-        return Method(name="", backbone="r", normalisation=normalisation, loss=loss, **parts)
+        return RecordedMethod(
+            name="", backbone="r", normalisation=normalisation, loss=loss, **parts
+        )
 
     methods = {
         "bn": method("bn"),
@@ -188,7 +191,7 @@ def test_pairs_differ_in_one_part_alone():
         "bn strong": method("bn", augmentation="strong"),
         "gn focal": method("gn", "focal"),
         "gn ldam, for longer": method("gn", "ldam", training="epochs 100"),
-        "both": Method(name=""),
+        "both": RecordedMethod(name=""),
     }
     assert one_part_pairs(methods) == [
         ("normalisation", "gn", "bn"),
@@ -200,7 +203,7 @@ def test_pairs_differ_in_one_part_alone():
 def test_a8_a_pair_stands_once_in_one_direction_and_not_again_by_readout():
     def method(normalisation, readout="head", **parts):
         own = {"backbone": "r", "loss": "ce", "recipe": "erm", "training": "10 epochs"}
-        return Method(name="", normalisation=normalisation, readout=readout, **own | parts)
+        return RecordedMethod(name="", normalisation=normalisation, readout=readout, **own | parts)
 
     readouts = ("head", "decoupled_neither", "linear_probe")
     methods = {f"{n} {r}": method(n, r) for n in ("bn", "gn") for r in readouts}
@@ -239,7 +242,7 @@ def test_a8_what_is_shown_is_corrected_for_all_that_is_looked_through(results):
 
 
 def test_a_plain_method_may_have_any_backbone_normalisation_and_training():
-    plain = Method(name="a", backbone="r", normalisation="gn", loss="ce", recipe="erm")
+    plain = RecordedMethod(name="a", backbone="r", normalisation="gn", loss="ce", recipe="erm")
     assert plain.model_copy(update={"training": "epochs 100"}).is_plain()
     for part in ("loss", "recipe", "augmentation", "stain", "weights", "readout", "inference"):
         other = plain.model_copy(update={part: "another"})

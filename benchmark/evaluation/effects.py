@@ -13,7 +13,7 @@ import pyarrow as pa
 from benchmark.evaluation.columns import Resampled
 from benchmark.evaluation.comparisons import MetricColumns, compare_pairs, holm
 from benchmark.evaluation.evidence import rounded
-from benchmark.evaluation.experiments import Method
+from benchmark.evaluation.experiments import RecordedMethod
 from benchmark.metrics import HEADLINE
 from benchmark.parts import ANSWERING, PARTS, PLAIN
 
@@ -37,7 +37,7 @@ where the variance of seeds is not known. `p_holm` is adjusted for all differenc
 that column, which are looked through together."""
 
 
-def one_part_pairs(methods: dict[str, Method]) -> list[tuple[str, str, str]]:
+def one_part_pairs(methods: dict[str, RecordedMethod]) -> list[tuple[str, str, str]]:
     """(part, method, reference) of all pairs that differ in one part alone, in plan order.
 
     Two trainings that differ in a part are one pair, however many readouts and inferences answer

@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError, field_validator
 from benchmark.errors import UserError
 from benchmark.files import digest, read_json
 from benchmark.parts import capability
-from benchmark.scenarios import corruption_of, scenario_folder, sources_of
 from benchmark.schema import Name, ProfileName, Record, RunId
 from benchmark.study.plan import read_plan
 from benchmark.study.predictions import (
@@ -25,37 +24,22 @@ from benchmark.study.predictions import (
     read_predictions,
     train_command,
 )
+from benchmark.study.runs import RunMethod, Scenario
 
 Outcome = Literal["done", "nan", "oom", "error", "skipped", "missing"]
 
 
-class Method(Record):
-    """The parts of a method, under one name; an ensemble has members and no part of its own."""
+class RecordedMethod(RunMethod):
+    """A method in the record of an experiment."""
 
-    name: str
-    backbone: str = ""
-    normalisation: str = ""
-    loss: str = ""
-    recipe: str = ""
     augmentation: str = ""
     """"" is the profile's own"""
     framing: str = ""
     """"" is the profile's own image size and crops"""
-    weights: str = "scratch"
-    stain: str = "none"
-    head: str = "linear"
-    freezing: str = "none"
-    readout: str = "head"
-    inference: str = "single"
     training: str = ""
     """digest of epochs, sampler and all else that has no name among the parts"""
     of: dict[str, str] = {}  # noqa: RUF012  pydantic copies defaults
     """part → what its block builds, where its name does not say so"""
-
-    @property
-    def is_ensemble(self) -> bool:
-        """Whether it averages what others answered."""
-        return self.recipe == "ensemble"
 
     @property
     def answers_itself(self) -> bool:
@@ -80,45 +64,9 @@ class Method(Record):
 
         Backbone, normalisation, settings of training and the parts in `apart` may be any.
         """
-        plain = Method(name="", loss="ce", recipe="erm")
+        plain = RecordedMethod(name="")
         free = {"name", "of", "backbone", "normalisation", "training", *apart}
         return self.model_dump(exclude=free) == plain.model_dump(exclude=free)
-
-
-class Scenario(Record):
-    """The domain trained on and the domains tested on."""
-
-    name: str
-    source: str
-    targets: tuple[str, ...]
-    own: tuple[str, ...] = ()
-    """targets that are a laboratory's own images (`domain add`) and no published set"""
-
-    @property
-    def file_name(self) -> str:
-        """The scenario's name as a part of a file name: `raabin->*` gives `raabin_to_others`."""
-        return scenario_folder(self.name)
-
-    @property
-    def short_source(self) -> str:
-        """What was trained on, with room for a title: `raabin`, or `6 domains → jtsc`."""
-        count = len(sources_of(self.source))
-        return self.source if count == 1 else f"{count} domains → {', '.join(self.targets)}"
-
-    @property
-    def test_sets(self) -> tuple[tuple[str, str], ...]:
-        """(domain, part) of every test set, the in-domain one first."""
-        return ((self.source, "id_test"), *((target, "shifted") for target in self.targets))
-
-    @property
-    def target_groups(self) -> dict[str, list[int]]:
-        """Places of the targets that are averaged together: corruptions by severity and by kind."""
-        groups: dict[str, list[int]] = {}
-        for part, prefix in ((2, "severity "), (1, "")):
-            for place, target in enumerate(self.targets):
-                if found := corruption_of(target):
-                    groups.setdefault(f"{prefix}{found[part]}", []).append(place)
-        return groups
 
 
 class Run(Record):
@@ -128,7 +76,7 @@ class Run(Record):
     outcome: Outcome
     reason: str | None = None
     predictions_sha256: str | None = None
-    method: Method
+    method: RecordedMethod
     track: str
     scenario: Scenario
     seed: int

@@ -24,7 +24,7 @@ from benchmark.evaluation.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from benchmark.evaluation.experiments import Method, Run
+from benchmark.evaluation.experiments import RecordedMethod, Run
 from benchmark.scenarios import corruption_of, sources_of
 from benchmark.study.predictions import Foreign, Predictions, TestSet, stated_probabilities
 
@@ -80,13 +80,13 @@ known cells of the same domain, which are in `part`; of a source of several doma
 domain's alone."""
 
 
-def closeness(method: Method) -> bool:
+def closeness(method: RecordedMethod) -> bool:
     """Whether a method's logits are those of a closeness to centroids."""
     return method.answers_itself and method.says("loss", "states_closeness")
 
 
 def confidences(
-    logits: np.ndarray, method: Method, temperature: float | None
+    logits: np.ndarray, method: RecordedMethod, temperature: float | None
 ) -> dict[str, np.ndarray]:
     """Confidence of each image by rejector, the method's own rejector first.
 
@@ -175,7 +175,7 @@ def rejection_rows(run: Run, predictions: dict[TestSet, Predictions]) -> list[di
 
 
 def conformal_rows(
-    method: Method, held: Predictions, scored: dict[TestSet, Predictions]
+    method: RecordedMethod, held: Predictions, scored: dict[TestSet, Predictions]
 ) -> dict[TestSet, dict]:
     """The row of conformal prediction: accepted is what has exactly one plausible class."""
 

@@ -58,6 +58,32 @@ class Scenario(Record):
     folds: int | None = None
     """Into how many the source is cut for cross-fitting."""
 
+    @property
+    def file_name(self) -> str:
+        """The scenario's name as a part of a file name: `raabin->*` gives `raabin_to_others`."""
+        return scenario_folder(self.name)
+
+    @property
+    def short_source(self) -> str:
+        """What was trained on, with room for a title: `raabin`, or `6 domains → jtsc`."""
+        count = len(sources_of(self.source))
+        return self.source if count == 1 else f"{count} domains → {', '.join(self.targets)}"
+
+    @property
+    def test_sets(self) -> tuple[tuple[str, str], ...]:
+        """(domain, part) of every test set, the in-domain one first."""
+        return ((self.source, "id_test"), *((target, "shifted") for target in self.targets))
+
+    @property
+    def target_groups(self) -> dict[str, list[int]]:
+        """Places of the targets that are averaged together: corruptions by severity and by kind."""
+        groups: dict[str, list[int]] = {}
+        for part, prefix in ((2, "severity "), (1, "")):
+            for place, target in enumerate(self.targets):
+                if found := corruption_of(target):
+                    groups.setdefault(f"{prefix}{found[part]}", []).append(place)
+        return groups
+
 
 class RunMethod(Parts):
     """The parts of a run's method, under one name; an ensemble's are those of its members."""
