@@ -174,12 +174,12 @@ def test_ranks_by_hand():
     points = np.array([0.5, 0.9, math.nan, 0.9])
     draws = np.array([[0.5, 0.95, 0.5, 0.5], [0.9] * 4, [math.nan] * 4, [0.8] * 4])
     found = evidence.rank_stability(points, draws)
-    np.testing.assert_equal(found.rank, [3, 1, math.nan, 1])
-    np.testing.assert_equal(found.low, [1, 1, math.nan, 2])
-    np.testing.assert_equal(found.high, [3, 2, math.nan, 3])
-    np.testing.assert_equal(found.first, [0.25, 0.75, math.nan, 0])
+    np.testing.assert_equal(found["rank"], [3, 1, math.nan, 1])
+    np.testing.assert_equal(found["rank_low"], [1, 1, math.nan, 2])
+    np.testing.assert_equal(found["rank_high"], [3, 2, math.nan, 3])
+    np.testing.assert_equal(found["first"], [0.25, 0.75, math.nan, 0])
     drops = evidence.rank_stability(points, draws, descending=False)
-    np.testing.assert_equal(drops.rank, [1, 2, math.nan, 2])
+    np.testing.assert_equal(drops["rank"], [1, 2, math.nan, 2])
 
 
 def test_rank_agreement_is_kendalls_tau():
@@ -213,7 +213,7 @@ def test_variance_components_are_found_again():
         )
         points = 0.5 + true + noise(1)[..., 0]
         draws = points[..., None] + noise(resamples // 10)
-        found.append(evidence.variance_components(list(points), list(draws)))
+        found.append([*evidence.variance_components(list(points), list(draws)).values()])
     squares = np.mean(np.square(found), axis=0)
     image = sum(share**2 for share in shares.values())
     assert np.sqrt(squares) == pytest.approx([by_method, by_seed, math.sqrt(image)], rel=0.1)
@@ -222,6 +222,6 @@ def test_variance_components_are_found_again():
 def test_components_that_nothing_tells_are_unknown():
     draws = np.random.default_rng(7).random((1, 50))
     found = evidence.variance_components([np.array([0.4])], [draws])
-    assert math.isnan(found.method)
-    assert math.isnan(found.seed)
-    assert found.image == pytest.approx(draws.std(ddof=1))
+    assert math.isnan(found["sd_method"])
+    assert math.isnan(found["sd_seed"])
+    assert found["sd_image"] == pytest.approx(draws.std(ddof=1))

@@ -105,28 +105,31 @@ def evaluate(results: Path) -> None:
     known = {run_id: own.known for run_id, own in predictions.items()}
     pooled = {run.scenario.source for i, (run, _) in runs.items() if predictions[i].foreign}
     tested = images_by_domain(results.parent.parent / "datasets", pooled)
-    jobs = [partial(run_columns, *runs[i], own, tested) for i, own in predictions.items()]
+    jobs = [partial(run_tables, *runs[i], own, tested) for i, own in predictions.items()]
     by_run = dict(zip(runs, in_processes(jobs, "scores"), strict=True))
     constants = {i: {"metrics": own} for i, own in majority(runs, known).items()}
     # Rows of a run follow each other, whatever the file is sorted by next.
     ordered = [own for _, own in sorted((by_run | constants).items())]
     parts = {name: [own[name] for own in ordered if name in own] for name in BY_RUN}
     for (name, schema), rows in zip(EVIDENCE.items(), evidence(experiments, known), strict=True):
-        parts[name] = [in_columns(rows, schema)]
-    key = {b"predictions": predictions_digest(experiments).encode()}
+        parts[name] = [table_of(rows, schema)]
+    digest = predictions_digest(experiments)
     for name, schema in (BY_RUN | EVIDENCE).items():
-        write(results / f"{name}.parquet", parts[name], schema.with_metadata(key))
-    number = sum(len(part["value"]) for part in parts["metrics"])
+        table = pa.concat_tables([schema.empty_table(), *parts[name]]).combine_chunks()
+        about = {"predictions": digest, "content": content_digest(table)}
+        with atomic(results / f"{name}.parquet") as temporary:
+            pq.write_table(table.replace_schema_metadata(about), temporary, compression="zstd")
+    number = sum(len(part) for part in parts["metrics"])
     say(f"evaluate: {len(runs)} runs, {number} values in {results / 'metrics.parquet'}")
 
 
-def run_columns(
+def run_tables(
     run: Run,
     classes: tuple[str, ...],
     predictions: RunPredictions,
     tested: dict[str, np.ndarray],
-) -> dict[str, dict[str, list]]:
-    """Columns of every file in `BY_RUN` for one run."""
+) -> dict[str, pa.Table]:
+    """What every file in `BY_RUN` holds of one run."""
     # Copies, so that what is computed along the way goes with them.
     known = {test_set: replace(own) for test_set, own in predictions.known.items()}
     stated = {test_set: stated_of(own) for test_set, own in known.items()}
@@ -137,7 +140,7 @@ def run_columns(
         "curves": curve_rows(run, known, stated),
         "open_set": open_set_rows(run, known, predictions.foreign, tested),
     }
-    return {name: in_columns(rows[name], schema) for name, schema in BY_RUN.items()}
+    return {name: table_of(rows[name], schema) for name, schema in BY_RUN.items()}
 
 
 def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]:
@@ -165,15 +168,15 @@ def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]
 def majority(
     runs: dict[str, tuple[Run, tuple[str, ...]]],
     predictions: dict[str, dict[TestSet, Predictions]],
-) -> dict[str, dict[str, list]]:
-    """Columns of `metrics.parquet` for the majority constant of each scenario, by its id."""
+) -> dict[str, pa.Table]:
+    """What `metrics.parquet` holds of the majority constant of each scenario, by its id."""
     found: dict[str, tuple[Run, tuple[str, ...], dict[TestSet, np.ndarray]]] = {}
     for run_id, (run, classes) in runs.items():
         _, _, labels = found.setdefault(run.scenario.name, (run, classes, {}))
         for test_set, own in predictions[run_id].items():
             labels.setdefault(test_set, own.labels)
     return {
-        majority_id(name): in_columns(majority_rows(*parts), METRICS_SCHEMA)
+        majority_id(name): table_of(majority_rows(*parts), METRICS_SCHEMA)
         for name, parts in found.items()
     }
 
@@ -248,18 +251,7 @@ def read_all(
     return predictions
 
 
-def in_columns(rows: list[dict], schema: pa.Schema) -> dict[str, list]:
+def table_of(rows: list[dict], schema: pa.Schema) -> pa.Table:
     """Rows in the order of their text columns, so that equal content has equal bytes."""
     keys = [field.name for field in schema if pa.types.is_string(field.type)]
-    rows = sorted(rows, key=itemgetter(*keys))
-    return {name: [row.get(name) for row in rows] for name in schema.names}
-
-
-def write(path: Path, parts: list[dict[str, list]], schema: pa.Schema) -> None:
-    """Write columns, one part after the other."""
-    tables = [pa.Table.from_pydict(part, schema=schema) for part in parts]
-    with atomic(path) as temporary:
-        whole = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
-        about = whole.schema.metadata | {b"content": content_digest(whole).encode()}
-        whole = whole.replace_schema_metadata(about)
-        pq.write_table(whole, temporary, compression="zstd")
+    return pa.Table.from_pylist(sorted(rows, key=itemgetter(*keys)), schema=schema)

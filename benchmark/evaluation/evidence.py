@@ -9,8 +9,6 @@ to the block; the numbers behind them do not.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pyarrow as pa
 from scipy import stats
@@ -156,8 +154,7 @@ def column_cells(
     rows = []
     for place, (method, own) in enumerate(column.series.items()):
         row = key | {"method": method, "best": method == leader, "as_good": False}
-        row |= {"rank": ranks.rank[place], "rank_low": ranks.low[place]}
-        row |= {"rank_high": ranks.high[place], "first": ranks.first[place]}
+        row |= {name: values[place] for name, values in ranks.items()}
         if leader and method != leader and not np.isnan(own.mean):
             row["as_good"] = not significant(adjusted.get(method, np.nan))
         if comparison := comparisons.get(method):
@@ -177,8 +174,7 @@ def column_summary(
 ) -> dict:
     """What the images of a column could show, and where the spread in it comes from."""
     series = list(column.series.values())
-    parts = variance_components([s.points for s in series], [s.draws for s in series])
-    row = {f"sd_{part}": value for part, value in parts._asdict().items()}
+    row = variance_components([s.points for s in series], [s.draws for s in series])
     drawn = rank_agreement(in_domain.draws, column.draws)
     row["tau"] = rank_agreement(in_domain.means, column.means)
     row["tau_range_low"], row["tau_range_high"] = np.quantile(drawn, [0.025, 0.975])
@@ -193,31 +189,28 @@ def column_summary(
     return rounded(row)
 
 
-class Ranks(NamedTuple):
-    """Where methods stand, 1 being the best, and how firmly. Each is (methods,)."""
+def rank_stability(
+    points: np.ndarray, draws: np.ndarray, descending: bool = True
+) -> dict[str, np.ndarray]:
+    """Where methods stand, 1 being the best, and how firmly; NaN for a method without a value.
 
-    rank: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    """95 % range over the draws"""
-    first: np.ndarray
-    """share of draws in which the method is the best"""
+    Args:
+        points: (methods,); draws: (methods, resamples).
 
-
-def rank_stability(points: np.ndarray, draws: np.ndarray, descending: bool = True) -> Ranks:
-    """Ranks by the (methods,) points, with their spread over (methods, resamples) draws.
-
-    A method without a value has no rank.
+    Returns:
+        Each (methods,): `rank` by the points, its 95 % range over the draws, `rank_low` and
+        `rank_high`, and `first`, the share of draws in which the method is the best.
     """
     sign = -1 if descending else 1
-    rank, low, high, first = (np.full(len(points), np.nan) for _ in range(4))
+    found = {n: np.full(len(points), np.nan) for n in ("rank", "rank_low", "rank_high", "first")}
     known = ~(np.isnan(points) | np.isnan(draws).any(axis=1))
     if known.any():
-        rank[known] = stats.rankdata(sign * points[known], method="min")
         drawn = stats.rankdata(sign * draws[known], axis=0, method="min")
-        low[known], high[known] = np.quantile(drawn, [0.025, 0.975], axis=1, method="inverted_cdf")
-        first[known] = (drawn == 1).mean(axis=1)
-    return Ranks(rank, low, high, first)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=1, method="inverted_cdf")
+        found["rank"][known] = stats.rankdata(sign * points[known], method="min")
+        found["rank_low"][known], found["rank_high"][known] = low, high
+        found["first"][known] = (drawn == 1).mean(axis=1)
+    return found
 
 
 def rank_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -235,15 +228,7 @@ def rank_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (np.sign(first[one] - first[other]) * np.sign(second[one] - second[other])).mean(axis=0)
 
 
-class Components(NamedTuple):
-    """Standard deviations of a metric on one test set, by where they come from."""
-
-    method: float
-    seed: float
-    image: float
-
-
-def variance_components(points: list[np.ndarray], draws: list[np.ndarray]) -> Components:
+def variance_components(points: list[np.ndarray], draws: list[np.ndarray]) -> dict[str, float]:
     """What the choice of method, the seed and the test images each add to the spread of one run.
 
     Method of moments. A test set moves all runs together, those of one method more than others;
@@ -253,6 +238,9 @@ def variance_components(points: list[np.ndarray], draws: list[np.ndarray]) -> Co
     Args:
         points: for each method its (seeds,) values.
         draws: for each method (seeds, resamples) values in the same resamples.
+
+    Returns:
+        Standard deviations: `sd_method`, `sd_seed` and `sd_image`.
     """
     sizes = [len(values) for values in points]
     owner = np.repeat(np.arange(len(points)), sizes)
@@ -270,7 +258,8 @@ def variance_components(points: list[np.ndarray], draws: list[np.ndarray]) -> Co
     means = np.array([values.mean() for values in points])
     noise = spread * np.mean([1 / size for size in sizes]) + within - between
     method = means.var(ddof=1) - noise if len(points) > 1 else np.nan
-    return Components(*(float(np.sqrt(np.maximum(v, 0))) for v in (method, seed, single)))
+    variances = {"sd_method": method, "sd_seed": seed, "sd_image": single}
+    return {name: float(np.sqrt(np.maximum(value, 0))) for name, value in variances.items()}
 
 
 def rounded(row: dict) -> dict:

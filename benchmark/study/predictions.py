@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark import metrics
@@ -103,10 +102,8 @@ class RowOrder(NamedTuple):
 
     table: pa.Table
     """the columns that say so"""
-    order: np.ndarray
-    """(rows,) places in the file, sorted by test set and image"""
-    test_sets: dict[TestSet, tuple[slice, tuple[np.ndarray, np.ndarray, np.ndarray, str]]]
-    """slice of the order, and the first fields of `Predictions`"""
+    test_sets: dict[TestSet, tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray, str]]]
+    """(images,) places in the file, sorted by image, and the first fields of `Predictions`"""
 
 
 RowOrders = dict[tuple[tuple[TestSet, ...], tuple[str, ...]], RowOrder]
@@ -165,7 +162,7 @@ def read_predictions(
         order = orders.get(key)
         if order is None or not order.table.equals(table.select(KEYS)):
             order = orders[key] = row_order(table.select(KEYS), len(classes))
-        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])[order.order]
+        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])
         found = RunPredictions({}, {})
         for (domain, part), (rows, facts) in order.test_sets.items():
             own = logits[rows]
@@ -243,24 +240,20 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
 
 
 def row_order(table: pa.Table, classes: int) -> RowOrder:
-    """Sort the rows of a file, one order for all runs, and check their labels."""
-    keys = [(name, "ascending") for name in ("domain", "part", "image")]
-    order = pc.sort_indices(table, keys)
-    columns = table.take(order)
-    names = {name: columns[name].to_numpy(zero_copy_only=False) for name in KEYS}
+    """Sort the rows of each test set by image, one order for all runs, and check their labels."""
     test_sets = {}
-    for test_set, rows in contiguous(names["domain"], names["part"]):
-        labels = names["label"][rows].astype(np.int64)
+    frame = table.to_pandas().sort_values("image", kind="stable")
+    for test_set, rows in frame.groupby(["domain", "part"]):
+        labels, images = rows["label"].to_numpy(np.int64), rows["image"].to_numpy(str)
         if test_set[1] != OPEN_SET_PART and (labels.min() < 0 or labels.max() >= classes):
             raise ValueError(f"a label lies outside the {classes} classes of the label space")
-        images, groups = (names[name][rows].astype(str) for name in ("image", "group"))
         if len(again := images[1:][images[1:] == images[:-1]]):
             where = f"{test_set[0]} ({test_set[1]})"
             raise ValueError(f"image '{again[0]}' stands twice in {where} and would count twice")
         digest = hashlib.sha256("\n".join(images).encode() + labels.tobytes()).hexdigest()
-        groups = np.unique(groups, return_inverse=True)[1]
-        test_sets[test_set] = rows, (images, labels, groups, digest)
-    return RowOrder(table, order.to_numpy(), test_sets)
+        groups = np.unique(rows["group"].to_numpy(str), return_inverse=True)[1]
+        test_sets[test_set] = rows.index.to_numpy(), (images, labels, groups, digest)
+    return RowOrder(table, test_sets)
 
 
 def without_dropped(logits: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
@@ -269,15 +262,3 @@ def without_dropped(logits: np.ndarray, classes: tuple[str, ...]) -> np.ndarray 
         return None
     kept = np.array([place for place, name in enumerate(classes) if name != DROPPED])
     return kept[logits[:, kept].argmax(axis=1)]
-
-
-def contiguous(domains: np.ndarray, parts: np.ndarray) -> list[tuple[TestSet, slice]]:
-    """The test sets of rows sorted by domain and part, each with its slice of rows."""
-    if not len(domains):
-        return []
-    changes = (domains[1:] != domains[:-1]) | (parts[1:] != parts[:-1])
-    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(domains)]
-    return [
-        ((str(domains[start]), str(parts[start])), slice(start, stop))
-        for start, stop in itertools.pairwise(edges)
-    ]
