@@ -12,6 +12,7 @@ balanced accuracy, then macro precision, then macro specificity.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -115,13 +116,6 @@ class Submission(NamedTuple):
     """what a reader must know of how the file was read"""
 
 
-class Place(NamedTuple):
-    """A test image, by its domain and its place in that domain's answers."""
-
-    domain: str
-    place: int
-
-
 def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     """Lines that score a file of predictions on a scenario and place it among the methods.
 
@@ -134,11 +128,12 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     Raises:
         UserError: one line for the first fault of the file, or no finished run of the scenario.
     """
-    found = runs_of(Path(results), scenario)
+    path, results = Path(path), Path(results)
+    found = runs_of(results, scenario)
     reference, classes = next(iter(found.values()))
-    answers = predictions_of(Path(results), reference, classes).known
-    submission = read_submission(Path(path), classes)
-    placed, spare = place_rows(Path(path), submission, answers, reference)
+    predictions = predictions_of(results, reference, classes).known
+    submission = read_submission(path, classes)
+    placed, spare = place_rows(path, submission, predictions, reference)
     yield f"{path}: scored on {scenario}, {len(classes)} classes; intervals cover the images only"
     for note in submission.notes:
         yield f"  note: {note.removeprefix(f'{path}: ')}"
@@ -150,7 +145,7 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
     macro_f1: dict[TestSet, tuple[float, np.ndarray]] = {}
     for test_set in reference.scenario.test_sets:
         name = f"{test_set[0]}{' (in-domain)' if test_set[1] == 'id_test' else ''}"
-        own = answers[test_set]
+        own = predictions[test_set]
         if test_set not in placed:
             yield f"  {name}: no row, its {len(own.images)} test images are not scored"
             continue
@@ -159,16 +154,17 @@ def score_submission(path: Path, results: Path, scenario: str) -> Iterator[str]:
         images = JointPredictions(
             "/".join(test_set), own.labels, own.groups, predicted, len(classes)
         )
-        scores = observed_and_drawn(images, metrics.TABLED)
-        scores = {key: (value[0], draws[0]) for key, (value, draws) in scores.items()}
-        macro_f1[test_set] = scores[metrics.HEADLINE]
-        texts = [f"{metrics.TABLED[k].title} {with_interval(*pair)}" for k, pair in scores.items()]
+        texts = []
+        for key, (value, draws) in observed_and_drawn(images, metrics.TABLED).items():
+            texts.append(f"{metrics.TABLED[key].title} {with_interval(value[0], draws[0])}")
+            if key == metrics.HEADLINE:
+                macro_f1[test_set] = value[0], draws[0]
         if submission.probabilities is not None:
             bins = calibration.reliability(submission.probabilities[rows], own.labels)
             error = calibration.expected_calibration_error(bins)
             texts.append(f"ECE {100 * error:.1f}")
         yield f"  {name}, n = {len(rows)}: {', '.join(texts)}"
-    yield from place_lines(Path(results), found, answers, macro_f1)
+    yield from place_lines(results, found, predictions, macro_f1)
 
 
 def write_test_images(path: Path, results: Path, scenario: str) -> int:
@@ -178,11 +174,11 @@ def write_test_images(path: Path, results: Path, scenario: str) -> int:
         UserError: no finished run of the scenario.
     """
     reference, classes = next(iter(runs_of(Path(results), scenario).values()))
-    answers = predictions_of(Path(results), reference, classes).known
+    predictions = predictions_of(Path(results), reference, classes).known
     rows = [
         (image, test_set[0])
         for test_set in reference.scenario.test_sets
-        for image in answers[test_set].images
+        for image in predictions[test_set].images
     ]
     table = pd.DataFrame(rows, columns=["image", "domain"])
     write_text(Path(path), table.to_csv(index=False, lineterminator="\n"))
@@ -340,7 +336,7 @@ def rounding(numbers: np.ndarray) -> float:
 
 
 def place_rows(
-    path: Path, submission: Submission, answers: dict[TestSet, Predictions], reference: Run
+    path: Path, submission: Submission, predictions: dict[TestSet, Predictions], reference: Run
 ) -> tuple[dict[TestSet, np.ndarray], list[str]]:
     """For each test set the row of every image, in the order of the labels; and images left over.
 
@@ -348,67 +344,61 @@ def place_rows(
         UserError: unknown domain; an image twice, ambiguous or missing; no image known at all.
     """
     test_sets = {domain: (domain, part) for domain, part in reference.scenario.test_sets}
+    images = {domain: predictions[test_set].images for domain, test_set in test_sets.items()}
     by_name = {plain(domain): domain for domain in test_sets}
-    names: dict[str, list[Place]] = {}
-    tails: dict[str, list[Place]] = {}
-    for domain, test_set in test_sets.items():
-        for place, image in enumerate(answers[test_set].images):
-            image = tidy_path(image)
-            names.setdefault(image, []).append(Place(domain, place))
+    # Name, or trailing part of one → (domain, place among its images) of all that are called so.
+    names: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    tails: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for domain, own in images.items():
+        for place, image in enumerate(map(tidy_path, own)):
+            names[image].append((domain, place))
             for tail in tails_of(image):
-                tails.setdefault(tail, []).append(Place(domain, place))
-    rows = {
-        domain: np.full(len(answers[test_set].images), -1) for domain, test_set in test_sets.items()
-    }
+                tails[tail].append((domain, place))
+    rows = {domain: np.full(len(own), -1) for domain, own in images.items()}
     spare = []
     for row, (line, image, domain) in enumerate(
         zip(submission.lines, submission.images, submission.domains, strict=True)
     ):
+        where = f"{path}: line {line}"
         if domain and plain(domain) not in by_name:
-            raise UserError(
-                f"{path}: line {line}: unknown domain '{domain}'{suggest(domain, test_sets)}"
-            )
+            raise UserError(f"{where}: unknown domain '{domain}'{suggest(domain, test_sets)}")
         allowed = {by_name[plain(domain)]} if domain else set(test_sets)
-        own = [found for found in names.get(image, []) if found.domain in allowed]
-        if not own:
-            # A shorter path than ours, or a longer one.
-            near = tails.get(image, []) + [p for t in tails_of(image) for p in names.get(t, [])]
-            own = [found for found in near if found.domain in allowed]
-        domains = sorted({found.domain for found in own})
+        # The path as we have it, or else a shorter one or a longer one.
+        near = [*tails.get(image, ()), *(p for t in tails_of(image) for p in names.get(t, ()))]
+        found = [place for place in names.get(image, ()) if place[0] in allowed]
+        found = found or [place for place in near if place[0] in allowed]
+        domains = sorted({domain for domain, _ in found})
         if len(domains) > 1:
             raise UserError(
-                f"{path}: line {line}: image '{image}' is in {' and in '.join(domains)}: "
-                "add a column 'domain'"
+                f"{where}: image '{image}' is in {' and in '.join(domains)}: add a column 'domain'"
             )
-        if len(own) > 1:
-            images = answers[test_sets[domains[0]]].images
+        if len(found) > 1:
+            candidates = shown(images[domain][place] for domain, place in found)
             raise UserError(
-                f"{path}: line {line}: image '{image}' may be any of "
-                f"{shown(images[found.place] for found in own)}: write its folders too"
+                f"{where}: image '{image}' may be any of {candidates}: write its folders too"
             )
-        if not own:
+        if not found:
             spare.append(image)
             continue
-        (where, place), *_ = own
-        if rows[where][place] >= 0:
+        domain, place = found[0]
+        if rows[domain][place] >= 0:
             raise UserError(
-                f"{path}: image '{image}' of {where} stands in lines "
-                f"{submission.lines[rows[where][place]]} and {line}: one answer each"
+                f"{path}: image '{image}' of {domain} stands in lines "
+                f"{submission.lines[rows[domain][place]]} and {line}: one answer each"
             )
-        rows[where][place] = row
+        rows[domain][place] = row
     placed = {}
-    for domain, test_set in test_sets.items():
-        gaps = answers[test_set].images[rows[domain] < 0]
-        if len(gaps) == len(rows[domain]):
-            continue
-        if len(gaps):
+    for domain, own in rows.items():
+        gaps = images[domain][own < 0]
+        if 0 < len(gaps) < len(own):
             raise UserError(
-                f"{path}: {domain}: no answer for {len(gaps)} of {len(rows[domain])} test images, "
+                f"{path}: {domain}: no answer for {len(gaps)} of {len(own)} test images, "
                 f"{shown(gaps)}: every test image needs one (--images FILE lists them)"
             )
-        placed[test_set] = rows[domain]
+        if not len(gaps):
+            placed[test_sets[domain]] = own
     if not placed:
-        known = next(iter(answers.values())).images[0]
+        known = next(iter(predictions.values())).images[0]
         raise UserError(f"{path}: none of its images is in the scenario; one is called '{known}'")
     return placed, spare
 
@@ -422,7 +412,7 @@ def tails_of(path: str) -> Iterable[str]:
 def place_lines(
     results: Path,
     found: Finished,
-    answers: dict[TestSet, Predictions],
+    predictions: dict[TestSet, Predictions],
     macro_f1: dict[TestSet, tuple[float, np.ndarray]],
 ) -> Iterator[str]:
     """Where the file stands among the methods of each track, by mean macro-F1 over its targets.
@@ -431,9 +421,9 @@ def place_lines(
     without any class of ten images has no score.
     """
     reference, classes = next(iter(found.values()))
-    labels = {test_set[0]: answers[test_set].labels for test_set in answers}
-    counts = [np.bincount(labels[t], minlength=len(classes)) for t in reference.scenario.targets]
-    counted = counted_targets(reference.scenario, np.array(counts))
+    test_sets = reference.scenario.test_sets[1:]
+    counts = [np.bincount(predictions[t].labels, minlength=len(classes)) for t in test_sets]
+    counted = counted_targets(reference.scenario, np.reshape(counts, (-1, len(classes))))
     known = [test_set for test_set in macro_f1 if np.isfinite(macro_f1[test_set][0])]
     targets = [test_set for test_set in known if test_set[1] != "id_test"]
     sets = [test_set for test_set in targets if test_set[0] in counted] or targets or known
@@ -454,11 +444,12 @@ def place_lines(
     names = ", ".join(domain for domain, _ in sets)
     yield f"  mean macro-F1 over {names}: {with_interval(own, draws)}"
     for track, methods in tracks.items():
-        table = {name: float(np.mean(per_seed)) for name, per_seed in methods.items()}
-        place = 1 + sum(value > own for value in table.values())
-        yield f"  place {place} of {len(table) + 1} among the {track} methods (mean over seeds)"
-        ranking = sorted([*table.items(), ("", own)], key=lambda item: -item[1])
-        for name, value in ranking:
-            seeds = len(methods[name]) if name else 0
-            text = f"{name} ({seeds} {'seed' if seeds == 1 else 'seeds'})" if name else "this file"
-            yield f"    {100 * value:5.1f}  {text}"
+        ranking = [("this file", own)]
+        for name, values in methods.items():
+            seeds = f"{len(values)} {'seed' if len(values) == 1 else 'seeds'}"
+            ranking.append((f"{name} ({seeds})", float(np.mean(values))))
+        place = 1 + sum(value > own for _, value in ranking)
+        yield f"  place {place} of {len(ranking)} among the {track} methods (mean over seeds)"
+        # Of equal values, a file's own comes last.
+        for name, value in sorted([*ranking[1:], ranking[0]], key=lambda item: -item[1]):
+            yield f"    {100 * value:5.1f}  {name}"
