@@ -359,7 +359,7 @@ def audit(
     audit.html, which shows images and stays out of git.
     """
     if manifest is not None:
-        from benchmark.audit.manifest import audit_manifest
+        from benchmark.audit.equal_files import audit_manifest
         from benchmark.data.cards import load_cards
 
         cards = load_cards(DATASETS)

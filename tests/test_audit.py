@@ -14,8 +14,8 @@ from conftest import edit
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmark.audit.checks import Audit, check_sides, csv_line
+from benchmark.audit.equal_files import equal_files
 from benchmark.audit.images import VERSION, Look, look_at
-from benchmark.audit.manifest import equal_files
 from benchmark.audit.pairs import UNREVIEWED, check_pairs
 from benchmark.data.cards import load_cards
 from benchmark.data.split import read_split

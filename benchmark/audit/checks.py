@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.audit.equal_files import EqualFiles, equal_files, excluded_images
 from benchmark.audit.images import Look
-from benchmark.audit.manifest import EqualFiles, equal_files, excluded_images
 from benchmark.data.cards import Card, card_of, share_cells
 from benchmark.data.manifests import (
     EXCLUSIONS,
@@ -210,7 +210,7 @@ def check_manifest(audit: Audit, root: Path, card: Card, used: set[Image]) -> No
     """
     table = published_images(root / "datasets", card)
     for pair in equal_files(table, excluded_images(root / "datasets", card.name, table)):
-        images = ((card.name, pair.first), (card.name, pair.second))
+        images = tuple((card.name, path) for path in pair.images)
         text = f"{card.name}: {pair}"
         if pair.resolved:
             audit.known.append(Finding("equal files", text, images, 1.0))
@@ -221,10 +221,10 @@ def check_manifest(audit: Audit, root: Path, card: Card, used: set[Image]) -> No
 
 def resolve(images: tuple[Image, Image], pair: EqualFiles) -> tuple[Mend, ...]:
     """The lines that resolve a pair of equal files: both go if the labels differ."""
-    first, second = images
+    (first, second), (path, other) = images, pair.images
     if not pair.conflicting:
-        return (exclude(second, f"the same file content as {pair.first}"),)
+        return (exclude(second, f"the same file content as {path}"),)
     return (
-        exclude(first, f"the same file content as {pair.second}, labelled {pair.labels[1]}"),
-        exclude(second, f"the same file content as {pair.first}, labelled {pair.labels[0]}"),
+        exclude(first, f"the same file content as {other}, labelled {pair.labels[1]}"),
+        exclude(second, f"the same file content as {path}, labelled {pair.labels[0]}"),
     )

@@ -1,6 +1,6 @@
-"""A manifest → the files in it that are equal, by their hashes; no image is needed.
+"""The equal files of a manifest, by their hashes: no image is needed.
 
-The pairs whose labels conflict come first. What an exclusion already resolves is told with it.
+The pairs whose labels conflict come first. What an exclusion already resolves is said with it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,15 @@ from benchmark.tables import read_strings
 
 @dataclass(frozen=True)
 class EqualFiles:
-    """Two images of a set with the same content.
+    """Two images of a set with the same content."""
 
-    Attributes:
-        excluded: why the first and the second are left out; "" if not.
-    """
-
-    first: str
-    second: str
+    images: tuple[str, str]
     labels: tuple[str, str]
     excluded: tuple[str, str]
+    """Why each of the two is left out; "" if it is not."""
 
     @property
     def conflicting(self) -> bool:
-        """Whether the labels differ."""
         return self.labels[0] != self.labels[1]
 
     @property
@@ -48,11 +43,6 @@ class EqualFiles:
         out = [path for path, why in zip(self.images, self.excluded, strict=True) if why]
         return f"{kind}: {pair}; excluded: {', '.join(out) or 'none'}"
 
-    @property
-    def images(self) -> tuple[str, str]:
-        """The two paths."""
-        return self.first, self.second
-
 
 def equal_files(table: pd.DataFrame, excluded: dict[str, str]) -> list[EqualFiles]:
     """Every pair of equal files of a manifest, those with conflicting labels first.
@@ -65,9 +55,10 @@ def equal_files(table: pd.DataFrame, excluded: dict[str, str]) -> list[EqualFile
     table = table[table["sha256"].duplicated(keep=False)].sort_values("path")
     pairs = []
     for _, rows in table.groupby("sha256", sort=False):
-        for first, second in combinations(rows.itertuples(), 2):
-            why = (excluded.get(first.path, ""), excluded.get(second.path, ""))
-            pairs.append(EqualFiles(first.path, second.path, (first.label, second.label), why))
+        for one, other in combinations(rows.itertuples(), 2):
+            images = (one.path, other.path)
+            why = tuple(excluded.get(path, "") for path in images)
+            pairs.append(EqualFiles(images, (one.label, other.label), why))
     return sorted(pairs, key=lambda pair: (not pair.conflicting, pair.images))
 
 
