@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from benchmark.errors import UserError, suggest
+from benchmark.models.architectures import TimmNetwork
 
 SUFFIX = "+lstm"
 
 
-class CnnRnn(nn.Module):
+class CnnRnn(TimmNetwork):
     """Images [N, 3, H, img_size] → logits [N, classes], with timm's interface.
 
     Args:
@@ -28,7 +29,6 @@ class CnnRnn(nn.Module):
     """
 
     num_features = head_hidden_size = 128
-    """Features that enter the classifier."""
 
     def __init__(self, cnn: nn.Module, num_classes: int, img_size: int) -> None:
         super().__init__()
@@ -61,23 +61,8 @@ class CnnRnn(nn.Module):
         _, (state, _) = self.lstm(rows)
         return torch.cat([self.cnn(x), state[-1]], dim=1)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What `forward_features` gives → logits, or the 128 features that enter the classifier."""
-        x = self.fc(x).relu()
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """The linear layer from features to logits."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new classifier (0: none) in place of the one there is."""
-        self.num_classes = num_classes
-        classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.classifier = classifier
+    def pool(self, x: Tensor) -> Tensor:
+        return self.fc(x).relu()
 
 
 def create_cnn_rnn(name: str, num_classes: int, img_size: int = 224, **options: object) -> CnnRnn:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import Tensor
+
+from benchmark.models.architectures import TimmNetwork
 
 BINS = 8
 """Per channel: 512 colours."""
 
 
-class ColourHistogram(nn.Module):
+class ColourHistogram(TimmNetwork):
     """Images [N, 3, S, S], standardised as from scratch → logits [N, classes].
 
     The features [N, 512] are square roots of the shares of pixels in each of 8 × 8 × 8 colours
@@ -28,7 +30,7 @@ class ColourHistogram(nn.Module):
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.pretrained_cfg = {"classifier": "classifier", "architecture": "colour_histogram"}
-        self.classifier = nn.Linear(self.num_features, num_classes)
+        self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         mean = x.new_tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
@@ -40,15 +42,6 @@ class ColourHistogram(nn.Module):
         colours = colours.flatten(1)
         ones = torch.full(colours.shape, 1 / colours.shape[1], device=x.device)
         return shares.scatter_add_(1, colours, ones).sqrt()
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        return self.classifier
 
 
 @timm.models.register_model

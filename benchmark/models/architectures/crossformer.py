@@ -25,6 +25,8 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from benchmark.models.architectures import TimmNetwork
+
 PATCHES = (4, 8, 16, 32)
 """Kernels, in pixels, that embed one token."""
 MERGES = (2, 4)
@@ -222,7 +224,7 @@ class Stage(nn.Module):
         return self.downsample(self.blocks(x))
 
 
-class CrossFormer(nn.Module):
+class CrossFormer(TimmNetwork):
     """Images [N, 3, H, W] of any size → logits [N, classes], with timm's interface.
 
     Args:
@@ -233,6 +235,8 @@ class CrossFormer(nn.Module):
         num_heads: attention heads of each stage.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
     """
+
+    classifier_name = "head"
 
     def __init__(
         self,
@@ -269,22 +273,8 @@ class CrossFormer(nn.Module):
         """Images → normalised tokens [N, H/32, W/32, num_features]."""
         return self.norm(self.layers(self.patch_embed(x)))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens → logits, or features [N, num_features] that enter the classifier."""
-        x = x.mean(dim=(1, 2))
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """The linear layer from features to logits."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new classifier (0: none) in place of the one there is."""
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+    def pool(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(1, 2))
 
 
 def initialise(module: nn.Module) -> None:

@@ -8,11 +8,13 @@ network here has.
 from __future__ import annotations
 
 import timm
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import squeezenet1_1 as torchvision_squeezenet1_1
 
+from benchmark.models.architectures import TimmNetwork
 
-class SqueezeNet(nn.Module):
+
+class SqueezeNet(TimmNetwork):
     """Images [N, 3, S, S] → logits [N, classes]; S at least 32."""
 
     num_features = 512
@@ -21,20 +23,13 @@ class SqueezeNet(nn.Module):
         super().__init__()
         self.pretrained_cfg = {"classifier": "classifier", "architecture": "squeezenet1_1"}
         self.features = torchvision_squeezenet1_1().features
-        self.classifier = nn.Linear(self.num_features, num_classes)
+        self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.features(x)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = x.mean((2, 3))
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        return self.classifier
+    def pool(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
 
 @timm.models.register_model
