@@ -34,36 +34,27 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from benchmark.data.arrays import Images
-from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from benchmark.data.corruptions import SEVERITIES, corrupt
 from benchmark.data.prepare import decode
-from benchmark.data.stain import STAINS, fit_stain
+from benchmark.data.stain import fit_stain
 from benchmark.device import processor
 from benchmark.models.build import build_model
-from benchmark.models.heads import FREEZING, HEADS
-from benchmark.models.normalisation import NORMALISATIONS, official_ibn_name
-from benchmark.models.predict import INFERENCES, Conditions, predict
+from benchmark.models.normalisation import official_ibn_name
+from benchmark.models.predict import Conditions, predict
 from benchmark.models.weights import IMAGENET
+from benchmark.parts import REGISTRIES, registry
 from benchmark.settings import Augmentation, Training, Weights
 from benchmark.study.numerics import version
-from benchmark.training.averaging import AVERAGINGS
-from benchmark.training.batches import SAMPLERS, Batches
+from benchmark.training.batches import Batches
 from benchmark.training.contracts import join
-from benchmark.training.fit import OPTIMISERS, SCHEDULES, fit
-from benchmark.training.losses import LOSSES
-from benchmark.training.readouts import READOUTS, Source
-from benchmark.training.recipes import RECIPES
+from benchmark.training.fit import fit
+from benchmark.training.readouts import Source
 
 FIXTURE = Path(__file__).parent / "fixtures" / "golden_runs.json"
 CPU = torch.device("cpu")
-REGISTRIES = {
-    "normalisation": NORMALISATIONS, "loss": LOSSES, "recipe": RECIPES, "head": HEADS,
-    "freezing": FREEZING, "optimiser": OPTIMISERS, "averaging": AVERAGINGS, "schedule": SCHEDULES,
-    "sampler": SAMPLERS, "stain": STAINS, "corruption": CORRUPTIONS, "readout": READOUTS,
-    "inference": INFERENCES,
-}  # fmt: skip
 PLAIN = {
     "loss": "ce", "recipe": "erm", "head": "linear", "freezing": "none", "optimiser": "adamw",
-    "averaging": "none", "selection": "best", "stain": "none", "readout": "head",
+    "averaging": "none", "stain": "none", "readout": "head",
 }  # fmt: skip
 """What `normalisation.bn` is trained with, and what leaves images and logits as they are."""
 UNCHANGED = ("normalisation.ln", "normalisation.evonorm")
@@ -125,9 +116,9 @@ def trained(
         dihedral=True, scale=0.1, shift=0.1, brightness=0.1, contrast=0.1, saturation=0.1
     )
     train = images(20, seed=0, domains=2 if recipe else 1)
-    function = join(LOSSES[loss](torch.tensor([8, 5, 4, 2, 1])), model, seed=0)
+    function = join(registry("loss")[loss](torch.tensor([8, 5, 4, 2, 1])), model, seed=0)
     chosen = settings(augmentation=augmentation, **changes)
-    ways = {"recipe": RECIPES[recipe]()} if recipe else {}
+    ways = {"recipe": registry("recipe")[recipe]()} if recipe else {}
     result = fit(model, function, train, images(10, seed=1), chosen, 0, CPU, **ways)
     model.load_state_dict(result.state)
     return predict(model, images(10, seed=2).pixels, "fp32", CPU)
@@ -172,7 +163,7 @@ def epoch(sampler: str = "instance", **augmentation: Any) -> np.ndarray:
 def factors(schedule: str) -> np.ndarray:
     """What the learning rate is multiplied by in each of 30 steps."""
     chosen = settings(epochs=10, warmup_epochs=2, schedule=schedule)
-    return np.array([SCHEDULES[schedule](chosen, 3)(step) for step in range(30)])
+    return np.array([registry("schedule")[schedule](chosen, 3)(step) for step in range(30)])
 
 
 def restained(stain: str) -> np.ndarray:
@@ -209,7 +200,7 @@ def read_out(readout: str, **parameters: Any) -> np.ndarray:
     source = Source(inputs[:48].numpy(), labels[:48], inputs[48:].numpy(), labels[48:], drifting)
     if readout == "decoupled":
         parameters |= {"epochs": 3, "batch_size": 16}
-    fitted = READOUTS[readout](**parameters)(source, 5, 0).eval()
+    fitted = registry("readout")[readout](**parameters)(source, 5, 0).eval()
     with torch.inference_mode():
         return fitted(inputs[48:]).numpy()
 
@@ -219,7 +210,7 @@ def answered(inference: str) -> np.ndarray:
     prior = np.array([0.4, 0.3, 0.1, 0.1, 0.1])
     pixels = images(520, seed=3, size=16).pixels
     where = Conditions("fp32", CPU, IMAGENET, prior)
-    return INFERENCES[inference]()(network().eval(), pixels, where)
+    return registry("inference")[inference]()(network().eval(), pixels, where)
 
 
 def decoded() -> np.ndarray:
@@ -305,7 +296,7 @@ def entries(*kinds: str) -> list[tuple[str, str]]:
     """What is registered of these kinds and changes anything; one name of each."""
     found: dict[tuple[str, Any], str] = {}
     for kind in kinds:
-        for name, block in REGISTRIES[kind].items():
+        for name, block in registry(kind).items():
             if PLAIN.get(kind) != name and f"{kind}.{name}" not in UNCHANGED:
                 found.setdefault((kind, block), name)
     return [(kind, name) for (kind, _), name in found.items()]
@@ -412,6 +403,11 @@ def pin_here(path: Path = FIXTURE) -> None:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_golden_run_keeps_its_bits_until_its_version_is_raised(name: str) -> None:
     compare_with_pin(name, read_pins())
+
+
+def test_every_kind_of_building_block_is_pinned() -> None:
+    pinned = {name.partition(".")[0] for name in GOLDEN}
+    assert REGISTRIES.keys() <= pinned
 
 
 def test_a_pin_is_of_something_that_is_there() -> None:
