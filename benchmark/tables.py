@@ -72,41 +72,35 @@ def read_table(path: Path, required: Collection[str], optional: Collection[str] 
     """
     path = Path(path)
     text, notes = decoded(path)
-    separator, above = None, 0
+    separators, above = SEPARATORS, 0
     if stated := re.match(r'"?sep=(.)"?[,;\t ]*(\r\n?|\n)', text, re.IGNORECASE):
-        separator, above, text = stated[1], 1, text[stated.end() :]
+        separators, above, text = stated[1], 1, text[stated.end() :]
     wanted = {plain(name): name for name in (*required, *optional)}
     needed = {plain(name) for name in required}
-
-    def fit(names: Collection[str]) -> tuple[bool, int]:
-        """How well the cells of a row serve as header."""
-        return needed <= set(names), len(wanted.keys() & set(names))
-
-    best = None
-    faults = []
-    for candidate in [separator] if separator else SEPARATORS:
+    candidates, faults = [], []
+    for separator in separators:
         try:
-            first = list(islice(cut(text, candidate, above), TITLE_ROWS))
+            first = list(islice(cut(text, separator, above), TITLE_ROWS))
         except csv.Error as error:
             faults.append(str(error))
             continue
         for place, (_, cells) in enumerate(first):
-            names = [plain(cell) for cell in cells]
+            names = {plain(cell) for cell in cells}
             # Of equally fit rows the first, cut into as many cells as possible: a table without our
             # columns is then told by its own.
-            key = (*fit(names), -place, len(names))
-            if best is None or key > best[0]:
-                best = key, first, place, candidate
-    if best is None:
+            fit = (needed <= names, len(wanted.keys() & names), -place, len(cells))
+            candidates.append((fit, separator, first, place))
+    if not candidates:
         why = faults[0] if faults else "it is empty"
         raise UserError(f"{path} is not a CSV table: {why}: save it as CSV (UTF-8)")
-    (complete, *_), first, place, separator = best
+    _, separator, first, place = max(candidates, key=lambda candidate: candidate[0])
     head_line, header = first[place]
     names = [plain(cell) for cell in header]
-    if not complete:
+    if missing := [name for name in required if plain(name) not in names]:
         known = [cell.strip() for cell in header if cell.strip()]
-        missing = next(name for name in required if plain(name) not in names)
-        raise UserError(f"{path}: line {head_line}: no column '{missing}'{suggest(missing, known)}")
+        raise UserError(
+            f"{path}: line {head_line}: no column '{missing[0]}'{suggest(missing[0], known)}"
+        )
     for name, number in Counter(names).items():
         if number > 1 and name in wanted:
             raise UserError(
