@@ -141,6 +141,7 @@ def picture(name, caption):
 
 
 ONE_CLASS = {("own-baso", "shifted"): [0, 0, 0, 0, 12], ("few", "shifted"): [20, 9, 12, 3, 0]}
+ONE_CLASS |= {("own-good", "shifted"): [20, 20, 20, 20, 20]}
 
 
 def results_with_own_targets(results):
