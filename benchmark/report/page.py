@@ -50,7 +50,6 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
     boards = leaderboard([(s.experiment, table) for s in sections for table in s.tables.scores])
     data = results.folder / "data.json"
     cards = facts.data_cards(results.folder)
-    pairs = [[[p.name, p.caption] for p in part.pictures] for part in (overview, *sections)]
     text = environment.get_template("page.html.jinja").render(
         profile=experiments[0].profile,
         sections=sections,
@@ -58,7 +57,6 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         findings=findings(boards),
         overview=overview,
         addresses=addresses(results, [overview, *sections]),
-        captions=dict(zip(["", *(e.experiment for e in experiments)], pairs, strict=True)),
         found=len(results.done),
         planned=len({run.run_id for experiment in experiments for run in experiment.runs}),
         outcomes={e.experiment: facts.outcomes(e) for e in experiments},
@@ -69,7 +67,7 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         bibliography=facts.bibliography([used.card.citation.bibtex for used in cards]),
         audit=facts.audit_summary(results.folder),
         environment=facts.environment(results.records),
-        metric_names=METRICS,
+        metric_names=METRICS | {"f1": "F1"},
         majority=MAJORITY,
     )
     write_text(results.folder / "report.html", tidy(text))
