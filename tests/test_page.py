@@ -104,9 +104,9 @@ def test_a_finding_names_two_methods_only_where_two_lead():
     one = Finding("a->*", "a", "inductive", 1, False, *("x", Cell(90.0), Cell(40.0)),
                   *("x", Cell(40.0), Cell(10.0)))  # fmt: skip
     assert one.text == (
-        "Trained on a, the method that is best there (x) has a macro-F1 of 90.0 % in-domain and of "
-        "40.0 % on one other domain. The majority constant, which answers the commonest class of "
-        "each test set, has 10.0 % there."
+        "Trained on a, the best method in-domain (x) reaches a macro-F1 of 90.0 % in-domain and of "
+        "40.0 % on one other domain. The majority constant, which predicts the most frequent class "
+        "of each test set, scores 10.0 % there."
     )
     two = Finding("a->corruptions", "a", "inductive", 40, True, *("x", Cell(90.0), Cell(40.0)),
                   *("y", Cell(45.0, 40.0, 50.0), None))  # fmt: skip
@@ -191,7 +191,9 @@ def test_e1_where_runs_of_several_processors_meet_their_seeds_vary_by_these_too(
     place = {"device": "cpu", "threads": 1}
     records = {"a": {"environment": place}, "b": {"environment": place | {"threads": 2}}}
     assert environment({"a": records["a"], "b": records["a"]}).note == ""
-    assert "the variance between seeds holds that between processors" in environment(records).note
+    assert (
+        "the variance between seeds includes that between processors" in environment(records).note
+    )
 
 
 def test_the_audit_is_counted_by_check(tmp_path):

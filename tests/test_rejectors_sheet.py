@@ -95,10 +95,10 @@ def test_a7_a_sheet_says_that_so_few_images_can_guarantee_nothing() -> None:
     assert guaranteed == {("", "")}
     notes = " ".join(sheet.notes)
     assert "284 of raabin" in notes
-    assert "wants 299 calibration images at least" in notes
-    assert "from raabin there is none to be had" in notes
+    assert "requires at least 299 calibration images" in notes
+    assert "so raabin cannot give one" in notes
     enough = rejection_sheet(experiment(a="inductive"), TABLE)
-    assert "to be had" not in " ".join(enough.notes)
+    assert "cannot give one" not in " ".join(enough.notes)
 
 
 def test_a13_a_sheet_says_of_how_many_runs_the_temperature_is_one() -> None:

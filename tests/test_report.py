@@ -128,7 +128,7 @@ def test_an_interval_that_knows_of_one_seed_only_says_so(results):
     row = rows(results, "norms_macro_f1")["resnet18-gn-ce"]
     assert float(row["bccd_low"]) < float(row["bccd"]) < float(row["bccd_high"])
     text = (results / "tables" / "norms_macro_f1.md").read_text()
-    assert "Intervals of resnet18-gn-ce cover the images only" in text
+    assert "Intervals of resnet18-gn-ce cover test images only" in text
 
 
 def test_a_single_best_is_bold_and_marked(results):
@@ -221,9 +221,9 @@ def test_c6_targets_that_enter_no_mean_are_named_and_have_their_columns(tmp_path
     assert "own-baso†" not in text
     assert "own-baso, n = 12" in text
     assert (
-        "Not in the mean of targets, the worst one and the shift drop, which are of published sets "
-        "with 3 such classes or more: own-baso (own images), few (2 classes with n ≥ 10), own-good "
-        "(own images)." in text
+        "Excluded from the mean of targets, the worst target and the shift drop, which cover "
+        "published sets with at least 3 such classes: own-baso (own images), few (2 classes with "
+        "n ≥ 10), own-good (own images)." in text
     )
     report(tmp_path)
     found = pd.read_parquet(tmp_path / "rejection.parquet").query("rejector == 'msp'")

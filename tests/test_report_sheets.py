@@ -110,7 +110,7 @@ def test_a_claim_without_runs_is_a_row_that_says_so(results):
     assert measured["Macenko normalisation helps"] == "not run"
     assert len(measured) == len(rows)
     assert measured["Ld measures learning under imbalance"].endswith(": Ld 100.0, accuracy 0.0")
-    far = measured["CCL's confidence tells the unreliable"]
+    far = measured["CCL's confidence identifies unreliable predictions"]
     assert far.startswith("computed: D")
     assert "published 1.0000, max D 0.0000" in far
 
@@ -129,15 +129,15 @@ def test_the_effect_of_a_part_is_the_difference_of_means_over_seeds(results):
     assert f"targets +{100 * expected:.1f} [" in measured
 
 
-def test_exchanges_count_each_pair_of_methods_once_a_scenario(results):
-    row = next(row for row in lines(results, "exchanges") if row["choice"] == "gn")
-    assert (row["part"], row["instead of"], row["pairs"]) == ("normalisation", "bn", "2")
+def test_ablations_count_each_pair_of_methods_once_a_scenario(results):
+    row = next(row for row in lines(results, "ablations") if row["choice"] == "gn")
+    assert (row["part"], row["baseline"], row["pairs"]) == ("normalisation", "bn", "2")
     effects = pd.read_parquet(results / "effects.parquet").query("column == 'mean_target'")
     own = effects.query("choice == 'gn' and plain == 'bn'")
     shown = own["p_holm"] < 0.05
     assert int(row["higher"]) == (shown & (own["mean"] > 0)).sum()
     assert int(row["lower"]) == (shown & (own["mean"] < 0)).sum()
-    assert float(row["greatest difference"]) == pytest.approx(100 * own["mean"].max(), abs=0.051)
+    assert float(row["largest difference"]) == pytest.approx(100 * own["mean"].max(), abs=0.051)
 
 
 @pytest.mark.parametrize(("ensemble", "network", "sign"), [(0.33, 0.30, "+"), (0.30, 0.33, "-")])

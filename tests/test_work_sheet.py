@@ -69,28 +69,28 @@ def lines(table: Table) -> dict[str, dict[str, str]]:
 def test_runs_of_one_training_count_it_once_and_its_time_is_the_longest_recorded() -> None:
     assert lines(table_of(experiment("answers", "plain", "probe", "colours")))["answers"] == {
         "runs": "3",
-        "trainings, each its own": "2",
+        "trainings, unshared": "2",
         "trainings, shared": "1",
-        "epochs, each its own": "8",
+        "epochs, unshared": "8",
         "epochs, shared": "4",
-        "hours, each its own": "2.0",
+        "hours, unshared": "2.0",
         "hours, shared": "1.0",
         "hours saved (%)": "50",
-        "hours answering": "0.3",
+        "hours of prediction": "0.3",
     }
 
 
 def test_an_ensemble_asks_for_the_trainings_of_its_members() -> None:
     own = lines(table_of(experiment("ensembles", "plain", "other", "both")))["ensembles"]
-    assert (own["trainings, each its own"], own["trainings, shared"]) == ("4", "2")
-    assert (own["hours, each its own"], own["hours, shared"]) == ("6.0", "3.0")
+    assert (own["trainings, unshared"], own["trainings, shared"]) == ("4", "2")
+    assert (own["hours, unshared"], own["hours, shared"]) == ("6.0", "3.0")
 
 
 def test_a_run_of_two_experiments_counts_once_in_all() -> None:
     first, second = experiment("one", "plain", "other"), experiment("two", "plain", "probe")
     total = lines(table_of(first, second))["all experiments"]
-    assert (total["runs"], total["trainings, each its own"]) == ("3", "3")
-    assert (total["trainings, shared"], total["hours, each its own"]) == ("2", "4.0")
+    assert (total["runs"], total["trainings, unshared"]) == ("3", "3")
+    assert (total["trainings, shared"], total["hours, unshared"]) == ("2", "4.0")
 
 
 def test_trainings_without_a_recorded_time_are_counted_aloud_and_save_nothing() -> None:

@@ -52,8 +52,8 @@ LEGEND = (
     "ran more of them. Bold: highest mean of its column; "
     "°: not shown to be worse than it (paired by image and across seeds, Holm-corrected, 5 %). "
     "In-domain: held-out part of the source. Shift drop: in-domain minus mean of targets, in "
-    "points. Majority: the commonest class of each test set answered for every image, an "
-    "oracle constant and not a method."
+    "points. Majority: predicts the most frequent class of each test set for every image; an "
+    "oracle constant, not a method."
 )
 """What the signs of a table mean; its caption ends with it."""
 

@@ -142,7 +142,7 @@ def useless_ld(_: Results) -> Measured:
     confusion = np.roll(np.diag(counts), 1, axis=1)
     shown = number(100 * float(metrics.ld(confusion)))
     yield (
-        "computed: every image answered wrongly, counts 207, 33, 20, 88 and 3",
+        "computed: every image predicted wrongly, counts 207, 33, 20, 88 and 3",
         f"Ld {shown}, accuracy {number(100 * float(metrics.accuracy(confusion)))}",
     )
 
@@ -216,7 +216,7 @@ CLAIMS = (
         "tsutsui2023",
         "best of 9 models 53.1 accuracy; always neutrophil 59.0",
         constant_against_models,
-        "Accuracy rewards the commonest class: 207 of the 351 cells are neutrophils",
+        "Accuracy rewards the most frequent class: 207 of the 351 cells are neutrophils",
     ),
     Claim(
         "Group instead of batch normalisation helps under shift",
@@ -290,7 +290,7 @@ CLAIMS = (
         "Private data and networks that had longer to learn there",
     ),
     Claim(
-        "CCL's confidence tells the unreliable",
+        "CCL's confidence identifies unreliable predictions",
         "he2023",
         "rejects 21.1 % at 98.6 % accuracy against 28.0 % at 99.1 % (conformal)",
         far_from_centroids,
@@ -352,9 +352,9 @@ def claims_sheet(results: Results) -> Table:
         "claims",
         "Claims checked. Measured here: per cent, differences in points of macro-F1 with 95 % "
         "intervals over other test images and seeds (mean of the seeds that both methods have) and "
-        "p-values corrected by Holm for all exchanged parts of the profile, or those of the table, "
-        "of methods that differ in one part and are plain in all others but normalisation, if "
-        "there are any. Computed: from the formula alone.",
+        "p-values corrected by Holm for all single-part ablations of the profile, or those of the "
+        "table; of methods that differ in one part and have the default in all others but "
+        "normalisation, where there are any. Computed: from the formula alone.",
         ("claim", "source", "published", "measured here", "what this does not show"),
         rows,
         words=5,

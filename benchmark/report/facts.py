@@ -1,6 +1,6 @@
 """Facts: what a results folder says about data, audit, machines, runs and their trainings.
 
-Runs that differ in readout, inference or membership of an ensemble answer from one training.
+Runs that differ in readout, inference or ensemble membership alone share one training.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Environment:
     hours: float
     """training and prediction; a training that several runs share counts once"""
     trainings: int
-    """how many the runs answer from"""
+    """how many the runs predict from"""
     computed: int
     """trainings among them whose time was not recorded, but follows from their recorded speed"""
     processors: int
@@ -85,10 +85,10 @@ class Environment:
         if self.processors < 2:
             return ""
         return (
-            f"Runs were made on {self.processors} kinds of processor or numbers of threads. "
-            "There the same seed gives another network, whose scores differ by as much as those "
-            "of another seed: the variance between seeds holds that between processors, and two "
-            "methods that share a seed across processors share the order of images alone."
+            f"Runs were made on {self.processors} combinations of processor and number of threads. "
+            "On another one the same seed gives another network, whose scores differ by as much as "
+            "those of another seed: the variance between seeds includes that between processors, "
+            "and two methods that share a seed across processors share only the order of images."
         )
 
 
@@ -205,7 +205,7 @@ def device_text(record: dict) -> str:
 
 
 def trainings(run_id: str, records: Records) -> list[str]:
-    """The trainings that a run answers from: one, its members', or none."""
+    """The trainings that a run predicts from: one, its members', or none."""
     record = records.get(run_id, {})
     members = record.get("settings", {}).get("members", [])
     if members:
@@ -222,7 +222,7 @@ def training_of(record: dict[str, Any]) -> str:
 
 
 def trained_apart(records: Records) -> list[list[list[str]]]:
-    """Methods that share a training by their settings and answer from several: by training.
+    """Methods that share a training by their settings, but were trained several times: by training.
 
     Each way of falling apart once, whatever the seed and scenario.
     """

@@ -86,7 +86,7 @@ class Finding(NamedTuple):
         source = self.source if several == 1 else f"{several} domains together ({self.scenario})"
         mean = "on" if self.targets == 1 else "on average over"
         text = (
-            f"Trained on {source}{track}, the method that is best there ({self.home}) has a "
+            f"Trained on {source}{track}, the best method in-domain ({self.home}) reaches a "
             f"macro-F1 of {cell_text(self.home_in_domain)} % in-domain and of "
             f"{cell_text(self.home_mean_target)} % {mean} {self.others}."
         )
@@ -95,8 +95,8 @@ class Finding(NamedTuple):
             text += f" Best {mean} them is {self.abroad} with {value} %."
         if self.constant and not math.isnan(self.constant.mean):
             text += (
-                " The majority constant, which answers the commonest class of each test set, has "
-                f"{number(self.constant.mean)} % there."
+                " The majority constant, which predicts the most frequent class of each test set, "
+                f"scores {number(self.constant.mean)} % there."
             )
         return text.replace("°", "")
 

@@ -15,9 +15,9 @@ from benchmark.scenarios import corruption_of, sources_of
 from benchmark.settings import Weights
 
 INTERVAL_NOTE = (
-    "The interval covers other test images of the same kind (bootstrap, by patient or smear where "
-    "known) and other seeds (their variance is pooled over all methods of the scenario, as far as "
-    "they agree)."
+    "The interval covers the sampling of test images (bootstrap, clustered by patient or smear "
+    "where known) and of seeds (their variance is pooled over all methods of the scenario, as far "
+    "as they agree)."
 )
 FEW_GROUPS = 10
 """Equal groups below which an interval is said to cover less than it names."""
@@ -59,8 +59,8 @@ def support_notes(scenario: Scenario, counts: np.ndarray, classes: tuple[str, ..
             absent += [f"{domain} ({', '.join(none)})"] if none else []
     if rare:
         notes.append(
-            f"† holds a class with n < {MINIMUM_SUPPORT}, which carries no claim: macro-F1 leaves "
-            f"it out, other averages over classes hold it: {', '.join(rare)}"
+            f"† contains a class with n < {MINIMUM_SUPPORT}, which carries no claim: macro-F1 "
+            f"leaves it out, other averages over classes include it: {', '.join(rare)}"
         )
     if absent:
         notes.append(f"Absent classes are left out of averages over classes: {', '.join(absent)}")
@@ -89,8 +89,8 @@ def left_out_notes(scenario: Scenario, counts: np.ndarray, counted: tuple[str, .
     if not reasons:
         return []
     return [
-        "Not in the mean of targets, the worst one and the shift drop, which are of published sets "
-        f"with {FEWEST_CLASSES} such classes or more: {', '.join(reasons)}"
+        "Excluded from the mean of targets, the worst target and the shift drop, which cover "
+        f"published sets with at least {FEWEST_CLASSES} such classes: {', '.join(reasons)}"
     ]
 
 
@@ -107,21 +107,21 @@ def evidence_notes(rows: dict[str, dict], scenario: Scenario) -> list[str]:
     grouped = {name: r for name, r in test_sets.items() if r["groups"] < r["images"]}
     if grouped:
         listed = (f"{name} {row['images']} in {row['groups']}" for name, row in grouped.items())
-        notes.append(f"Images that come in groups (patients, smears): {', '.join(listed)}")
+        notes.append(f"Images clustered in groups (patients, smears): {', '.join(listed)}")
     few = {n: r["effective_groups"] for n, r in grouped.items() if is_few(r["effective_groups"])}
     if few:
         listed = (f"{name} {number:.1f}" for name, number in few.items())
         notes.append(
-            "Few groups: the images of a test set weigh for this score as those of so many equal "
-            f"groups, {', '.join(listed)}. Where smears differ much, such an interval covers less "
-            "than 95 %: 78 to 89 % for macro-F1 and 70 to 80 % for accuracy, by simulation with "
-            "the twelve smears of Raabin's test part"
+            "Few groups: for this score the images of a test set carry the weight of only this "
+            f"many equal groups: {', '.join(listed)}. Where smears differ much, such an interval "
+            "covers less than 95 %: 78 to 89 % for macro-F1 and 70 to 80 % for accuracy, by "
+            "simulation with the twelve smears of Raabin's test part"
         )
     shown = {name: r["detectable"] for name, r in test_sets.items() if is_number(r["detectable"])}
     if shown:
         listed = (f"{name} {100 * value:.1f}" for name, value in shown.items())
         notes.append(
-            "Smallest difference from the best method that would have been found (80 % power, "
+            "Smallest difference from the best method that could have been detected (80 % power, "
             f"two-sided 5 %, these networks, median over methods), in points: {', '.join(listed)}"
         )
     mean = rows.get("mean_target", {})
@@ -133,7 +133,7 @@ def evidence_notes(rows: dict[str, dict], scenario: Scenario) -> list[str]:
         tau, low, high = (mean[name] for name in ("tau", "tau_range_low", "tau_range_high"))
         agreement = f"{tau:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
         notes.append(
-            "Order of the methods in-domain against that by the mean of targets: Kendall's tau "
+            "Rank correlation of the methods in-domain and by mean of targets: Kendall's tau "
             f"{agreement}, in brackets its range over resamples, which is no confidence interval"
         )
     return notes
@@ -143,9 +143,9 @@ def apart_notes(experiment: Experiment, records: Records) -> list[str]:
     """Which rows would share a network by their settings, and do not."""
     own = {run.run_id: records[run.run_id] for run in experiment.runs if run.run_id in records}
     return [
-        "Trained apart, though with the same settings and seeds, which on another processor give "
-        f"another network: {'; and '.join(', '.join(methods) for methods in apart)}. A difference "
-        "between these holds that of two trainings"
+        "Trained separately, although settings and seeds are the same (another processor gives "
+        f"another network): {'; and '.join(', '.join(methods) for methods in apart)}. A difference "
+        "between these includes that of two trainings"
         for apart in trained_apart(own)
     ]
 
@@ -197,7 +197,7 @@ def images_only_note(methods: list[str]) -> list[str]:
     """Names the methods whose seeds tell nothing of other seeds."""
     if not methods:
         return []
-    return [f"Intervals of {', '.join(methods)} cover the images only, for want of a second seed"]
+    return [f"Intervals of {', '.join(methods)} cover test images only: there is no second seed"]
 
 
 def is_few(groups: float | None) -> bool:

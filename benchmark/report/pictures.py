@@ -77,6 +77,7 @@ class Kind(NamedTuple):
 
     name: str
     source: str
+    alt: str
     caption: str
     """`{source}` stands for the domain trained on"""
     draw: Callable[[Results, Group], Figure]
@@ -88,6 +89,7 @@ KINDS = (
     Kind(
         "corruptions",
         "intervals.parquet",
+        "Line plots of macro-F1 against severity: a panel per corruption, a line per method.",
         "Macro-F1 against severity for each corruption of {source}'s test set, mean over seeds.",
         corruption_figure,
         lambda scenario: scenario.target_groups,
@@ -95,6 +97,7 @@ KINDS = (
     Kind(
         "confusion",
         "confusion.parquet",
+        "Confusion matrices: a row of matrices per method, a column per test set.",
         "Confusion matrices by domain, trained on {source}: per cent of each true class, summed "
         "over seeds.",
         confusion_figure,
@@ -103,6 +106,7 @@ KINDS = (
     Kind(
         "reliability",
         "curves.parquet",
+        "Reliability diagrams, a panel per method, in-domain and on all targets together.",
         "Reliability in-domain and on all targets together, trained on {source}: accuracy against "
         "stated confidence in bins of ten images or more; a mark's area: its share of images.",
         reliability_figure,
@@ -111,7 +115,8 @@ KINDS = (
     Kind(
         "risk",
         "curves.parquet",
-        "Risk against coverage, trained on {source}: errors among the answered images when the "
+        "Risk-coverage curves: a panel per test set, a line per method.",
+        "Risk against coverage, trained on {source}: errors among the accepted images when the "
         "least confident are rejected first; mean over seeds, and over all orders of images that "
         "tie.",
         risk_figure,
@@ -160,8 +165,10 @@ def save_job(folder: Path, job: Job) -> None:
         save(job.draw(), folder / job.picture.name)
 
 
-def job(owner: str, name: str, source: str, caption: str, draw: Callable[[], Figure]) -> Job:
-    return Job(owner, Picture(name, caption, caption, source), draw)
+def job(
+    owner: str, name: str, source: str, alt: str, caption: str, draw: Callable[[], Figure]
+) -> Job:
+    return Job(owner, Picture(name, caption, alt, source), draw)
 
 
 def overview_jobs(results: Results) -> Iterator[Job]:
@@ -169,23 +176,27 @@ def overview_jobs(results: Results) -> Iterator[Job]:
         text = (
             "Macro-F1 by source and target, mean over seeds, for plain training with each "
             "normalisation and for the best inductive method of each cell, which is chosen on the "
-            "target itself. None that never saw the target did better here; what adapts to its "
-            "unlabelled images may have."
+            "target itself. No method that never saw the target did better here; methods that "
+            "adapt to its unlabelled images may."
         )
-        yield job(OVERVIEW, "heat_map", "metrics.parquet", text, partial(heat_figure, maps))
+        alt = "Heat maps of macro-F1: a row per source, a column per target."
+        yield job(OVERVIEW, "heat_map", "metrics.parquet", alt, text, partial(heat_figure, maps))
     found = speeds(results, training_speeds(results.folder.parents[1]))
     if found.methods:
         text = (
             "Mean macro-F1 over the targets against images per second in training, with the "
             f"methods that no other beats in both ({found.where}). Speeds are of the network "
-            "measured alone, its loss and augmentation aside. Inductive methods that were trained "
-            "for themselves."
+            "measured alone, its loss and augmentation aside. Inductive methods with a "
+            "training run of their own."
         )
         if found.left_out:
             text += f" Left out: {found.left_out} of networks that were not measured."
-        yield job(OVERVIEW, "throughput", "../speed", text, partial(speed_figure, found))
+        alt = "Scatter plot of mean macro-F1 over the targets against training speed, by method."
+        yield job(OVERVIEW, "throughput", "../speed", alt, text, partial(speed_figure, found))
     for name, own in embedding_pages(load_embeddings(results)):
-        yield job(OVERVIEW, name, "embeddings", embedding_text(own), partial(embedding_figure, own))
+        alt = "Scatter plots of image features: a column per network, by class and by domain."
+        draw = partial(embedding_figure, own)
+        yield job(OVERVIEW, name, "embeddings", alt, embedding_text(own), draw)
 
 
 def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
@@ -195,6 +206,7 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
         yield own(
             f"shift_{name}" if place == 1 else f"shift_{name}_{place}",
             "intervals.parquet",
+            "Forest plot of macro-F1 with 95 % intervals: a row per method, a column per test set.",
             "Macro-F1 of every method in-domain and on each target, sorted by mean of targets. "
             f"Filled: best of its column or not shown to be worse. {TEXT} Dashed: the majority "
             "constant.",
@@ -207,19 +219,21 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
         yield own(
             f"dumbbell_{name}",
             "intervals.parquet",
+            "Dumbbell plot of macro-F1 in-domain and over the targets, a line per method.",
             f"From in-domain to the mean of targets, a line per method, by normalisation. {TEXT}",
             partial(dumbbell_figure, experiment, scores),
         )
     for track in dict.fromkeys(track for _, track in experiment.blocks()):
         if ranked := ranking(experiment, track, scores):
-            left = f" Left out for want of a run: {', '.join(ranked.left_out)}."
+            left = f" Left out because a run is missing: {', '.join(ranked.left_out)}."
             yield own(
                 f"ranks_{name}" + suffix_of(track),
                 "metrics.parquet",
+                "Critical-difference diagram of the mean ranks of the methods.",
                 f"Mean ranks of the methods over {ranked.blocks} blocks, each a target of a "
                 "scenario and a seed; bars join methods within Nemenyi's critical difference. "
-                "Blocks share images and targets are few, so the diagram is surer than it "
-                "should be." + (left if ranked.left_out else ""),
+                "Blocks share images and targets are few, so the diagram is "
+                "overconfident." + (left if ranked.left_out else ""),
                 partial(rank_figure, ranked),
             )
     for group in first_of_each_track(experiment):
@@ -227,6 +241,7 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
             yield own(
                 f"{kind.name}_{name}_{group.scenario.file_name}{suffix_of(group.track)}",
                 kind.source,
+                kind.alt,
                 kind.caption.format(source=group.scenario.source),
                 partial(kind.draw, results, group),
             )
@@ -234,6 +249,7 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
         yield own(
             f"training_{name}",
             "runs",
+            "Line plots of training loss and of validation macro-F1 by epoch, a line per method.",
             "Training loss and selection score by epoch. Thin: one seed; thick: mean over seeds.",
             partial(training_figure, rows, results.records),
         )

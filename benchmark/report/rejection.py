@@ -78,7 +78,7 @@ def rejection_sheet(
         f"part to {100 * ACCURACY:.0f} % accuracy of the accepted. Rr: share rejected; Ra: "
         "accuracy of the accepted (mean over the runs that accept any); R = (1 − Rr)·Ra. "
         "Guaranteed: the same by exact binomial (Clopper-Pearson) bounds at 95 %, for images like "
-        "the calibration images only; –: cannot be had. AURC, E-AURC (× 100): lower is better. "
+        "the calibration images only; –: not attainable. AURC, E-AURC (× 100): lower is better. "
         "cov@99, cov@90: largest share of the test set that is accepted at 99 and 90 % accuracy, "
         "chosen on the test set itself: rejectors at equal accuracy, and no threshold known "
         "beforehand."
@@ -88,7 +88,7 @@ def rejection_sheet(
     if marginal:
         notes.append(
             f"Conformal p-values of up to {marginal} classes with fewer than 20 calibration "
-            "images compare with all classes"
+            "images are computed against all classes"
         )
     suffix = ("" if whole else "_summary") + ("" if track == "inductive" else f"_{track}")
     return sheet(
@@ -116,8 +116,8 @@ def calibration_notes(experiment: Experiment, table: pd.DataFrame) -> list[str]:
     notes = [f"Calibration images: {counts}"]
     if few := [source for source, count in images.items() if count < fewest]:
         notes.append(
-            f"A guarantee of {100 * ACCURACY:.0f} % wants {fewest} calibration images at least, "
-            f"all of them right, so that from {' and '.join(few)} there is none to be had"
+            f"A guarantee of {100 * ACCURACY:.0f} % requires at least {fewest} calibration images, "
+            f"all predicted correctly, so {' and '.join(few)} cannot give one"
         )
     notes.append(
         "The temperature is fitted to the calibration images too, so that scaled probabilities "
@@ -126,8 +126,8 @@ def calibration_notes(experiment: Experiment, table: pd.DataFrame) -> list[str]:
     fitted = table[table["temperature"].notna()].drop_duplicates("run_id")["temperature"]
     if unfitted := int((fitted == NO_TEMPERATURE).sum()):
         notes.append(
-            f"The temperature is 1 in {unfitted} of {len(fitted)} runs, to whose calibration part "
-            "none can be fitted, for want of an error in it"
+            f"The temperature is 1 in {unfitted} of {len(fitted)} runs, whose calibration part "
+            "holds no error to fit one to"
         )
     return [
         *notes,
@@ -156,7 +156,7 @@ def rejectors_sheet(results: Results) -> Table:
         source=[runs[i].scenario.source for i in own["run_id"]],
         answers=["centroids" if closeness(runs[i].method) else "softmax" for i in own["run_id"]],
     )
-    header = ("trained on", "answers", "rejector", "runs")
+    header = ("trained on", "output", "rejector", "runs")
     header += tuple(f"{name} {place}" for place in ("in-domain", "shifted") for name in FREE_HEADER)
     rows = []
     for block, found in own.groupby(["source", "answers"], sort=False):
@@ -172,11 +172,11 @@ def rejectors_sheet(results: Results) -> Table:
     return sheet(
         "rejectors",
         "Rejectors compared without a threshold, × 100: mean over the inductive runs of every "
-        "experiment that answer by their own head, the same for each rejector of a block; "
+        "experiment that predict by their own head, the same for each rejector of a block; "
         "in-domain, and mean over targets. "
-        "AURC, E-AURC: area under the risk-coverage curve, and what an oracle would spare of it; "
-        "lower is better. cov@99, cov@90: largest share that is accepted at 99 and 90 % accuracy "
-        "of the accepted, so that rejectors stand at equal accuracy; higher is better.",
+        "AURC, E-AURC: area under the risk-coverage curve, and the part of it that an oracle "
+        "avoids; lower is better. cov@99, cov@90: largest share that is accepted at 99 and 90 % "
+        "accuracy of the accepted, so that rejectors stand at equal accuracy; higher is better.",
         header,
         rows,
         (
@@ -227,14 +227,14 @@ def open_set_sheet(experiment: Experiment, table: pd.DataFrame) -> Table | None:
     if not rows:
         return None
     caption = (
-        f"{experiment.title}: cells of no class, told from the known cells of the same laboratory "
-        f"by a confidence; in %, mean over seeds; {found_of_planned(experiment)} runs. Near: "
+        f"{experiment.title}: cells of no class, separated from known cells of the same laboratory "
+        f"by confidence; in %, mean over seeds; {found_of_planned(experiment)} runs. Near: "
         "leucocytes and their precursors that are no class here (immature granulocytes); far: "
         "erythroblasts and platelets. AUROC: probability that a known cell has the higher "
         "confidence, 50 by chance. FPR at 95 %: share of foreign cells accepted where 95 % of the "
         "known are; 95 by chance, and lower is better."
     )
-    notes = ("A high AUROC does not say that the known cells are answered rightly",)
+    notes = ("A high AUROC does not say that known cells are classified correctly",)
     return sheet(
         f"{experiment.experiment}_open_set",
         caption,

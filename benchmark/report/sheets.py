@@ -1,4 +1,4 @@
-"""Sheets: corruptions, exchanged parts, gaps, throughput and shared work, each as one table."""
+"""Sheets: corruptions, single-part ablations, gaps, throughput and shared work, a table each."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def corruption_sheet(experiment: Experiment, scores: Scores) -> Table | None:
     )
 
 
-def exchanges_sheet(results: Results) -> Table | None:
-    """What exchanging one part of a method did to its mean of targets, a line per choice; None
-    where no two methods differ in one part alone."""
+def ablations_sheet(results: Results) -> Table | None:
+    """Single-part ablations: what changing one part of a method did to its mean of targets, a line
+    per choice; None where no two methods differ in one part alone."""
     table = results.effects
     table = table[table["column"] == "mean_target"]
     rows = []
@@ -86,16 +86,16 @@ def exchanges_sheet(results: Results) -> Table | None:
     if not rows:
         return None
     return sheet(
-        "exchanges",
-        "What exchanging one part of a method, all others equal, does to macro-F1 on the mean of "
-        "targets. Pairs: a scenario and two methods, on the seeds of both; two trainings are one "
-        "pair, however many readouts answer from them, and readouts and inferences are compared at "
-        "equal trainings. Higher, lower: shown, over other test images and seeds, at 5 % after "
-        f"Holm's correction for all {len(table)} pairs of this list. Differences in points, of the "
-        "pairs with the least and the greatest. Transductive: the choice saw unlabelled images of "
-        "the target, and the other did not.",
-        ("part", "choice", "instead of", "pairs", "higher", "lower", "not told apart")
-        + ("least difference", "greatest difference"),
+        "ablations",
+        "Single-part ablations: what changing one part of a method, all else being equal, does to "
+        "macro-F1 (mean of targets). Pairs: one scenario and two methods, on the seeds of both; "
+        "two trainings form one pair however many readouts predict from them, and readouts and "
+        "inferences are compared on the same trainings. Higher, lower: significant at 5 % over "
+        f"other test images and seeds, after Holm's correction for all {len(table)} pairs of this "
+        "list. Smallest and largest difference over the pairs, in points. Transductive: the choice "
+        "saw unlabelled images of the target, and the baseline did not.",
+        ("part", "choice", "baseline", "pairs", "higher", "lower", "no significant difference")
+        + ("smallest difference", "largest difference"),
         rows,
         words=3,
     )
@@ -157,29 +157,29 @@ def work_sheet(results: Results) -> Table:
     rows = [(e.title, *work(done_ids(e.runs), records, seconds)) for e in results.experiments]
     rows.append(("all experiments", *work(results.done, records, seconds)))
     notes = [
-        "An ensemble asks for the trainings of its members, and a colour histogram for none",
-        "Epochs are those before training stopped early",
-        "What other runs of the machine took from a training's speed is part of its hours",
+        "An ensemble uses the trainings of its members; a colour histogram needs none",
+        "Epochs are counted up to early stopping",
+        "Hours include slowdown by other jobs on the same machine",
     ]
     if computed:
         notes.append(
             f"The time of {len(computed)} of {len(seconds)} trainings was not recorded (their "
-            "checkpoint stood when the record was made): it is computed from their epochs and "
+            "checkpoint existed when the record was made): it is computed from their epochs and "
             "their recorded speed"
         )
     if unknown := sum(not spent for spent in seconds.values()):
         notes.append(
-            f"{unknown} of {len(seconds)} trainings have no recorded time (their checkpoint stood "
-            "when the record was made) and are in no column of hours"
+            f"{unknown} of {len(seconds)} trainings have no recorded time (their checkpoint "
+            "existed when the record was made) and are in no column of hours"
         )
     return sheet(
         "work",
-        "Work shared: runs that differ in readout, inference, or membership of an ensemble answer "
-        "from one training. Trainings, epochs and hours of training if each run had its own, and "
-        "as they were; and hours that the answers took.",
-        ("experiment", "runs", "trainings, each its own", "trainings, shared")
-        + ("epochs, each its own", "epochs, shared", "hours, each its own", "hours, shared")
-        + ("hours saved (%)", "hours answering"),
+        "Shared work: runs that differ in readout, inference or ensemble membership alone share "
+        "one training. Trainings, epochs and hours of training if every run had its own, and as "
+        "they were shared; and hours of prediction.",
+        ("experiment", "runs", "trainings, unshared", "trainings, shared")
+        + ("epochs, unshared", "epochs, shared", "hours, unshared", "hours, shared")
+        + ("hours saved (%)", "hours of prediction"),
         rows,
         notes,
     )

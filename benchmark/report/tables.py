@@ -12,8 +12,8 @@ from benchmark.report.notes import apart_notes, contamination_notes
 from benchmark.report.rejection import open_set_sheet, rejection_sheet, rejectors_sheet
 from benchmark.report.results import Results
 from benchmark.report.sheets import (
+    ablations_sheet,
     corruption_sheet,
-    exchanges_sheet,
     runs_sheet,
     throughput_sheet,
     work_sheet,
@@ -50,7 +50,7 @@ def overview_tables(results: Results) -> Tables:
     """Tables about all experiments."""
     sheets = [
         claims_sheet(results),
-        exchanges_sheet(results),
+        ablations_sheet(results),
         runs_sheet(results.experiments),
         rejectors_sheet(results),
         work_sheet(results),

@@ -100,7 +100,7 @@ def pooled_bins(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def risk_figure(results: Results, group: Group) -> Figure:
-    """Error of the answered images against their share: a panel per test set, a line per method."""
+    """Error rate of the accepted images against their share: a panel per test set, a line each."""
     scenario, scores, methods = group.scenario, results.scores, by_method(group.runs)
     shown, note = shown_methods(scores, group)
     test_sets = [scenario.test_sets[0], *((t, "shifted") for t in plain_targets(scenario))]
@@ -110,7 +110,7 @@ def risk_figure(results: Results, group: Group) -> Figure:
     figure, found = panels(len(test_sets), across, (width, 32), (9, 8), (12, 10, 3, below))
     for axes, test_set in zip(found, test_sets, strict=True):
         draw_risk(axes, test_set, methods, shown, results.curves)
-    labels = ("coverage (most confident first)", "risk: wrong among answered")
+    labels = ("coverage (most confident first)", "risk: error rate of the accepted")
     outer_labels(found, across, *labels, np.linspace(0, 1, 6))
     handles = []
     for method in shown:
@@ -200,10 +200,9 @@ PANELS = (("train_loss", "training loss"), ("id_val_macro_f1", "macro-F1 on id_v
 
 
 def training_rows(experiment: Experiment, records: Records, scores: Scores) -> list[Source]:
-    """What there is to show: the first scenario of each source, runs that trained for themselves.
+    """What there is to show: the first scenario of each source, runs with a training of their own.
 
-    Readouts, inferences and ensembles answer from the training of another run, whose curves stand
-    with that run.
+    Readouts, inferences and ensembles share the training of another run, which has its curves.
     """
     rows: list[Source] = []
     seen: set[str] = set()
@@ -217,7 +216,7 @@ def training_rows(experiment: Experiment, records: Records, scores: Scores) -> l
 
 
 def trained(run: Run) -> bool:
-    """Whether a run is the plain answer of a training, and no other answer drawn from it."""
+    """Whether a run is the plain one of its training: the trained classifier in one view."""
     return run.done and run.method.answers_itself
 
 

@@ -102,13 +102,13 @@ def embedding_text(embeddings: list[Embedding]) -> str:
     first = embeddings[0]
     most = np.bincount(first.places).max()
     return (
-        f"Features of {len(first.places)} held-out images in the plane (t-SNE, perplexity "
-        f"{first.record.perplexity:g}), at most {most} of a domain, of each class equally many "
-        "where there are, the same for every network. Above, colours are classes; below, domains; "
-        "marks are domains in both. Shares, with what chance would give, are of the "
+        f"Features of {len(first.places)} held-out images in two dimensions (t-SNE, perplexity "
+        f"{first.record.perplexity:g}), at most {most} per domain, with equally many of each "
+        "class where possible, the same for every network. Above, colours are classes; below, "
+        "domains; marks are domains in both. Shares, with what chance would give, are of the "
         f"{first.record.neighbours} nearest in the features themselves: how many are of an image's "
         "own domain, and how many "
-        "of the nearest in other domains are of its class. In the plane, distances between "
+        "of the nearest in other domains are of its class. In two dimensions, distances between "
         "clusters, their sizes and densities mean nothing, and another seed gives another picture."
     )
 

@@ -28,7 +28,7 @@ GAP = 3.6
 """mm between columns"""
 PAGE_HEIGHT = 225.0
 """mm; what is longer goes on to the next figure"""
-TEXT = "95 % intervals hold other test images and, where several seeds ran, other seeds."
+TEXT = "95 % intervals cover the sampling of test images and, where several seeds ran, of seeds."
 
 Panel = tuple[Block, list[Row]]
 Seeds = dict[tuple[str, str], np.ndarray]

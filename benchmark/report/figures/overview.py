@@ -146,7 +146,7 @@ class Speeds(NamedTuple):
 
 
 def speeds(results: Results, measured: dict[Workload, float]) -> Speeds:
-    """Methods that were trained for themselves, in the scenario that the most runs share.
+    """Methods with a training run of their own, in the scenario that the most runs share.
 
     A run's own speed is not shown: what else the machine did at that time decides it. What counts
     is the speed of the network measured alone, on the device that the most runs were trained on.

@@ -92,7 +92,7 @@ def cliques(ranks: np.ndarray, critical: float) -> list[tuple[int, int]]:
 
 
 def rank_figure(ranked: Ranking) -> Figure:
-    """The diagram: mean ranks on an axis, bars over methods that are not told apart."""
+    """The diagram: mean ranks on an axis, bars over methods without a significant difference."""
     groups = cliques(ranked.ranks, ranked.critical)
     half = -(-len(ranked.methods) // 2)
     height = 20.5 + 2.4 * len(groups) + 3.6 * half

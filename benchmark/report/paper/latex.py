@@ -28,7 +28,7 @@ def tex(text: str) -> str:
 
 
 def macros(values: dict[str, str]) -> str:
-    """One `\\newcommand` per value; the names hold letters only, as LaTeX wants it."""
+    """One `\\newcommand` per value; LaTeX requires names of letters only."""
     lines = ["% Written by `wbc-shift paper`: change nothing here."]
     for name, value in values.items():
         if not name.isalpha():

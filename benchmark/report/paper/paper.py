@@ -70,8 +70,8 @@ def write_paper(root: Path, profile: str) -> Path:
         copy_figure(results, picture, folder)
     by_name = {table.name: table for table in tables[OVERVIEW].printed}
     claims = by_name.pop("claims")
-    exchanges = by_name.pop("exchanges", None)
-    write("overview.tex", overview_text(pictures[OVERVIEW], exchanges))
+    ablations = by_name.pop("ablations", None)
+    write("overview.tex", overview_text(pictures[OVERVIEW], ablations))
     write("claims.tex", claims_text(claims))
     floats = {
         e.experiment: lead_floats(tables[e.experiment].scores[0], pictures[e.experiment])
@@ -131,19 +131,19 @@ def table_input(table: Table) -> str:
     return f"\\input{{generated/tables/{table.name}}}\n"
 
 
-def overview_text(pictures: list[Picture], exchanges: Table | None) -> str:
-    """The figures about all experiments, and the table of what exchanging one part did."""
+def overview_text(pictures: list[Picture], ablations: Table | None) -> str:
+    """The figures about all experiments, and the table of single-part ablations."""
     text = ""
     if pictures:
         places = joined(f"Figure~\\ref{{fig:{label(picture.name)}}}" for picture in pictures)
         shown = "shows" if len(pictures) == 1 else "show"
         text = f"{places} {shown} all experiments together.\n\n"
         text += "\n".join(figure(p.name, p.caption) for p in pictures)
-    if exchanges is not None:
+    if ablations is not None:
         text += (
-            f"Table~\\ref{{tab:{label(exchanges.name)}}} counts, over all experiments, what the "
-            "exchange of a single part of a method did to the mean of targets.\n\n"
-            f"{table_input(exchanges)}"
+            f"Table~\\ref{{tab:{label(ablations.name)}}} counts, over all experiments, what "
+            "changing a single part of a method did to the mean of targets.\n\n"
+            f"{table_input(ablations)}"
         )
     return text
 

@@ -9,9 +9,10 @@ can grow old:
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
   that differs from it in a single part, in points, from `effects.parquet`.
 - `\isshown{SCENARIO}{METHOD}{OTHER}{COLUMN}` is "shown" or "not shown" and the p-value of that
-  difference, corrected for all exchanged parts of the profile.
-- `\compared{TABLE}{ROW}{OTHER}{COLUMN}` is "lies below", "lies above" or "is not told apart from":
-  what a row's interval says of the value of another row that has none, such as a constant.
+  difference, corrected for all single-part ablations of the profile.
+- `\compared{TABLE}{ROW}{OTHER}{COLUMN}` is "lies below", "lies above" or "does not differ
+  significantly from": what a row's interval says of the value of another row that has none, such as
+  a constant.
 - `\experiment{NAME}` is the table of an experiment's headline score and its first figure.
 """
 
@@ -128,7 +129,7 @@ def compared(tables: dict[str, Table], name: str, row: str, other: str, column: 
         raise ValueError(f"{row} needs an interval, and {other} must have none: use \\difference")
     if own.high < theirs.mean:
         return "lies below"
-    return "lies above" if own.low > theirs.mean else "is not told apart from"
+    return "lies above" if own.low > theirs.mean else "does not differ significantly from"
 
 
 def verdict(row: pd.Series) -> str:
