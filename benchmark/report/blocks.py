@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from benchmark.evaluation.columns import SUMMARIES, TABLED_REDUCED, summarise
-from benchmark.evaluation.experiments import Experiment, Scenario
+from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT, TABLED
 from benchmark.report.notes import (
@@ -37,6 +37,7 @@ from benchmark.report.results import (
 from benchmark.report.table import Block, Cell, Column, Row, Table
 from benchmark.scenarios import corruption_of
 from benchmark.study.predictions import DROPPED, REDUCED
+from benchmark.study.runs import Scenario
 
 METRICS = {name: metric.title for name, metric in TABLED.items()} | {
     name: f"macro-F1 of four classes ({REDUCED}, without basophils)" for name in TABLED_REDUCED

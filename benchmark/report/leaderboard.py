@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from benchmark.evaluation.experiments import Experiment, Scenario
+from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import METRICS
 from benchmark.report.table import Block, Cell, Column, Row, Table
 from benchmark.report.write import cell_text, column_support, column_title, number
 from benchmark.scenarios import corruption_of, sources_of
+from benchmark.study.runs import Scenario
 
 
 @dataclass(frozen=True)

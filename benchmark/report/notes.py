@@ -7,12 +7,13 @@ import math
 import numpy as np
 
 from benchmark.evaluation.columns import FEWEST_CLASSES
-from benchmark.evaluation.experiments import Experiment, Scenario, gaps
+from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.metrics import MINIMUM_SUPPORT, supported
 from benchmark.report.facts import trained_apart
 from benchmark.report.results import Records
 from benchmark.scenarios import corruption_of, sources_of
 from benchmark.settings import Weights
+from benchmark.study.runs import Scenario
 
 INTERVAL_NOTE = (
     "The interval covers the sampling of test images (bootstrap, clustered by patient or smear "

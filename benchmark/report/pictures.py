@@ -18,35 +18,14 @@ from matplotlib.figure import Figure
 
 from benchmark.drawing import STYLE, save
 from benchmark.errors import UserError
-from benchmark.evaluation.experiments import Experiment, Scenario
+from benchmark.evaluation.experiments import Experiment
 from benchmark.files import read_json, write_json
 from benchmark.parallel import in_processes
-from benchmark.report.figures.confusion import confusion_figure
-from benchmark.report.figures.curves import (
-    corruption_figure,
-    reliability_figure,
-    risk_figure,
-    training_figure,
-    training_rows,
-)
-from benchmark.report.figures.embedding import (
-    embedding_figure,
-    embedding_pages,
-    embedding_text,
-    load_embeddings,
-)
-from benchmark.report.figures.intervals import (
-    TEXT,
-    dumbbell_figure,
-    forest_figure,
-    forest_pages,
-    grouped,
-)
-from benchmark.report.figures.overview import heat_figure, heat_maps, speed_figure, speeds
-from benchmark.report.figures.ranks import rank_figure, ranking
+from benchmark.report.figures import confusion, curves, embedding, intervals, overview, ranks
 from benchmark.report.results import Group, Results, done_ids, plain_targets
 from benchmark.report.tables import OVERVIEW
 from benchmark.speed.records import training_speeds
+from benchmark.study.runs import Scenario
 
 MOST_SCENARIOS = 1
 """Scenarios of each track of an experiment that get figures of their own: the first of the plan.
@@ -91,7 +70,7 @@ KINDS = (
         "intervals.parquet",
         "Line plots of macro-F1 against severity: a panel per corruption, a line per method.",
         "Macro-F1 against severity for each corruption of {source}'s test set, mean over seeds.",
-        corruption_figure,
+        curves.corruption_figure,
         lambda scenario: scenario.target_groups,
     ),
     Kind(
@@ -100,7 +79,7 @@ KINDS = (
         "Confusion matrices: a row of matrices per method, a column per test set.",
         "Confusion matrices by domain, trained on {source}: per cent of each true class, summed "
         "over seeds.",
-        confusion_figure,
+        confusion.confusion_figure,
         plain_targets,
     ),
     Kind(
@@ -109,7 +88,7 @@ KINDS = (
         "Reliability diagrams, a panel per method, in-domain and on all targets together.",
         "Reliability in-domain and on all targets together, trained on {source}: accuracy against "
         "stated confidence in bins of ten images or more; a mark's area: its share of images.",
-        reliability_figure,
+        curves.reliability_figure,
         plain_targets,
     ),
     Kind(
@@ -119,7 +98,7 @@ KINDS = (
         "Risk against coverage, trained on {source}: errors among the accepted images when the "
         "least confident are rejected first; mean over seeds, and over all orders of images that "
         "tie.",
-        risk_figure,
+        curves.risk_figure,
         plain_targets,
     ),
 )
@@ -172,7 +151,7 @@ def job(
 
 
 def overview_jobs(results: Results) -> Iterator[Job]:
-    if maps := heat_maps(results):
+    if maps := overview.heat_maps(results):
         text = (
             "Macro-F1 by source and target, mean over seeds, for plain training with each "
             "normalisation and for the best inductive method of each cell, which is chosen on the "
@@ -180,8 +159,10 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             "adapt to its unlabelled images may."
         )
         alt = "Heat maps of macro-F1: a row per source, a column per target."
-        yield job(OVERVIEW, "heat_map", "metrics.parquet", alt, text, partial(heat_figure, maps))
-    found = speeds(results, training_speeds(results.folder.parents[1]))
+        yield job(
+            OVERVIEW, "heat_map", "metrics.parquet", alt, text, partial(overview.heat_figure, maps)
+        )
+    found = overview.speeds(results, training_speeds(results.folder.parents[1]))
     if found.methods:
         text = (
             "Mean macro-F1 over the targets against images per second in training, with the "
@@ -192,39 +173,45 @@ def overview_jobs(results: Results) -> Iterator[Job]:
         if found.left_out:
             text += f" Left out: {found.left_out} of networks that were not measured."
         alt = "Scatter plot of mean macro-F1 over the targets against training speed, by method."
-        yield job(OVERVIEW, "throughput", "../speed", alt, text, partial(speed_figure, found))
-    for name, own in embedding_pages(load_embeddings(results)):
+        yield job(
+            OVERVIEW, "throughput", "../speed", alt, text, partial(overview.speed_figure, found)
+        )
+    for name, own in embedding.embedding_pages(embedding.load_embeddings(results)):
         alt = "Scatter plots of image features: a column per network, by class and by domain."
-        draw = partial(embedding_figure, own)
-        yield job(OVERVIEW, name, "embeddings", alt, embedding_text(own), draw)
+        draw = partial(embedding.embedding_figure, own)
+        yield job(OVERVIEW, name, "embeddings", alt, embedding.embedding_text(own), draw)
 
 
 def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
     name, scores = experiment.experiment, results.scores
     own = partial(job, name)
-    for place, panels in enumerate(forest_pages(experiment, scores), start=1):
+    for place, panels in enumerate(intervals.forest_pages(experiment, scores), start=1):
         yield own(
             f"shift_{name}" if place == 1 else f"shift_{name}_{place}",
             "intervals.parquet",
             "Forest plot of macro-F1 with 95 % intervals: a row per method, a column per test set.",
             "Macro-F1 of every method in-domain and on each target, sorted by mean of targets. "
-            f"Filled: best of its column or not shown to be worse. {TEXT} Dashed: the majority "
-            "constant.",
-            partial(forest_figure, scores, panels),
+            f"Filled: best of its column or not shown to be worse. {intervals.TEXT} Dashed: the "
+            "majority constant.",
+            partial(intervals.forest_figure, scores, panels),
         )
     if not done_ids(list(experiment.runs)):
         return
     # With one normalisation it would say again what the first figure says.
-    if len({kind for runs in experiment.blocks().values() for kind, _ in grouped(runs)}) > 1:
+    if (
+        len({kind for runs in experiment.blocks().values() for kind, _ in intervals.grouped(runs)})
+        > 1
+    ):
         yield own(
             f"dumbbell_{name}",
             "intervals.parquet",
             "Dumbbell plot of macro-F1 in-domain and over the targets, a line per method.",
-            f"From in-domain to the mean of targets, a line per method, by normalisation. {TEXT}",
-            partial(dumbbell_figure, experiment, scores),
+            "From in-domain to the mean of targets, a line per method, by normalisation. "
+            f"{intervals.TEXT}",
+            partial(intervals.dumbbell_figure, experiment, scores),
         )
     for track in dict.fromkeys(track for _, track in experiment.blocks()):
-        if ranked := ranking(experiment, track, scores):
+        if ranked := ranks.ranking(experiment, track, scores):
             left = f" Left out because a run is missing: {', '.join(ranked.left_out)}."
             yield own(
                 f"ranks_{name}" + suffix_of(track),
@@ -234,7 +221,7 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
                 "scenario and a seed; bars join methods within Nemenyi's critical difference. "
                 "Blocks share images and targets are few, so the diagram is "
                 "overconfident." + (left if ranked.left_out else ""),
-                partial(rank_figure, ranked),
+                partial(ranks.rank_figure, ranked),
             )
     for group in first_of_each_track(experiment):
         for kind in (kind for kind in KINDS if kind.fits(group.scenario)):
@@ -245,13 +232,13 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
                 kind.caption.format(source=group.scenario.source),
                 partial(kind.draw, results, group),
             )
-    if rows := training_rows(experiment, results.records, scores):
+    if rows := curves.training_rows(experiment, results.records, scores):
         yield own(
             f"training_{name}",
             "runs",
             "Line plots of training loss and of validation macro-F1 by epoch, a line per method.",
             "Training loss and selection score by epoch. Thin: one seed; thick: mean over seeds.",
-            partial(training_figure, rows, results.records),
+            partial(curves.training_figure, rows, results.records),
         )
 
 

@@ -19,7 +19,6 @@ from benchmark.evaluation.columns import counted_targets
 from benchmark.evaluation.experiments import (
     Experiment,
     Run,
-    Scenario,
     content_digest,
     done_runs,
     load_experiments,
@@ -30,6 +29,7 @@ from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report.table import Cell
 from benchmark.scenarios import corruption_of
 from benchmark.schema import Record, read_record
+from benchmark.study.runs import Scenario
 from benchmark.texts import shortened
 
 Parquet = dict[str, list]

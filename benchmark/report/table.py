@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from benchmark.evaluation.columns import SUMMARIES
-from benchmark.evaluation.experiments import Scenario
+from benchmark.study.runs import Scenario
 
 
 class Cell(NamedTuple):

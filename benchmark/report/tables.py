@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from benchmark.evaluation.experiments import Experiment
+from benchmark.report import claims, rejection, sheets
 from benchmark.report.blocks import class_table, score_tables
-from benchmark.report.claims import claims_sheet
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
-from benchmark.report.rejection import open_set_sheet, rejection_sheet, rejectors_sheet
 from benchmark.report.results import Results
-from benchmark.report.sheets import (
-    ablations_sheet,
-    corruption_sheet,
-    runs_sheet,
-    throughput_sheet,
-    work_sheet,
-)
 from benchmark.report.table import Table
 
 OVERVIEW = ""
@@ -48,36 +40,36 @@ def tables_of(results: Results) -> dict[str, Tables]:
 
 def overview_tables(results: Results) -> Tables:
     """Tables about all experiments."""
-    sheets = [
-        claims_sheet(results),
-        ablations_sheet(results),
-        runs_sheet(results.experiments),
-        rejectors_sheet(results),
-        work_sheet(results),
-        throughput_sheet(results),
+    lists = [
+        claims.claims_sheet(results),
+        sheets.ablations_sheet(results),
+        sheets.runs_sheet(results.experiments),
+        rejection.rejectors_sheet(results),
+        sheets.work_sheet(results),
+        sheets.throughput_sheet(results),
     ]
-    return Tables([], [], list(filter(None, sheets)), [])
+    return Tables([], [], list(filter(None, lists)), [])
 
 
 def experiment_tables(results: Results, experiment: Experiment) -> Tables:
     """Tables of one experiment; those that it has no runs for are left out."""
-    scores, rejection, records = results.scores, results.rejection, results.records
+    scores, records = results.scores, results.records
     notes = (
         *apart_notes(experiment, records),
         *contamination_notes(experiment, records, image_names(results.folder)),
     )
-    sheets = [
-        corruption_sheet(experiment, scores),
-        rejection_sheet(experiment, results.rejection_counted, whole=False),
-        open_set_sheet(experiment, results.open_set),
+    lists = [
+        sheets.corruption_sheet(experiment, scores),
+        rejection.rejection_sheet(experiment, results.rejection_counted, whole=False),
+        rejection.open_set_sheet(experiment, results.open_set),
     ]
     long = [
-        rejection_sheet(experiment, rejection),
-        rejection_sheet(experiment, rejection, track="transductive"),
+        rejection.rejection_sheet(experiment, results.rejection),
+        rejection.rejection_sheet(experiment, results.rejection, track="transductive"),
     ]
     return Tables(
         score_tables(experiment, scores, notes),
         [class_table(experiment, scores)],
-        list(filter(None, sheets)),
+        list(filter(None, lists)),
         list(filter(None, long)),
     )

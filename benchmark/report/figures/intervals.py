@@ -13,12 +13,13 @@ from matplotlib.patches import Rectangle
 
 from benchmark.drawing import CONSTANT, FAINT, IN_DOMAIN, INK, PAGE_WIDTH, SHIFTED, canvas, ruler
 from benchmark.evaluation.columns import summarise
-from benchmark.evaluation.experiments import Experiment, Run, Scenario
+from benchmark.evaluation.experiments import Experiment, Run
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import build_block
 from benchmark.report.results import Scores, by_method, cell, values
 from benchmark.report.table import Block, Cell, Column, Row
+from benchmark.study.runs import Scenario
 
 ROW = 3.9
 """mm"""
