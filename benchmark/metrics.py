@@ -197,7 +197,7 @@ def f1(confusion: np.ndarray) -> np.ndarray:
 
 
 def constant_confusion(counts: np.ndarray) -> np.ndarray:
-    """Confusion matrix of the classifier that always answers the commonest class of the test set.
+    """Confusion matrix of the classifier that always predicts the commonest class of the test set.
 
     It knows the test labels, so it is an oracle constant and not a method: no constant has a
     higher accuracy. A tie goes to the class that stands first.

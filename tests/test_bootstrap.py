@@ -118,7 +118,7 @@ def test_the_metrics_of_a_tally_are_those_of_its_confusion_matrix():
     confusions = np.stack([metrics.confusion_matrix(labels, own, 5) for own in predicted])
     seen = resampling.observed(test_set)
     of_tallies = [metric for metric in metrics.METRICS.values() if metric.of_tally]
-    assert len(of_tallies) == 5
+    assert of_tallies
     for metric in of_tallies:
         expected = metric.of_confusion(confusions)
         if metric.over == "each class":

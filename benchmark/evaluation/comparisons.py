@@ -61,7 +61,7 @@ class Comparison(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The larger: a difference has to outlast other images and other seeds."""
+        """The larger: a difference must survive other images and other seeds."""
         return float(np.fmax(self.p_images, self.p_both))
 
 
@@ -223,7 +223,7 @@ class PermutationTest:
         """(pairs · seeds, some permutations) values of either side on one test set.
 
         Args:
-            sides: (2, 2, pairs · seeds) rows that keep their own answers, and that send theirs.
+            sides: (2, 2, pairs · seeds) rows that keep their own predictions, and that send theirs.
         """
         if not len(images.labels):
             shape = sides.shape[-1], kept.images.shape[-1]

@@ -1,4 +1,4 @@
-"""Effects: runs of a scenario in; what exchanging one part of a method changes, out.
+"""Effects: single-part ablations, what one part of a method changes.
 
 A method is compared with the one that differs from it in a single part, which has there its plain
 choice: `resnet18-gn-ce` with `resnet18-bn-ce`, whichever experiments they are of. Both levels are
@@ -40,7 +40,7 @@ that column, which are looked through together."""
 def one_part_pairs(methods: dict[str, RecordedMethod]) -> list[tuple[str, str, str]]:
     """(part, method, reference) of all pairs that differ in one part alone, in plan order.
 
-    Two trainings that differ in a part are one pair, however many readouts and inferences answer
+    Two trainings that differ in a part are one pair, however many readouts and inferences predict
     from both: the trained heads in one view stand for them, or the first readout if these were not
     run.
     """

@@ -43,7 +43,7 @@ class RecordedMethod(RunMethod):
 
     @property
     def answers_itself(self) -> bool:
-        """Whether its answers are those of its network's own head, in one view."""
+        """Whether its predictions are those of its network's own head, in one view."""
         return (self.readout, self.inference) == ("head", "single") and not self.is_ensemble
 
     @property
@@ -56,7 +56,7 @@ class RecordedMethod(RunMethod):
         return bool(capability(part, getattr(self, part), fact, {"of": self.of.get(part)}))
 
     def training_parts(self) -> tuple:
-        """What it was trained as: the same for methods that answer from the same trainings."""
+        """What it was trained as: the same for methods that share their trainings."""
         return tuple(self.model_dump(exclude={"name", "of", "readout", "inference"}).values())
 
     def is_plain(self, *apart: str) -> bool:

@@ -1,4 +1,4 @@
-"""Intervals: seeds × resamples in, mean and 95 % interval out, for test images and seeds at once.
+"""Intervals: 95 % over other test images and other seeds at once.
 
 Test images come from the bootstrap. Seeds are too few (2 to 5) to be drawn again: two seeds drawn
 with replacement are one seed half of the time. Their mean gets a Student term instead,
@@ -11,7 +11,7 @@ interval of these draws. s² is *moderated* (Smyth 2004): drawn towards that of 
 the same test set as far as the methods agree, so that two seeds have more than one degree of
 freedom. The others are all methods of the profile that ran in the scenario, so that a method has
 one interval, whatever table shows it; a method that is added anywhere moves it a little. Methods
-that answer from the same trainings tell less of the spread than their number says.
+that share their trainings tell less of the spread than their number says.
 
 What these intervals cover, and what was tried and does not cover, is in tests/test_intervals.py.
 """
@@ -155,7 +155,7 @@ def levels(images: np.ndarray, variance: float, freedom: float) -> tuple[np.ndar
     centre, total = mean.mean(), mean.var()
     shared = min(max(shared_variance(images), 0), total) if seeds > 1 else total
     ratio = np.sqrt(shared / total) if total > 0 else 1.0
-    # Seeds cannot differ less than their answers on these images make them, which is known well:
+    # Seeds cannot differ less than their predictions on these images make them, which is known well:
     # that part reaches as far as Gauss' quantile, whatever the degrees of freedom.
     spread = max(np.sqrt(variance / seeds), np.sqrt(total - shared) * gauss_share(float(freedom)))
     return centre + ratio * (mean - centre), float(spread)

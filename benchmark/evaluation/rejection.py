@@ -58,7 +58,7 @@ def margin(scores: np.ndarray) -> np.ndarray:
 def published_ccl(closeness: np.ndarray) -> np.ndarray:
     """(images,) he2023's confidence c = 1 - Σ_j D_j + max_j D_j = 1 - Σ_{j≠ŷ} D_j.
 
-    It measures the absence of rivals and not the closeness to the answer: a cell far from every
+    It measures the absence of rivals and not the closeness to the prediction: a cell far from every
     centroid (all D near 0) gets c near 1 and looks as reliable as can be.
 
     Args:
@@ -168,7 +168,7 @@ def right_needed(most: int, accuracy: float, error: float) -> np.ndarray:
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of images answered and share of those wrong, from the most confident image to all.
+    """Share of images accepted and share of those wrong, from the most confident image to all.
 
     Images of equal confidence come in random order: their risk is the mean over all orders.
 
@@ -313,7 +313,7 @@ def leave_one_out_p_values(
 def epsilon_at(p: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
     """The ε that accepts the most calibration images while the accepted are this accurate.
 
-    An image is accepted for second p ≤ ε < first p, and its answer is the class of the first: one
+    An image is accepted for second p ≤ ε < first p, and its prediction is the class of the first: one
     sweep over these 2n ends. NaN if no ε accepts images that are accurate enough.
 
     Args:

@@ -3,8 +3,8 @@
 A resample gives each group of images (patient, smear, source image) a random weight of mean 1, the
 same for every run, so that runs stay paired. The weights are exponential (Bayesian bootstrap, Rubin
 1981): unlike drawing with replacement, no class ever vanishes from a resample. A class with three
-images, all answered right, would still show no spread; so every resample also holds about three
-*pseudo images*. What they do to the coverage of intervals is simulated in tests/test_bootstrap.py.
+images, all predicted correctly, would still show no spread; so every resample also holds about
+three *pseudo images*. What they do to the coverage of intervals is simulated in tests/test_bootstrap.py.
 
 Weights come from the name of the test set alone: a run added tomorrow meets the same resamples.
 
@@ -26,11 +26,12 @@ from benchmark.metrics import Metric, Tally, supported
 
 RESAMPLES = 2000
 PSEUDO_RIGHT = 2.0
-"""Pseudo images that are answered right, in all classes together."""
+"""Pseudo images that are predicted correctly, in all classes together."""
 PSEUDO_TABLE = 1.0
 """Pseudo images spread evenly over the confusion table; those on its diagonal are the ones above.
 Both numbers were found by simulation: without any, an interval that says 95 % covers 45 % where a
-class of three images is mostly answered right; with them, every case tried lay in 93 to 97 %."""
+class of three images is mostly predicted correctly; with them, every case tried lay in 93 to
+97 %."""
 CHUNK = 250
 """Resamples held in memory at once. Part of the result: another size draws other pseudo images."""
 

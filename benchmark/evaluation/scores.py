@@ -11,7 +11,7 @@ from benchmark.evaluation.selective import Stated, stated_scores
 from benchmark.study.predictions import DROPPED, REDUCED, WBC5, Predictions, TestSet
 
 MAJORITY = "majority"
-"""Name of the constant that answers the commonest class of each test set: an oracle, no method."""
+"""Name of the constant that predicts the commonest class of each test set: an oracle, no method."""
 
 METRICS_SCHEMA = pa.schema(
     [

@@ -65,7 +65,7 @@ CURVES_SCHEMA = pa.schema(
     ]
 )
 """`curves.parquet`: `reliability` is mean confidence, accuracy and number of images by bin;
-`risk_coverage` is coverage, risk and images answered, of the first rejector."""
+`risk_coverage` is coverage, risk and images accepted, of the first rejector."""
 
 
 OPEN_SET_SCHEMA = pa.schema(

@@ -1,11 +1,9 @@
-"""Submission: a user's own predictions as CSV in, scores with intervals and their place out.
+"""Submission: scores of a user's own predictions, with intervals, and their place among methods.
 
-The labels are those of a profile's finished runs, so that no image is needed and the user's answers
-are judged on exactly the same ones.
+The labels are those of a profile's finished runs, so that no image is needed and the user's
+predictions are scored on exactly the same ones.
 
-WBCBench: a submission `ID,labels` and the true labels in, the challenge's scores out.
-
-WBCBench 2026 ranks by macro-F1 over all 13 classes with `zero_division=0`; ties are broken by
+A submission to the challenge WBCBench is scored against a file of true labels. WBCBench 2026 ranks by macro-F1 over all 13 classes with `zero_division=0`; ties are broken by
 balanced accuracy, then macro precision, then macro specificity.
 """
 
@@ -102,7 +100,7 @@ Finished = dict[str, tuple[Run, tuple[str, ...]]]
 
 
 class Submission(NamedTuple):
-    """Checked answers, one entry per row that has one."""
+    """Checked predictions, one entry per row that has one."""
 
     lines: list[int]
     """of the file"""
@@ -417,7 +415,7 @@ def place_lines(
 ) -> Iterator[str]:
     """Where the file stands among the methods of each track, by mean macro-F1 over its targets.
 
-    In-domain, and targets that enter no mean, count only where no other is answered; a test set
+    In-domain, and targets that enter no mean, count only where no other is predicted; a test set
     without any class of ten images has no score.
     """
     reference, classes = next(iter(found.values()))

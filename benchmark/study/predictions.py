@@ -211,10 +211,10 @@ def fault_of_file(path: Path, record: dict[str, Any]) -> str | None:
 
 
 def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
-    """A line for each training whose finished runs hold the answers of more than one network.
+    """A line for each training whose finished runs hold predictions of more than one network.
 
-    Each of them is whole; but methods that differ in their answer alone are compared across
-    networks then.
+    Each of them is whole; but methods that differ in readout or inference alone are compared
+    across networks then.
     """
     trainings: dict[str, list[RunRecord]] = {}
     for run_id in dict.fromkeys(run_ids):
