@@ -78,7 +78,7 @@ def expected_calibration_error(bins: Reliability) -> float:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T > 0 whose logits / T have the smallest negative log-likelihood (Guo et al. 2017).
 
-    One number: it never changes a prediction, but it may change the order of two images' confidences.
+    One number: it never changes a prediction, but may change the order of two images' confidences.
     The loss is convex in 1/T. Where no label has a lower logit than another class, it falls for
     ever as T does, and there is no optimum: T is `NO_TEMPERATURE` then, as it is where the optimum
     lies at an end of `TEMPERATURES`.

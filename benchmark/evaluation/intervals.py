@@ -155,7 +155,7 @@ def levels(images: np.ndarray, variance: float, freedom: float) -> tuple[np.ndar
     centre, total = mean.mean(), mean.var()
     shared = min(max(shared_variance(images), 0), total) if seeds > 1 else total
     ratio = np.sqrt(shared / total) if total > 0 else 1.0
-    # Seeds cannot differ less than their predictions on these images make them, which is known well:
+    # Seeds cannot differ less than their predictions on these images do, which is known well:
     # that part reaches as far as Gauss' quantile, whatever the degrees of freedom.
     spread = max(np.sqrt(variance / seeds), np.sqrt(total - shared) * gauss_share(float(freedom)))
     return centre + ratio * (mean - centre), float(spread)

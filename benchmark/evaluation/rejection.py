@@ -313,8 +313,8 @@ def leave_one_out_p_values(
 def epsilon_at(p: np.ndarray, labels: np.ndarray, accuracy: float) -> float:
     """The ε that accepts the most calibration images while the accepted are this accurate.
 
-    An image is accepted for second p ≤ ε < first p, and its prediction is the class of the first: one
-    sweep over these 2n ends. NaN if no ε accepts images that are accurate enough.
+    An image is accepted for second p ≤ ε < first p, and its prediction is the class of the first:
+    one sweep over these 2n ends. NaN if no ε accepts images that are accurate enough.
 
     Args:
         p: (images, classes), from `leave_one_out_p_values` or a second calibration set.

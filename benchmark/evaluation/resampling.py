@@ -4,7 +4,8 @@ A resample gives each group of images (patient, smear, source image) a random we
 same for every run, so that runs stay paired. The weights are exponential (Bayesian bootstrap, Rubin
 1981): unlike drawing with replacement, no class ever vanishes from a resample. A class with three
 images, all predicted correctly, would still show no spread; so every resample also holds about
-three *pseudo images*. What they do to the coverage of intervals is simulated in tests/test_bootstrap.py.
+three *pseudo images*. What they do to the coverage of intervals is simulated in
+tests/test_bootstrap.py.
 
 Weights come from the name of the test set alone: a run added tomorrow meets the same resamples.
 

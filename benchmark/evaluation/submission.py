@@ -3,8 +3,9 @@
 The labels are those of a profile's finished runs, so that no image is needed and the user's
 predictions are scored on exactly the same ones.
 
-A submission to the challenge WBCBench is scored against a file of true labels. WBCBench 2026 ranks by macro-F1 over all 13 classes with `zero_division=0`; ties are broken by
-balanced accuracy, then macro precision, then macro specificity.
+A submission to the challenge WBCBench is scored against a file of true labels. WBCBench 2026 ranks
+by macro-F1 over all 13 classes with `zero_division=0`; ties are broken by balanced accuracy, then
+macro precision, then macro specificity.
 """
 
 from __future__ import annotations
