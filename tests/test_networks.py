@@ -173,7 +173,7 @@ def test_c1_two_clones_give_the_same_answers_or_say_that_they_trained(
     )  # fmt: skip
     averaged = np.concatenate(list(logits(RUNS / pair["run_id"]).values()))
     np.testing.assert_allclose(averaged, mean, atol=2e-3)
-    assert ("answered anew" in outcome.out) == (not checkpoints or not hashed)
+    assert ("predicted anew" in outcome.out) == (not checkpoints or not hashed)
 
 
 def test_c1_a_checkpoint_of_another_training_of_the_same_fingerprint_completes_no_record(
@@ -222,7 +222,7 @@ def test_c1_predict_refuses_a_network_to_which_temperature_and_threshold_do_not_
     Path("predictions.csv").unlink()
     outcome = wbc_shift(*asked)
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)
-    assert "is another network than the one that gave the answers of" in outcome.err
+    assert "is another network than the one that gave the predictions of" in outcome.err
     assert not Path("predictions.csv").exists()
     assert read_json(HEAD / "run.json") == record
 
@@ -599,7 +599,7 @@ def test_c1_records_of_one_training_tell_of_one_network(committed: dict[str, dic
     """Every epoch's loss to the last bit: no two trainings under one fingerprint and hash.
 
     Records from before networks were hashed name none, and share one network each; those of TENT,
-    answered anew, name networks that were trained anew.
+    predicted anew, name networks that were trained anew.
     """
     trainings: dict[tuple[str, str | None], set[str]] = {}
     for record in committed.values():

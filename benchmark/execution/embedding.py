@@ -37,7 +37,7 @@ def embed(root: Path, profile: str, classes: list[str], run_ids: list[str]) -> l
 
     Raises:
         UserError: no such run, or not done; its checkpoint or the images are not here; more than
-            its network answers (an ensemble, a readout, what adapts to the test images).
+            its network predicts (an ensemble, a readout, what adapts to the test images).
     """
     context = RunContext(root, profile, classes)
     context.open_images()

@@ -27,7 +27,7 @@ from benchmark.study.runs import Run
 RETRIES = 3
 """How often a task is started again whose worker or machine was lost."""
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Little: tasks are names and answers are lines; images and results go through the file system."""
+"""Little: tasks are names and outcomes are lines; images and results go through the file system."""
 
 
 def launch(
@@ -107,7 +107,7 @@ def missing_tasks(root: Path, profile: str, experiments: list[str]) -> list[list
 
 
 def waves(tasks: list[list[Run]]) -> list[list[list[Run]]]:
-    """Tasks to be done one after the other: networks, then the ensembles made of their answers."""
+    """Tasks to be done one after the other: networks, then the ensembles of their predictions."""
     networks = [runs for runs in tasks if not runs[0].settings.members]
     return [networks, [runs for runs in tasks if runs not in networks]]
 

@@ -129,9 +129,9 @@ def trained_network(context: RunContext, run_id: str) -> tuple[RunRecord, nn.Mod
     """The record of a finished run, and the network that gave its predictions, at its best epoch.
 
     Raises:
-        UserError: no such run, or it is not done; more than a network answers; its checkpoint is
-            not here, is damaged, or is that of another network, to which the run's temperature and
-            threshold do not belong.
+        UserError: no such run, or it is not done; it predicts with more than its network; its
+            checkpoint is not here, is damaged, or is that of another network, to which the run's
+            temperature and threshold do not belong.
     """
     root, profile = context.root, context.profile
     record = read_run(root, profile, run_id)
@@ -139,8 +139,8 @@ def trained_network(context: RunContext, run_id: str) -> tuple[RunRecord, nn.Mod
     fitted = method.readout != PLAIN["readout"]
     if training is None or fitted or method.inference not in ("single", "tta"):
         raise UserError(
-            f"{run_id} answers with more than its network (an ensemble, a readout, or what adapts "
-            "to the test images): choose a run whose network answers by itself"
+            f"{run_id} predicts with more than its network (an ensemble, a readout, or what adapts "
+            "to the test images): choose a run whose network predicts by itself"
         )
     folder = run_folder(root, profile, run_id)
     path = checkpoint_path(root, profile, record.training_fingerprint)
@@ -153,9 +153,10 @@ def trained_network(context: RunContext, run_id: str) -> tuple[RunRecord, nn.Mod
         )
     if not is_network_of(record, result):
         raise UserError(
-            f"{path} is another network than the one that gave the answers of {run_id}, and its "
-            "temperature and threshold: copy that one from where the run was trained, or delete "
-            f"{folder} and answer anew from the one that is here: wbc-shift train -p {profile}"
+            f"{path} is another network than the one that gave the predictions of {run_id}, and "
+            "its temperature and threshold: copy that one from where the run was trained, or "
+            f"delete {folder} and predict anew with the one that is here: "
+            f"wbc-shift train -p {profile}"
         )
     model, _ = build_network(record, len(context.classes), state_follows=True)
     load_network(model, result, path)

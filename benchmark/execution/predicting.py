@@ -71,7 +71,7 @@ def predict_parts(
 
 
 def conditions_of(context: RunContext, run: Run, labels: np.ndarray) -> Conditions:
-    """What all answers of a run have in common; `labels` are those of its training part."""
+    """What all predictions of a run have in common; `labels` are those of its training part."""
     return Conditions(
         run.settings.training.precision,
         context.device,
@@ -88,7 +88,7 @@ def cached_features(
     images: Images,
     conditions: Conditions,
 ) -> np.ndarray:
-    """Features float32 [N, D], computed once for all methods that answer from one network.
+    """Features float32 [N, D], computed once for all methods that predict from one network.
 
     Args:
         network: SHA-256 of the state of the network that they are features of.

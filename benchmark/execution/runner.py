@@ -94,7 +94,7 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
             say(
                 f"{name}: done before; its network is not on this machine (checkpoints are not in "
                 "git): a new target and `wbc-shift predict` need it. To train one here, whose "
-                f"answers then replace the recorded ones, delete {folder} and run this again"
+                f"predictions then replace the recorded ones, delete {folder} and run this again"
             )
         renew_indices(root, profile, run)
         outcome = read_outcome(root, profile, run)
@@ -237,9 +237,9 @@ def average_members(context: RunContext, run: Run) -> tuple[dict[str, Any], pd.D
 def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
     """A network's facts, its predictions of every held-out image, and a line for the log.
 
-    What an earlier record of the run answered stands if this very network answered it: else every
-    test set is answered anew, and the record is of the network that is here. A readout is fitted
-    anew, to other weights on another processor, so that nothing stands of what an earlier fit said.
+    What an earlier record of the run predicted stands if this very network did: else every test set
+    is predicted anew, and the record is of the network that is here. A readout is fitted anew, to
+    other weights on another processor, so that nothing stands of what an earlier fit said.
     """
     started = time.perf_counter()
     images = context.images_of(run)
@@ -287,7 +287,7 @@ def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd
     line = f"id_val macro-F1 {result.id_val_macro_f1:.3f} at epoch {result.best_epoch}"
     line = line if result.history else "nothing to train"
     if recorded and not earlier:
-        line += ", every test set answered anew (the network of the earlier record is not here)"
+        line += ", every test set predicted anew (the network of the earlier record is not here)"
     return facts, predictions, line
 
 

@@ -134,7 +134,7 @@ def skip_reason(
     """Why a combination makes no sense, or None; built without memory (meta), nothing loaded.
 
     Args:
-        batch_statistics: whether what answers needs layers with running statistics of batches.
+        batch_statistics: whether the inference needs layers with running statistics of batches.
     """
     check_block("normalisation", normalisation, parameters)
     network = (backbone, normalisation, tuple(parameters.items()), image_size)

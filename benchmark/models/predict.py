@@ -67,7 +67,7 @@ View = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What every answer of a run has in common."""
+    """What all predictions of a run have in common."""
 
     precision: str
     device: torch.device
@@ -133,7 +133,7 @@ class Averaged(nn.Module):
 
 
 def log_mean_probability(logits: Tensor) -> Tensor:
-    """Logits [K, N, C] of K answers → log of their mean probability [N, C]."""
+    """Logits [K, N, C] of K predictions → log of their mean probability [N, C]."""
     return logits.log_softmax(-1).logsumexp(0) - np.log(len(logits))
 
 
@@ -156,7 +156,7 @@ class BatchStatistics(Inference):
     One pass in training mode over the whole test set, batch by batch, with the mean of the batches'
     means and variances: statistics of a batch of mixed images, hence shuffled. Every batch weighs
     the same, so they are nearly equal: 256 images or more each, all of a smaller test set in one.
-    A single image is answered by the source's statistics. Both take the test set's mean for the
+    A single image is predicted with the source's statistics. Both take the test set's mean for the
     laboratory's, which it is of mixed classes alone: on a smear of one class AdaBN collapses.
 
     Args:
@@ -193,18 +193,18 @@ class BatchStatistics(Inference):
 
 
 class Tent(Inference):
-    """TENT (Wang et al. 2021): affine parameters of batch norms follow the entropy of the answers.
+    """TENT (Wang et al. 2021): affine parameters of batch norms lower the predictions' entropy.
 
-    One pass, as in the authors' code: each batch is normalised by its own statistics, answered, and
-    then learnt from by one step of Adam, so that no answer has learnt from its own images; what is
-    left after the last whole batch is a batch of its own. The answers depend on the order of the
-    images (shuffled here, always alike: the files are sorted by class) and on the size of the
-    batch. A single image that is left has no statistics of a batch: it is answered among the images
-    before it, and where there are none, by the source's statistics.
+    One pass, as in the authors' code: each batch is normalised by its own statistics, predicted,
+    and then learnt from by one step of Adam, so that no prediction has learnt from its own images;
+    what is left after the last whole batch is a batch of its own. Predictions depend on the order
+    of the images (shuffled here, always alike: the files are sorted by class) and on the size of
+    the batch. A single image that is left has no statistics of a batch: it is predicted among the
+    images before it, and where there are none, with the source's statistics.
 
     Args:
         learning_rate: of Adam.
-        batch_size: images answered at a time, at least 2.
+        batch_size: images predicted at a time, at least 2.
     """
 
     transductive = True
@@ -229,7 +229,7 @@ class Tent(Inference):
                 affine += [p.requires_grad_() for p in layer.parameters()]
         optimiser = torch.optim.Adam(affine, self.learning_rate)
         ordered, size = shuffled(pixels), self.batch_size
-        answers = []
+        predicted = []
         for start in range(0, len(ordered), size):
             company = size - 1 if start == len(ordered) - 1 else 0
             batch = conditions.standardised(ordered[start - company : start + size])
@@ -240,13 +240,13 @@ class Tent(Inference):
             optimiser.zero_grad()
             entropy.backward()
             optimiser.step()
-            answers.append(logits.detach())
-        logits = torch.cat(answers).cpu().numpy()
+            predicted.append(logits.detach())
+        logits = torch.cat(predicted).cpu().numpy()
         return logits[np.argsort(order_of(len(pixels)))]
 
 
 class PriorCorrection(Inference):
-    """Answers corrected for the class shares of the test set (Saerens et al. 2002).
+    """Predictions corrected for the class shares of the test set (Saerens et al. 2002).
 
     The shares are estimated from the network's own probabilities by expectation maximisation; no
     label is seen. It needs probabilities that are calibrated, which under shift they are not.
