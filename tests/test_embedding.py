@@ -51,7 +51,8 @@ def test_records_of_two_runs_show_the_same_images_and_say_whose_they_are(
     edit(run, '"loss": "ce"', '"loss": "ce", "readout": "linear_probe"')
     assert "a readout" in wbc_shift("embed", RUN, "-p", "tiny").err
     settings = json.loads(run.read_text())["settings"]
-    record = json.loads(run.read_text()) | {"settings": settings | {"members": ["a", "b"]}}
+    settings["members"] = [{"run_id": OTHER, "fingerprint": "0"}]
+    record = json.loads(run.read_text()) | {"settings": settings}
     run.write_text(json.dumps(record, indent=1))
     assert "an ensemble" in wbc_shift("embed", RUN, "-p", "tiny").err
     edit(run, '"outcome": "done"', '"outcome": "nan"')

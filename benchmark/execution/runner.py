@@ -359,7 +359,7 @@ def trained_model(
         state_follows=result is not None,
     )
     if not trains:
-        result = Fit(model.state_dict(), best_epoch=-1, id_val_macro_f1=-1.0)
+        result = Fit(model.state_dict())
     elif result is None:
         started = time.perf_counter()
         result = fit(

@@ -35,8 +35,8 @@ class Fit:
     """What training left: the state that was chosen on id_val, and how it came about."""
 
     state: dict[str, Tensor]
-    best_epoch: int
-    id_val_macro_f1: float
+    best_epoch: int = -1
+    id_val_macro_f1: float = -1.0
     history: list[dict[str, float]] = field(default_factory=list)
     images_per_s: float = 0.0
     environment: dict[str, Any] | None = None
@@ -114,7 +114,7 @@ def fit(
         entropy = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(id_val.labels))
         return score, entropy.item()
 
-    result = Fit({}, best_epoch=-1, id_val_macro_f1=-1.0)
+    result = Fit({})
     all_seen, seconds = 0, 0.0
     for epoch in track(range(settings.epochs), description):
         started = time.perf_counter()
