@@ -34,8 +34,8 @@ from benchmark.acquire.sources import (
 from benchmark.acquire.unpack import (
     BY_HAND,
     MOST_TOTAL_BYTES,
+    UNPACKED,
     Refused,
-    is_archive,
     opening_fault,
     unpack,
 )
@@ -91,7 +91,7 @@ def unpacked(
                 if not (archive.bytes or archive.sha256 or archive.md5):
                     say(f"{file}: no size or hash is published: only its content is checked")
                 try:
-                    if is_archive(file.name):
+                    if file.name.lower().endswith(UNPACKED):
                         unpack(file, folder / archive.folder, archive.take)
                     else:
                         with atomic(folder / archive.folder / file.name) as temporary:

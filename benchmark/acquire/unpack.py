@@ -41,6 +41,8 @@ LEFT_OUT = "__MACOSX"
 ZIP = (".zip",)
 TAR = (".tar",)
 TAR_GZ = (".tar.gz", ".tgz")
+UNPACKED = ZIP + TAR + TAR_GZ
+"""Any other file is placed as it is."""
 BY_HAND = (".rar", ".7z")
 """What no well-kept library without a foreign program opens."""
 
@@ -54,11 +56,6 @@ places sought that are none. Others are of the disk."""
 
 class Refused(Exception):
     """Why an archive was not unpacked; nothing of it was kept."""
-
-
-def is_archive(name: str) -> bool:
-    """Whether a file of this name is unpacked; any other is placed as it is."""
-    return name.lower().endswith(ZIP + TAR + TAR_GZ)
 
 
 def opening_fault(file: Path, name: str) -> str | None:
