@@ -294,6 +294,18 @@ def test_figures_are_written_as_pdf_and_png(results):
         assert b"CreationDate" not in path.read_bytes()
 
 
+def test_figures_json_says_what_each_figure_shows_and_where_it_is_from(results):
+    index = json.loads((results / "figures.json").read_text())
+    assert list(index) == ["", "norms"]
+    pictures = [picture for own in index.values() for picture in own]
+    names = {path.stem for path in (results / "figures").glob("*.pdf")}
+    assert {picture["name"] for picture in pictures} == names
+    for picture in pictures:
+        assert picture["caption"] != picture["alt"]
+        assert len(picture["alt"]) >= 40
+        assert (results / picture["source"]).exists()
+
+
 def blocks_of_two_tracks(folder):
     """Markdown of bn on the inductive track, and of gn on the transductive one."""
     runs = write_results(folder)

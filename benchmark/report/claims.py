@@ -20,7 +20,7 @@ from benchmark.evaluation.scores import majority_id
 from benchmark.metrics import HEADLINE
 from benchmark.report.results import Results, by_method, cell, values
 from benchmark.report.table import Cell, Table, share, sheet
-from benchmark.report.write import cell_text, interval_text, number
+from benchmark.report.write import cell_text, number
 from benchmark.scenarios import corruption_of
 
 NOT_RUN = "not run"
@@ -48,7 +48,7 @@ def constant_against_models(results: Results) -> Measured:
         yield (
             f"{scenario}, accuracy on bccd",
             f"constant {number(constant)}, above {below} of {len(cells)} methods; best {best} "
-            f"{number(cells[best].mean)}{interval_text(cells[best])}",
+            f"{cell_text(cells[best]._replace(as_good=False))}",
         )
 
 
@@ -194,11 +194,9 @@ def constant_ld(results: Results) -> Measured:
 
 def signed(row: pd.Series) -> str:
     """`+3.2 [−1.0, 7.4]`, in points."""
-    mean = 100 * row["mean"]
-    plus = "+" if number(mean)[0] not in "−0" or mean >= 0.05 else ""
-    if math.isnan(row["low"]):
-        return f"{plus}{number(mean)}"
-    return f"{plus}{number(mean)} [{number(100 * row['low'])}, {number(100 * row['high'])}]"
+    difference = Cell(*(100 * row[key] for key in ("mean", "low", "high")))
+    text = cell_text(difference)
+    return f"+{text}" if text[0] not in "−0" or difference.mean >= 0.05 else text
 
 
 @dataclass(frozen=True)
