@@ -263,7 +263,7 @@ Grid = create_model(
 """The values of each part that a grid varies, beside its backbones."""
 
 
-class Experiment(Grid):
+class ExperimentSettings(Grid):
     """One question, one table: a grid of methods, and named ones, over scenarios and seeds."""
 
     title: Line
@@ -275,7 +275,7 @@ class Experiment(Grid):
     """Seeds 0 … seeds - 1."""
 
     @model_validator(mode="after")
-    def _some_method_each_once(self) -> Experiment:
+    def _some_method_each_once(self) -> ExperimentSettings:
         if not self.backbones and not self.methods:
             raise ValueError("needs backbones (a grid) or methods (named ones)")
         if not self.backbones:
@@ -328,7 +328,7 @@ class Profile(Strict):
     """Cross-fitting: seed k tests fold k of each source in-domain. Without, the split's id_test."""
     domains: list[DomainName] = Field(min_length=2, max_length=1000)
     training: Training
-    experiments: dict[Name, Experiment] = Field(min_length=1)
+    experiments: dict[Name, ExperimentSettings] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _scenarios_within_domains(self) -> Profile:
@@ -433,7 +433,7 @@ class Params(Blocks):
             {p.folds for p in self.profiles.values() if p.folds and source in p.sources()}
         )
 
-    def methods_of(self, experiment: Experiment) -> dict[str, Method]:
+    def methods_of(self, experiment: ExperimentSettings) -> dict[str, Method]:
         """The methods of an experiment by name: its grid, then the named ones.
 
         Raises:
@@ -523,7 +523,7 @@ def check_parts(params: Params, method: Method, where: str) -> None:
             raise UserError(f"{where}: no '{chosen}' under {plural}{suggest(chosen, known)}")
 
 
-def grid(experiment: Experiment) -> list[Method]:
+def grid(experiment: ExperimentSettings) -> list[Method]:
     """The grid of an experiment: the product of its axes, the backbone slowest."""
     axes = [getattr(experiment, PARTS[part].plural) for part in AXES]
     return [Method(**dict(zip(AXES, parts, strict=True))) for parts in product(*axes)]

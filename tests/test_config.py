@@ -11,7 +11,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.scenarios import expand_scenario, scenario_folder
 from benchmark.schema import DEFAULT_PROFILE, parse
-from benchmark.settings import Experiment, load_params
+from benchmark.settings import ExperimentSettings, load_params
 
 
 @pytest.fixture
@@ -84,13 +84,14 @@ def test_suggestions_name_the_nearest_or_all_of_few() -> None:
 
 def test_axes_of_a_grid_beside_named_methods_alone_are_told() -> None:
     experiment = {"title": "t", "scenarios": ["a->b"], "methods": ["named"], "seeds": 1}
-    assert Experiment.model_validate(experiment).framings == [None]
+    assert ExperimentSettings.model_validate(experiment).framings == [None]
     idle = {"framings": [None, "large"], "losses": ["focal"], "stains": ["none"]}
     for axis, values in idle.items():
         with pytest.raises(UserError, match=f"{axis} vary a grid, and without backbones") as error:
-            parse(Experiment, experiment | {axis: values}, "params.yaml")
+            parse(ExperimentSettings, experiment | {axis: values}, "params.yaml")
         assert "\n" not in str(error.value)
-        parse(Experiment, experiment | {axis: values, "backbones": ["resnet18"]}, "params.yaml")
+        with_backbones = experiment | {axis: values, "backbones": ["resnet18"]}
+        parse(ExperimentSettings, with_backbones, "params.yaml")
 
 
 def test_a12_the_rows_of_tsutsui2023_follow_the_schedule_of_its_code() -> None:

@@ -20,7 +20,7 @@ from support.trained import RUN, assert_answers_as_stored, trained, trained_temp
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
-from benchmark.evaluation.experiments import Run
+from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
 from benchmark.laboratory.label_images import Network, label_images
@@ -256,7 +256,9 @@ def test_a13_predict_and_evaluate_fit_the_same_temperature_and_threshold(trained
     logits = logits.astype(np.float16)
     calibrated_on(RUN, logits.tolist(), (np.arange(320) % 5).tolist())
     record = run_record("resnet10t-bn-ce", 0, None, targets=[])
-    run = Run.model_validate(record | {"scenario": {"name": "a", "source": "a", "targets": []}})
+    run = RecordedRun.model_validate(
+        record | {"scenario": {"name": "a", "source": "a", "targets": []}}
+    )
     labels = np.arange(320) % 5
     images, predicted = labels.astype(str), logits.argmax(axis=1)
     held = Predictions(images, labels, labels, "", predicted, None, logits)

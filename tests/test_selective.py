@@ -11,7 +11,7 @@ from support.results import CLASSES, predictions, run_record, write_experiment, 
 from benchmark.errors import UserError
 from benchmark.evaluation import rejection, selective
 from benchmark.evaluation.evaluate import evaluate, images_by_domain
-from benchmark.evaluation.experiments import Run, load_experiments, predictions_of
+from benchmark.evaluation.experiments import RecordedRun, load_experiments, predictions_of
 from benchmark.evaluation.selective import curve_rows, open_set_rows, rejection_rows, stated_of
 from benchmark.study.predictions import Foreign
 
@@ -28,7 +28,7 @@ def answers_of(tmp_path, name="resnet18-bn-ce", table=None, targets=("bccd",)):
     table = predictions(3, counts=COUNTS) if table is None else table
     record["predictions_sha256"] = write_run(tmp_path, record["run_id"], table)
     write_experiment(tmp_path, [record])
-    run = Run.model_validate(record)
+    run = RecordedRun.model_validate(record)
     return run, predictions_of(tmp_path, run, tuple(CLASSES)).known
 
 

@@ -30,7 +30,7 @@ from benchmark.evaluation.evidence import (
 )
 from benchmark.evaluation.experiments import (
     Experiment,
-    Run,
+    RecordedRun,
     ScenarioRuns,
     by_scenario,
     content_digest,
@@ -124,7 +124,7 @@ def evaluate(results: Path) -> None:
 
 
 def run_tables(
-    run: Run,
+    run: RecordedRun,
     classes: tuple[str, ...],
     predictions: RunPredictions,
     tested: dict[str, np.ndarray],
@@ -166,11 +166,11 @@ def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]
 
 
 def majority(
-    runs: dict[str, tuple[Run, tuple[str, ...]]],
+    runs: dict[str, tuple[RecordedRun, tuple[str, ...]]],
     predictions: dict[str, dict[TestSet, Predictions]],
 ) -> dict[str, pa.Table]:
     """What `metrics.parquet` holds of the majority constant of each scenario, by its id."""
-    found: dict[str, tuple[Run, tuple[str, ...], dict[TestSet, np.ndarray]]] = {}
+    found: dict[str, tuple[RecordedRun, tuple[str, ...], dict[TestSet, np.ndarray]]] = {}
     for run_id, (run, classes) in runs.items():
         _, _, labels = found.setdefault(run.scenario.name, (run, classes, {}))
         for test_set, own in predictions[run_id].items():
@@ -226,7 +226,7 @@ def scenario_evidence(
 
 
 def read_all(
-    results: Path, runs: dict[str, tuple[Run, tuple[str, ...]]]
+    results: Path, runs: dict[str, tuple[RecordedRun, tuple[str, ...]]]
 ) -> dict[str, RunPredictions]:
     """Predictions by run id.
 

@@ -69,7 +69,7 @@ class RecordedMethod(RunMethod):
         return self.model_dump(exclude=free) == plain.model_dump(exclude=free)
 
 
-class Run(Record):
+class RecordedRun(Record):
     """One planned run: scenario × method × seed, and what became of it."""
 
     run_id: RunId
@@ -97,11 +97,11 @@ class Experiment(Record):
     profile: ProfileName
     label_space: str
     classes: tuple[str, ...] = Field(min_length=1)
-    runs: tuple[Run, ...] = Field(min_length=1)
+    runs: tuple[RecordedRun, ...] = Field(min_length=1)
 
     @field_validator("runs")
     @classmethod
-    def _each_once(cls, runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    def _each_once(cls, runs: tuple[RecordedRun, ...]) -> tuple[RecordedRun, ...]:
         seen: set[str] = set()
         for run in runs:
             if run.run_id in seen:
@@ -114,13 +114,13 @@ class Experiment(Record):
         """How many of the planned runs are done."""
         return sum(run.done for run in self.runs)
 
-    def blocks(self) -> dict[tuple[Scenario, str], list[Run]]:
+    def blocks(self) -> dict[tuple[Scenario, str], list[RecordedRun]]:
         """Planned runs by (scenario, track), in plan order.
 
         Tracks are kept apart because a method that saw the target's images is no rival of one
         that did not.
         """
-        blocks: dict[tuple[Scenario, str], list[Run]] = {}
+        blocks: dict[tuple[Scenario, str], list[RecordedRun]] = {}
         for run in self.runs:
             blocks.setdefault((run.scenario, run.track), []).append(run)
         return blocks
@@ -164,13 +164,13 @@ def planned_since(results: Path, experiments: list[Experiment]) -> list[str]:
     return lines
 
 
-def done_runs(experiments: list[Experiment]) -> dict[str, tuple[Run, tuple[str, ...]]]:
+def done_runs(experiments: list[Experiment]) -> dict[str, tuple[RecordedRun, tuple[str, ...]]]:
     """Every done run once, with the classes of its label space, by run id.
 
     Raises:
         UserError: two experiments hold different records of the same run.
     """
-    runs: dict[str, tuple[Run, tuple[str, ...]]] = {}
+    runs: dict[str, tuple[RecordedRun, tuple[str, ...]]] = {}
     for experiment in experiments:
         for run in filter(lambda run: run.done, experiment.runs):
             known, classes = runs.setdefault(run.run_id, (run, experiment.classes))
@@ -188,7 +188,7 @@ class ScenarioRuns(NamedTuple):
 
     scenario: Scenario
     classes: tuple[str, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
     def members(self) -> dict[str, list[tuple[int, str]]]:
@@ -199,7 +199,7 @@ class ScenarioRuns(NamedTuple):
         return {method: sorted(own) for method, own in members.items()}
 
     @property
-    def methods(self) -> dict[str, Run]:
+    def methods(self) -> dict[str, RecordedRun]:
         """method → one of its runs"""
         return {run.method.name: run for run in self.runs}
 
@@ -214,7 +214,7 @@ def by_scenario(experiments: list[Experiment]) -> list[ScenarioRuns]:
 
 
 def predictions_of(
-    results: Path, run: Run, classes: tuple[str, ...], orders: RowOrders | None = None
+    results: Path, run: RecordedRun, classes: tuple[str, ...], orders: RowOrders | None = None
 ) -> RunPredictions:
     """The predictions of a done run, if they are those that were recorded.
 
@@ -227,7 +227,7 @@ def predictions_of(
     return read_predictions(results, run.run_id, classes, run.scenario.test_sets, shares, orders)
 
 
-def check_recorded(results: Path, run: Run) -> None:
+def check_recorded(results: Path, run: RecordedRun) -> None:
     """Refuse predictions that are not what both the experiment's index and the record mean.
 
     Raises:
@@ -241,7 +241,7 @@ def check_recorded(results: Path, run: Run) -> None:
     else:
         record = read_json(record_path)
         try:
-            told = Run.model_validate(record)
+            told = RecordedRun.model_validate(record)
         except ValidationError:
             raise UserError(
                 f"run {run.run_id}: {record_path} is no record of a run: `{train}` makes it again"

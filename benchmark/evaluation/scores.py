@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark import metrics
-from benchmark.evaluation.experiments import Run
+from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.selective import Stated, stated_scores
 from benchmark.study.predictions import DROPPED, REDUCED, WBC5, Predictions, TestSet
 
@@ -34,7 +34,7 @@ CONFUSION_SCHEMA = pa.schema(
 
 
 def metric_rows(
-    run: Run,
+    run: RecordedRun,
     classes: tuple[str, ...],
     predictions: dict[TestSet, Predictions],
     stated: dict[TestSet, Stated],
@@ -55,7 +55,7 @@ def metric_rows(
 
 
 def majority_rows(
-    run: Run, classes: tuple[str, ...], labels: dict[TestSet, np.ndarray]
+    run: RecordedRun, classes: tuple[str, ...], labels: dict[TestSet, np.ndarray]
 ) -> list[dict]:
     """Rows of `metrics.parquet` for the majority constant on the scenario of `run`."""
     constant, reduced = {}, {}
@@ -75,7 +75,7 @@ def majority_rows(
 
 
 def confusion_rows(
-    run: Run, classes: tuple[str, ...], predictions: dict[TestSet, Predictions]
+    run: RecordedRun, classes: tuple[str, ...], predictions: dict[TestSet, Predictions]
 ) -> list[dict]:
     """Rows of `confusion.parquet` for one run, zeros included."""
     return [
@@ -102,7 +102,7 @@ def majority_id(scenario: str) -> str:
     return f"{MAJORITY}/{scenario}"
 
 
-def described(run: Run) -> dict:
+def described(run: RecordedRun) -> dict:
     """The columns of `metrics.parquet` that say which run a value belongs to."""
     method = run.method.model_dump(include={"backbone", "normalisation", "loss", "recipe"})
     scenario = {"scenario": run.scenario.name, "source": run.scenario.source, "seed": run.seed}

@@ -24,7 +24,7 @@ from benchmark.evaluation.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from benchmark.evaluation.experiments import RecordedMethod, Run
+from benchmark.evaluation.experiments import RecordedMethod, RecordedRun
 from benchmark.scenarios import corruption_of, sources_of
 from benchmark.study.predictions import Foreign, Predictions, TestSet, stated_probabilities
 
@@ -132,7 +132,9 @@ def stated_scores(own: Predictions, stated: Stated) -> dict[str, float]:
     } | rejection.areas(stated.risk, own.correct)
 
 
-def scored_sets(run: Run, predictions: dict[TestSet, Predictions]) -> dict[TestSet, Predictions]:
+def scored_sets(
+    run: RecordedRun, predictions: dict[TestSet, Predictions]
+) -> dict[TestSet, Predictions]:
     """The test sets of a run's scenario without single corruptions."""
     return {
         test_set: predictions[test_set]
@@ -141,7 +143,7 @@ def scored_sets(run: Run, predictions: dict[TestSet, Predictions]) -> dict[TestS
     }
 
 
-def rejection_rows(run: Run, predictions: dict[TestSet, Predictions]) -> list[dict]:
+def rejection_rows(run: RecordedRun, predictions: dict[TestSet, Predictions]) -> list[dict]:
     """Rows of `rejection.parquet`. Without a calibration part there is no threshold."""
     method, scored = run.method, scored_sets(run, predictions)
     held = predictions.get((run.scenario.source, "calibration"))
@@ -214,7 +216,7 @@ def curve_scores(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float
 
 
 def open_set_rows(
-    run: Run,
+    run: RecordedRun,
     predictions: dict[TestSet, Predictions],
     foreign: dict[str, Foreign],
     tested: dict[str, np.ndarray],
@@ -246,7 +248,7 @@ def open_set_rows(
 
 
 def curve_rows(
-    run: Run, predictions: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
+    run: RecordedRun, predictions: dict[TestSet, Predictions], stated: dict[TestSet, Stated]
 ) -> list[dict]:
     """Rows of `curves.parquet`."""
     rows = []

@@ -24,7 +24,12 @@ from benchmark import metrics
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation import calibration
 from benchmark.evaluation.columns import counted_targets
-from benchmark.evaluation.experiments import Run, done_runs, load_experiments, predictions_of
+from benchmark.evaluation.experiments import (
+    RecordedRun,
+    done_runs,
+    load_experiments,
+    predictions_of,
+)
 from benchmark.evaluation.intervals import interval
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
 from benchmark.files import write_text
@@ -97,7 +102,7 @@ numbers are off by less."""
 NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 NOT_SAID = ("", "nan", "na", "n/a", "null", "none")
 """What stands in a cell of numbers that holds none."""
-Finished = dict[str, tuple[Run, tuple[str, ...]]]
+Finished = dict[str, tuple[RecordedRun, tuple[str, ...]]]
 
 
 class Submission(NamedTuple):
@@ -335,7 +340,10 @@ def rounding(numbers: np.ndarray) -> float:
 
 
 def place_rows(
-    path: Path, submission: Submission, predictions: dict[TestSet, Predictions], reference: Run
+    path: Path,
+    submission: Submission,
+    predictions: dict[TestSet, Predictions],
+    reference: RecordedRun,
 ) -> tuple[dict[TestSet, np.ndarray], list[str]]:
     """For each test set the row of every image, in the order of the labels; and images left over.
 

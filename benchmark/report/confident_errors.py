@@ -17,7 +17,7 @@ from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.experiments import (
     Experiment,
-    Run,
+    RecordedRun,
     done_runs,
     load_experiments,
     predictions_of,
@@ -84,7 +84,7 @@ def confident_errors(
     if run_id is not None and run_id not in done:
         what = f"run '{run_id}' is not done" if run_id in planned else f"no run '{run_id}'"
         raise UserError(f"{results}: {what}{suggest(run_id, done)}")
-    scenarios: dict[tuple, list[Run]] = {}
+    scenarios: dict[tuple, list[RecordedRun]] = {}
     for run, classes in (done[name] for name in planned if name in done):
         if run.run_id == run_id or (run_id is None and run.track == "inductive"):
             scenarios.setdefault((run.scenario, classes), []).append(run)

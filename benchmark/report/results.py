@@ -18,7 +18,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.columns import counted_targets
 from benchmark.evaluation.experiments import (
     Experiment,
-    Run,
+    RecordedRun,
     content_digest,
     done_runs,
     load_experiments,
@@ -48,7 +48,7 @@ class Group(NamedTuple):
     experiment: Experiment
     scenario: Scenario
     track: str
-    runs: list[Run]
+    runs: list[RecordedRun]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Results:
         return cls(Path(folder), load_experiments(folder))
 
     @cached_property
-    def done(self) -> dict[str, Run]:
+    def done(self) -> dict[str, RecordedRun]:
         return {run_id: run for run_id, (run, _) in done_runs(self.experiments).items()}
 
     @cached_property
@@ -264,13 +264,13 @@ def cell(scores: Scores, where: tuple[str, str, str], method: str, *key: str) ->
     return Cell(*numbers, row["seeds"], *marks, row["freedom"] > 0)
 
 
-def done_ids(runs: list[Run]) -> list[str]:
+def done_ids(runs: list[RecordedRun]) -> list[str]:
     return [run.run_id for run in runs if run.done]
 
 
-def by_method(runs: list[Run]) -> dict[str, list[Run]]:
+def by_method(runs: list[RecordedRun]) -> dict[str, list[RecordedRun]]:
     """A block's runs by method name, in plan order."""
-    methods: dict[str, list[Run]] = {}
+    methods: dict[str, list[RecordedRun]] = {}
     for run in runs:
         methods.setdefault(run.method.name, []).append(run)
     return methods

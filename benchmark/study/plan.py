@@ -14,7 +14,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import write_json
 from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.schema import Name, ProfileName, Record, read_record, read_shape
-from benchmark.settings import Experiment, Framing, Params, Profile
+from benchmark.settings import ExperimentSettings, Framing, Params, Profile
 from benchmark.study.runs import Run, expand
 
 
@@ -105,7 +105,7 @@ def plan_one(
                 "of params.yaml, then run `wbc-shift split`"
             )
     methods = [*known[method].members, method]
-    one = Experiment(title=method, scenarios=[scenario], methods=methods, seeds=seed + 1)
+    one = ExperimentSettings(title=method, scenarios=[scenario], methods=methods, seeds=seed + 1)
     alone = profile.model_copy(update={"experiments": {"one": one}})
     changed = {"methods": known, "profiles": {profile_name: alone}}
     data = read_data(root, profile_name, profile)

@@ -37,7 +37,7 @@ from benchmark.schema import Record, RunId, parse, read_shape
 from benchmark.settings import (
     FROM_SCRATCH,
     PARAMS,
-    Experiment,
+    ExperimentSettings,
     Method,
     Params,
     Profile,
@@ -265,7 +265,7 @@ def what_is_used(source: str, targets: list[str], split: str, domains: dict[str,
     )
 
 
-def methods_of(params: Params, experiment: Experiment, where: str) -> dict[str, Method]:
+def methods_of(params: Params, experiment: ExperimentSettings, where: str) -> dict[str, Method]:
     """The methods of an experiment by name.
 
     Raises:

@@ -21,7 +21,7 @@ from benchmark.drawing import (
     panels,
     title,
 )
-from benchmark.evaluation.experiments import Experiment, Run
+from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.metrics import HEADLINE
 from benchmark.report.results import (
     Curves,
@@ -130,7 +130,7 @@ def risk_figure(results: Results, group: Group) -> Figure:
 def draw_risk(
     axes: Axes,
     test_set: tuple[str, str],
-    methods: dict[str, list[Run]],
+    methods: dict[str, list[RecordedRun]],
     shown: list[str],
     curves: Curves,
 ) -> None:
@@ -190,7 +190,7 @@ def corruption_figure(results: Results, group: Group) -> Figure:
     return figure
 
 
-Source = tuple[str, list[Run], list[str]]
+Source = tuple[str, list[RecordedRun], list[str]]
 """title, runs, and the methods shown of them"""
 FEWEST_METHODS = 3
 """methods that make curves worth comparing"""
@@ -215,7 +215,7 @@ def training_rows(experiment: Experiment, records: Records, scores: Scores) -> l
     return rows[:MOST_SOURCES]
 
 
-def trained(run: Run) -> bool:
+def trained(run: RecordedRun) -> bool:
     """Whether a run is the plain one of its training: the trained classifier in one view."""
     return run.done and run.method.answers_itself
 
@@ -245,7 +245,7 @@ def training_figure(rows: list[Source], records: Records) -> Figure:
 
 
 def draw_history(
-    axes: Axes, key: str, runs: list[Run], records: Records, mark: tuple[str, str]
+    axes: Axes, key: str, runs: list[RecordedRun], records: Records, mark: tuple[str, str]
 ) -> None:
     """Seeds of one method and, over the epochs that all have, their mean."""
     factor = 100 if key.startswith("id_val") else 1

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from pydantic import Field
 
 from benchmark.drawing import FAINT, MARKS, MILLIMETRE, mark_of, panels, title
-from benchmark.evaluation.experiments import Run, done_runs
+from benchmark.evaluation.experiments import RecordedRun, done_runs
 from benchmark.progress import say
 from benchmark.report.results import Results
 from benchmark.schema import Record, read_record
@@ -48,7 +48,7 @@ class Embedded(Record):
 class Embedding(NamedTuple):
     """What `wbc-shift embed` wrote of a run."""
 
-    run: Run
+    run: RecordedRun
     classes: tuple[str, ...]
     record: Embedded
     places: np.ndarray

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from benchmark.drawing import CONSTANT, FAINT, IN_DOMAIN, INK, PAGE_WIDTH, SHIFTED, canvas, ruler
 from benchmark.evaluation.columns import summarise
-from benchmark.evaluation.experiments import Experiment, Run
+from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import build_block
@@ -231,7 +231,7 @@ def dumbbell_figure(experiment: Experiment, scores: Scores) -> Figure:
     return figure
 
 
-def grouped(runs: list[Run]) -> list[tuple[str, str]]:
+def grouped(runs: list[RecordedRun]) -> list[tuple[str, str]]:
     """(normalisation, method) of a block, methods of one normalisation together."""
     named = {method: own[0].method.normalisation or "–" for method, own in by_method(runs).items()}
     order = list(dict.fromkeys(named.values()))

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmark.drawing import FAINT, INK, MARKS, mark_of, page
-from benchmark.evaluation.experiments import Run
+from benchmark.evaluation.experiments import RecordedRun
 from benchmark.metrics import HEADLINE
 from benchmark.report.facts import device_text
 from benchmark.report.figures.curves import trained
@@ -53,7 +53,7 @@ def heat_maps(results: Results) -> dict[str, Cells]:
     return plain | ({BEST: best} if best else {})
 
 
-def cells_of(run: Run, scores: Scores) -> dict[tuple[str, str], float]:
+def cells_of(run: RecordedRun, scores: Scores) -> dict[tuple[str, str], float]:
     """Per cent of one run: its own domain and its targets; corruptions are left out."""
     scenario = run.scenario
     several = len(sources_of(scenario.source)) > 1

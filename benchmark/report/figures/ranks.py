@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmark.drawing import INK, PAGE_WIDTH, canvas
-from benchmark.evaluation.experiments import Experiment, Run
+from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.metrics import HEADLINE
 from benchmark.report.results import Scores, plain_targets, values
 
@@ -71,7 +71,7 @@ def ranking(experiment: Experiment, track: str, scores: Scores) -> Ranking | Non
     )
 
 
-def add(table: dict, run: Run, targets: list[str], scores: Scores) -> None:
+def add(table: dict, run: RecordedRun, targets: list[str], scores: Scores) -> None:
     """Put a run's scores into the table: method → (scenario, target, seed) → value."""
     test_sets = tuple((target, "shifted") for target in targets)
     for target, value in zip(
