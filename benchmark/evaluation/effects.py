@@ -22,6 +22,9 @@ BASELINES = {
 }
 """Part of a method → values with which others are compared; one of them with those before it."""
 
+UNCOMPARED = {"name", "of"}
+"""What a record says of a method beside its parts and its training."""
+
 EFFECTS_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("scenario", "track", "part")),
@@ -44,7 +47,10 @@ def one_part_pairs(methods: dict[str, RecordedMethod]) -> list[tuple[str, str, s
     from both: the trained heads in one view stand for them, or the first readout if these were not
     run.
     """
-    parts = {name: method.model_dump(exclude={"name", "of"}) for name, method in methods.items()}
+    parts = {
+        name: {part: value or "" for part, value in method.model_dump(exclude=UNCOMPARED).items()}
+        for name, method in methods.items()
+    }
     pairs = [
         (part, name, other)
         for name, own in parts.items()

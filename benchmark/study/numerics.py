@@ -65,7 +65,7 @@ def version(kind: str, name: str | None = None) -> int | str:
     """
     if name is None:
         return VERSIONS[kind]
-    if name in BLOCKS[kind].split():
+    if name in BLOCKS.get(kind, "").split():
         return VERSIONS.get(f"{kind}.{name}", 1)
     block = registry(kind).get(name)
     if block is None:  # refused by name where the settings are read

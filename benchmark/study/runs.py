@@ -290,7 +290,7 @@ def check_blocks(params: Params, method: Method) -> None:
     if method.members:
         return
     check_weights(params, method)
-    for part in REGISTRIES.keys() & PARTS.keys():
+    for part in filter(REGISTRIES.__contains__, PARTS):
         name = getattr(method, part)
         if PARTS[part].blocks:
             check_block(part, name, params.block(part, name))
