@@ -820,7 +820,7 @@ def predict(
     ] = Path("predictions.csv"),
     crop: CropOption = 1.0,
     tta: Annotated[
-        bool, Option(help="Average over 8 flips and turns; requires the prepared source.")
+        bool, Option(help="Average over 8 flips and turns; requires the source images.")
     ] = False,
     accuracy: Annotated[
         float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")

@@ -20,14 +20,14 @@ class ChangedInput(UserError):
     """
 
 
-def suggest(name: str, known: Iterable[str], most: int = 3) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """The end of an error line about an unknown `name`: the nearest known names.
 
     >>> suggest("resnet81", ["resnet18", "vgg16"])
     "; did you mean 'resnet18'?"
     """
     known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(name)[:100], known, n=most, cutoff=0.6)
+    near = difflib.get_close_matches(str(name)[:100], known)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     if len(known) > 12:

@@ -16,6 +16,7 @@ from benchmark.errors import UserError
 from benchmark.texts import visible
 
 Item = TypeVar("Item")
+EVERY_S = 20.0
 
 
 class StandardOutput:
@@ -65,7 +66,6 @@ console = Terminal(
 
 
 def say(line: str) -> None:
-    """Print one plain line."""
     console.print(line)
 
 
@@ -75,10 +75,8 @@ def say_each(lines: Iterable[object]) -> None:
         say(str(line))
 
 
-def track(
-    items: Iterable[Item], description: str, total: int | None = None, every_s: float = 20.0
-) -> Iterator[Item]:
-    """Iterate with progress: a bar on a terminal, else a line at most every `every_s` seconds."""
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate with progress: a bar on a terminal, else a line at most every `EVERY_S` seconds."""
     if total is None:
         total = len(items) if hasattr(items, "__len__") else None
     if console.is_terminal:
@@ -94,6 +92,6 @@ def track(
     last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
-        if time.monotonic() - last >= every_s:
+        if time.monotonic() - last >= EVERY_S:
             last = time.monotonic()
             say(f"{description}: {done}" + (f"/{total}" if total else ""))
