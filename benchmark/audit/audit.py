@@ -1,7 +1,7 @@
-"""A profile's images, splits and scenarios → `results/<profile>/audit.json` and `audit.html`.
+"""The audit of a profile's images, splits and scenarios, a gate of the pipeline: one failure fails.
 
-The gate of the pipeline: one failure and it says no. The record holds paths and numbers; the page
-shows third-party images, stays on the machine that made it and is not for git.
+`results/<profile>/audit.json` holds paths and numbers. `audit.html` shows third-party images: it
+stays on the machine that made it and is not for git.
 """
 
 from __future__ import annotations

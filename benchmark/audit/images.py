@@ -1,5 +1,5 @@
-"""Image files → what the audit knows of each (hash, size, a grey miniature, or why it is unusable),
-and small JPEGs of them for a page.
+"""What the audit knows of an image file (hash, size, a grey miniature, or why it is unusable), and
+small JPEGs for a page.
 
 Files are hashed every time, so that damage is seen; decoded once: miniatures are kept by content
 in `datasets/cache/audit/`, for every profile.

@@ -1,4 +1,4 @@
-"""Miniatures → pairs of images that show one cell: copies, and the same cell photographed twice.
+"""The search for pairs of images of one cell: copies, and one cell photographed twice.
 
 Two measures, one after the other, and a cheap form of the second between them. The *hash* is the
 low-frequency cosine transform of a miniature: a perceptual hash that is not cut to bits, for 80

@@ -1,6 +1,6 @@
-"""Images that show one cell → what that means where they lie: failure, warning, or harmless.
+"""Pairs of images of one cell: a failure, a warning or harmless, by where the two lie.
 
-And how far the search may be trusted: what people who looked at its finds said of them.
+And the precision of the search: what people who looked at its finds said of them.
 """
 
 from __future__ import annotations

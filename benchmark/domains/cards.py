@@ -1,4 +1,4 @@
-"""A profile's prepared images → `results/<profile>/domains/`: a card per domain, and distances.
+"""A card of each of a profile's domains, and their distances: `results/<profile>/domains/`.
 
 `domains.json`, `distances_<of>.csv` and their figures hold numbers and are for git; `cards/` holds
 montages of other publishers' images, which stay on the machine that made them.

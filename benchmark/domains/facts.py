@@ -1,4 +1,4 @@
-"""Prepared images → numbers that tell domains apart: colour, size of the nucleus, distances."""
+"""Numbers that tell domains apart: colour, diameter of the nucleus, Fréchet distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained run's checkpoint, or a file of weights → frozen features of prepared images."""
+"""Frozen features of prepared images, by a finished run's network or by published weights."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The range of a source's own images: what `predict` may accept an answer to.
+"""The range of a source's own images, beyond which `predict` accepts no prediction.
 
-A network's confidence says nothing of images unlike those that it learnt from: cells of another
-stain, or whole fields, are answered as surely as its own. So the source's training images say
-what its cells look like, in numbers that every laboratory's images have, and its held-out images
-say how far its own depart from that. `results/<profile>/ranges.json` holds both for each source and
-framing, so that `predict` needs none of the source's images.
+A network's confidence says nothing of images unlike those that it was trained on: it is as high for
+cells of another stain, and for whole fields. So the source's training images say what its cells
+look like, in numbers that every laboratory's images have, and its held-out images say how far its
+own depart from that. `results/<profile>/ranges.json` holds both for each source and framing, so
+that `predict` needs none of the source's images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A laboratory's folder of labelled images → a domain of its own, a target in every scenario.
+"""Make a laboratory's folder of labelled images a domain of its own, a target in every scenario.
 
 `wbc-shift domain add` copies the images below `datasets/raw/`, which git ignores, with their
 manifest and what was found in them; writes the card `datasets/<name>.yaml`; and adds the domain to
@@ -148,7 +148,7 @@ def examine(
         images.iloc[sound],
         [looks[row] for row in sound],
         others,
-        look_at([datasets / "raw" / path for path in others["path"]], cache),
+        look_at(others["file"].to_list(), cache),
         published_hashes(datasets, cards),
     )
     found = pd.concat([pd.DataFrame(left_out + taken, columns=FINDINGS), found], ignore_index=True)

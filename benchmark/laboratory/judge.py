@@ -1,9 +1,9 @@
-"""A laboratory's own images → which of them may be used, why the others may not, and their crop.
+"""Which of a laboratory's own images may be used, why the others may not, and how to crop them.
 
 What the audit would refuse in a published set is decided here at once, since nobody has reviewed
 the images before: broken files are left out, of copies one stays, images of one cell are one group.
-The crop decides more than any method does: a network that has learned cells of one size answers
-nearly by chance on cells of half of it.
+The crop decides more than any method does: a network that was trained on cells of one size is
+nearly at chance on cells of half of it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmark.audit.audit import images_of
 from benchmark.audit.images import BLACK, Look, look_at
 from benchmark.audit.near_duplicates import SIDE, near_duplicates
 from benchmark.audit.pairs import EQUAL
-from benchmark.data.cards import Card, card_of
-from benchmark.data.manifests import domain_images, join_groups, published_images
+from benchmark.data.cards import Card
+from benchmark.data.manifests import join_groups, published_images
 from benchmark.data.prepare import SMALLEST_SIDE, decode_all
 from benchmark.domains.facts import nucleus_diameters
 from benchmark.errors import UserError
@@ -156,19 +157,14 @@ def named(path: str, cell_type: str) -> str:
 def images_at_hand(
     root: Path, profile: Profile, cards: dict[str, Card]
 ) -> tuple[pd.DataFrame, int]:
-    """A profile's images that lie in `datasets/raw/` (domain, path below it, class_name), and how
-    many do not."""
-    tables = []
-    for domain in profile.domains:
-        card = card_of(cards, domain)
-        table = domain_images(
-            root / "datasets", card, domain, profile.label_space, profile.subset
-        ).assign(domain=domain)
-        table["path"] = f"{card.folder}/" + table["path"]
-        tables.append(table[["domain", "path", "class_name"]])
-    images = pd.concat(tables, ignore_index=True)
-    here = [(root / "datasets" / "raw" / path).is_file() for path in images["path"]]
-    return images[here].reset_index(drop=True), len(images) - sum(here)
+    """A profile's images that lie in `datasets/raw/` (domain, file, path below it, class_name), and
+    how many do not."""
+    images = images_of(root, profile, cards)
+    images = images[images["domain"].isin(profile.domains)]  # those of a class
+    raw = root / "datasets" / "raw"
+    images = images.assign(path=[file.relative_to(raw).as_posix() for file in images["file"]])
+    here = images["file"].map(Path.is_file).astype(bool)
+    return images[here].reset_index(drop=True), int((~here).sum())
 
 
 def published_hashes(datasets: Path, cards: dict[str, Card]) -> dict[str, str]:

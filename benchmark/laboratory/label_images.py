@@ -1,4 +1,4 @@
-"""Unlabelled images and a finished run → a label, a confidence and a flag for each of them.
+"""Label a laboratory's images with a finished run: label, confidence, and whether to accept it.
 
 Temperature and threshold of rejection are fitted on the source's calibration part, held out from
 training and from the choice of the epoch, and are those of the evaluation's tables

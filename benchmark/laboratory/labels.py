@@ -1,4 +1,4 @@
-"""A laboratory's folder, or its CSV → its images, and each of its labels as a cell type."""
+"""The labels of a laboratory's images, by its folders or a CSV, and what cell type each means."""
 
 from __future__ import annotations
 

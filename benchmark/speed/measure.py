@@ -1,4 +1,4 @@
-"""A profile's networks and `prepare`, timed on this machine → `results/speed/`.
+"""Time a profile's networks and `prepare` on this machine, for `results/speed/`.
 
 What is compared is run in turn, round after round, so that a machine that slows down slows all of
 it; medians are given, of wall-clock and of processor time. On a busy machine only ratios mean much.
