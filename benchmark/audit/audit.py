@@ -107,14 +107,18 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
         asked = root / "datasets", card, domain, profile.label_space, profile.subset
         table = domain_images(*asked).assign(domain=domain, part="")
         if domain in profile.sources():
-            table["part"] = table["path"].map(parts_of(root, domain)).fillna("no part")
+            # Without a split no image has a part, and pandas takes them all for numbers.
+            parts = table["path"].map(parts_of(root, domain)).astype(object)
+            table["part"] = parts.fillna("no part")
         foreign = open_set_images(*asked)
         for own in (table, foreign.assign(domain=open_set_of(domain), part="")):
             files = pd.Series([raw / path for path in own["path"]], own.index, dtype=object)
             tables.append(own.assign(dataset=card.name, file=files))
-    columns = ["dataset", "domain", "path", "file", "group", "class_name", "part"]
     images = pd.concat(tables, ignore_index=True)
-    return images.reindex(columns=[*columns, "sha256", "width", "height"]).fillna("")
+    facts = ["sha256", "width", "height"]
+    for fact in facts:
+        images[fact] = images[fact].fillna("") if fact in images else ""
+    return images[["dataset", "domain", "path", "file", "group", "class_name", "part", *facts]]
 
 
 def record(name: str, images: pd.DataFrame, audit: Audit) -> dict[str, Any]:
