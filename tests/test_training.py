@@ -24,6 +24,7 @@ from benchmark.models.build import build_model
 from benchmark.models.predict import predict
 from benchmark.settings import Augmentation, Training
 from benchmark.study import records
+from benchmark.study.plan import read_plan
 from benchmark.training.fit import SCHEDULES, NotFinite, fit
 from benchmark.training.losses import LOSSES
 
@@ -234,7 +235,7 @@ def test_tampered_predictions_count_as_missing_and_are_made_again(trained: Path,
     path = CE / "predictions.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    run = read_json(Path("results/tiny/plans/first.json"))["runs"][0]
+    run = read_plan(Path("results/tiny/plans/first.json")).runs[0]
     assert records.read_outcome(Path(), "tiny", run)["outcome"] == "missing"
     assert wbc_shift("train", "-p", "tiny").status == 0
     assert path.read_bytes() == whole
