@@ -603,7 +603,8 @@ def report(
 ) -> None:
     """Write tables, figures and the page of a profile.
 
-    Reads what `evaluate` wrote. Writes results/<profile>/tables/, figures/ and report.html.
+    Reads what `evaluate` wrote. Writes tables/, figures/, figures.json and report.html to
+    results/<profile>/.
     """
     from benchmark.report.report import report as report_results
 
