@@ -55,17 +55,9 @@ class Parts(Strict):
     backbone: Annotated[str, Part("backbones", compared=False)] = ""
     """A timm name, or one of `benchmark/models`."""
     normalisation: Annotated[
-        str,
-        Part(
-            "normalisations",
-            "benchmark.models.normalisation:NORMALISATIONS",
-            passed=1,
-            blocks=True,
-        ),
+        str, Part("normalisations", "benchmark.models.normalisation:NORMALISATIONS", 1, blocks=True)
     ] = "bn"
-    loss: Annotated[
-        str, Part("losses", "benchmark.training.losses:LOSSES", passed=1, blocks=True)
-    ] = "ce"
+    loss: Annotated[str, Part("losses", "benchmark.training.losses:LOSSES", 1, blocks=True)] = "ce"
     augmentation: Annotated[str | None, Part("augmentations", blocks=True)] = None
     """None is the profile's own."""
     framing: Annotated[str | None, Part("framings")] = None
@@ -96,13 +88,7 @@ class Parts(Strict):
     ] = "head"
     """What answers from the features; `head` is the trained classifier."""
     inference: Annotated[
-        str,
-        Part(
-            "inferences",
-            "benchmark.models.predict:INFERENCES",
-            blocks=True,
-            trained=False,
-        ),
+        str, Part("inferences", "benchmark.models.predict:INFERENCES", blocks=True, trained=False)
     ] = "single"
     """How an image is answered; `single` is in one view."""
 

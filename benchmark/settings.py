@@ -465,16 +465,12 @@ def one_name_each(methods: list[tuple[str, Method]]) -> dict[str, Method]:
     for name, method in methods:
         other = found.setdefault(name, method)
         if other != method:
+            apart = [p for p in Method.model_fields if getattr(method, p) != getattr(other, p)]
             raise UserError(
                 f"'{name}' is the name of two methods, one of a grid and one that differs from it "
-                f"in {', '.join(differences(method, other))}: rename the block or the method"
+                f"in {', '.join(apart)}: rename the block or the method"
             )
     return found
-
-
-def differences(method: Method, other: Method) -> list[str]:
-    """The parts in which two methods differ."""
-    return [part for part in Method.model_fields if getattr(method, part) != getattr(other, part)]
 
 
 def load_params(path: Path = PARAMS) -> Params:

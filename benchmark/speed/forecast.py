@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,11 +15,10 @@ from benchmark.data.manifests import domain_images
 from benchmark.data.split import fold_of, read_split
 from benchmark.errors import UserError
 from benchmark.scenarios import sources_of
-from benchmark.schema import Record, read_record
 from benchmark.settings import Params
 from benchmark.speed.records import training_rows
 from benchmark.study.records import kind_of_work
-from benchmark.study.runs import Run
+from benchmark.study.runs import Run, RunRecord, read_run_record
 
 Network = tuple[str, int, str]
 """Backbone, image size in pixels, precision."""
@@ -98,15 +96,6 @@ def forecast(
     return Forecast(seconds / 3600, known, list(sources), dict(unknown))
 
 
-class Timed(Record):
-    """A record of a run, as far as a forecast reads it."""
-
-    outcome: str
-    environment: dict[str, Any]
-    method: dict[str, str]
-    settings: dict[str, Any]
-
-
 def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
     """Speeds on a device: the median of finished runs, else of `results/speed/`.
 
@@ -119,24 +108,21 @@ def known_speeds(root: Path, device: str) -> dict[Network, Speed]:
     for (timed_on, *network), speed in timings.median().items():
         source = f"results/speed of {network[0]} at {network[1]} px"
         found[timed_on][tuple(network)] = Speed(float(speed), 0.0, source)
-    timed: dict[tuple[str, Network], list[dict]] = defaultdict(list)
+    timed: dict[tuple[str, Network], list[RunRecord]] = defaultdict(list)
     for path in (Path(root) / "results").glob("*/runs/*/*/seed*/run.json"):
         try:
-            run = read_record(path, Timed, "")
+            run = read_run_record(path)
         except UserError:
             continue  # `train` counts it as missing
         # A training's speed is that of the device it ran on, which is the record's environment.
-        timed_on = run.get("environment", {}).get("device")
-        if run["outcome"] == "done" and run.get("train_images_per_s") and timed_on:
-            settings = run["settings"]
-            precision = settings["training"]["precision"]
-            network = run["method"]["backbone"], settings["image_size"], precision
+        timed_on, training = run.environment.get("device"), run.settings.training
+        if run.outcome == "done" and run.train_images_per_s and timed_on and training:
+            network = run.method.backbone, run.settings.image_size, training.precision
             timed[timed_on, network].append(run)
     for (timed_on, network), runs in timed.items():
-        spent = [run.get("time") or {} for run in runs]
-        overheads = [time.get("load_s", 0.0) + time.get("evaluate_s", 0.0) for time in spent]
+        overheads = [r.time.get("load_s", 0.0) + r.time.get("evaluate_s", 0.0) for r in runs]
         found[timed_on][network] = Speed(
-            float(np.median([run["train_images_per_s"] for run in runs])),
+            float(np.median([run.train_images_per_s for run in runs])),
             float(np.median(overheads)),
             f"{len(runs)} finished runs of {network[0]} at {network[1]} px",
         )

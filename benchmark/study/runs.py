@@ -173,6 +173,7 @@ class RunRecord(Run):
     selection: Any = None
     history: list[dict[str, Any]] = Field(default_factory=list)
     """By epoch; empty where nothing was trained."""
+    train_images_per_s: float | None = None
     time: dict[str, float] = Field(default_factory=dict)
     members: list[dict[str, Any]] = Field(default_factory=list)
 
