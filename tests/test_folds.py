@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from conftest import CLASSES, REPOSITORY, edit
+from conftest import CLASSES, REPOSITORY, edit, working_copy
 from support.splits import split_anew
 
 from benchmark.data.arrays import PreparedImages
@@ -21,6 +23,7 @@ from benchmark.data.split import (
     split_path,
 )
 from benchmark.errors import UserError
+from benchmark.evaluation.cross_fitting import runs_by_fold
 from benchmark.files import read_json
 from benchmark.settings import load_params
 
@@ -69,15 +72,32 @@ def test_the_split_of_profiles_without_folds_keeps_its_digest() -> None:
     assert len({split_digest(DATASETS, "raabin", fold) for fold in (None, *FIVE)}) == 6
 
 
+@pytest.fixture(scope="module")
+def folded_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project cut into three folds, with a method that has four seeds, and one of two."""
+    from benchmark import cli
+
+    folder = tmp_path_factory.mktemp("folded") / "project"
+    shutil.copytree(prepared_template, folder)
+    params = folder / "params.yaml"
+    edit(params, "    label_space: wbc5\n", "    label_space: wbc5\n    folds: 3\n")
+    edit(params, "seeds: 1", "seeds: 4")
+    edit(params, "losses: [ce, focal]", "losses: [ce]")
+    text = params.read_text()
+    second = text[text.index("      first:") :].replace("first", "second").replace("ce]", "focal]")
+    params.write_text(text + second.replace("seeds: 4", "seeds: 2"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.split()
+        cli.plan("tiny")
+        cli.train("tiny", None)
+    return folder
+
+
 @pytest.fixture
-def folded(prepared: Path, wbc_shift: Callable) -> Path:
-    """The toy project cut into three folds, two of its seeds planned."""
-    edit(Path("params.yaml"), "    label_space: wbc5\n", "    label_space: wbc5\n    folds: 3\n")
-    edit(Path("params.yaml"), "seeds: 1", "seeds: 4")
-    edit(Path("params.yaml"), "losses: [ce, focal]", "losses: [ce]")
-    assert wbc_shift("split").status == 0
-    assert wbc_shift("plan", "-p", "tiny").status == 0
-    return prepared
+def folded(folded_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, the current folder."""
+    return working_copy(folded_template, tmp_path, monkeypatch)
 
 
 def planned() -> list[dict]:
@@ -85,17 +105,18 @@ def planned() -> list[dict]:
     return read_json(Path("results/tiny/plans/first.json"))["runs"]
 
 
-def test_a_seed_is_tested_on_its_fold_and_the_fold_is_part_of_its_fingerprint(
-    folded: Path, wbc_shift: Callable
-) -> None:
+def at_home(run_id: str) -> pd.DataFrame:
+    """What a run predicted of its id_test."""
+    table = pd.read_parquet(Path("results/tiny/runs") / run_id / "predictions.parquet")
+    return table[table["part"] == "id_test"]
+
+
+def test_a_seed_is_tested_on_its_fold(folded: Path) -> None:
     runs = planned()
     assert [run["scenario"]["folds"] for run in runs] == [3] * 4
-    outcome = wbc_shift("train", "-p", "tiny")
-    assert outcome.status == 0, outcome.err
     tested = []
     for run in runs:
-        table = pd.read_parquet(Path("results/tiny/runs") / run["run_id"] / "predictions.parquet")
-        held_out = table.loc[table["part"] == "id_test"]
+        held_out = at_home(run["run_id"])
         split = read_split(Path("datasets"), "toy-a", Fold(run["seed"] % 3, 3))
         expected = split.loc[split["part"] == "id_test", "path"]
         assert sorted(held_out["image"]) == sorted(expected)
@@ -118,6 +139,44 @@ def test_another_cut_into_folds_makes_the_runs_of_the_changed_folds_stale(
     assert wbc_shift("plan", "-p", "tiny").status == 0
     after = [run["fingerprint"] for run in planned()]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True, True]
+
+
+def test_what_is_said_at_home_is_of_all_folds_together(folded: Path, wbc_shift: Callable) -> None:
+    """Of those that every method of the scenario has: here two of the three."""
+    for command in ("evaluate", "report"):
+        outcome = wbc_shift(command, "-p", "tiny")
+        assert outcome.status == 0, outcome.err
+    found = pd.read_parquet("results/tiny/intervals.parquet")
+    found = found[(found["column"] == "in_domain") & (found["metric"] == "accuracy")]
+    assert found.set_index("method")["seeds"].to_dict() == {
+        "resnet10t-bn-ce": 4,
+        "resnet10t-bn-focal": 2,
+    }
+    for method, mean in found.set_index("method")["mean"].items():
+        both = pd.concat([at_home(f"{method}/toy-a_to_others/seed{seed}") for seed in range(2)])
+        assert both["image"].is_unique
+        predicted = both[[f"logit_{name}" for name in CLASSES]].to_numpy().argmax(1)
+        assert mean == pytest.approx((predicted == both["label"]).mean(), abs=1e-5)
+    images = pd.read_parquet("results/tiny/evidence.parquet").query(
+        "column == 'in_domain' and metric == 'accuracy'"
+    )
+    assert set(images["images"]) == {len(both)}
+    assert set(images["groups"]) == {both["group"].nunique()}
+
+
+@pytest.mark.parametrize(
+    ("method", "round", "expected"),
+    [("a", 0, [0, 1]), ("a", 1, [3, 1]), ("b", 0, [0, 1])],
+)
+def test_runs_of_a_second_round_are_joined_by_those_of_the_first_that_it_lacks(
+    method: str, round: int, expected: list[int]
+) -> None:
+    def run(name: str, seed: int) -> SimpleNamespace:
+        return SimpleNamespace(run_id=f"{name}{seed}", seed=seed, method=SimpleNamespace(name=name))
+
+    runs = [run("a", seed) for seed in range(4)] + [run("b", seed) for seed in range(2)]
+    of = runs_by_fold(runs, 3)[f"{method}{3 * round}"]
+    assert of == [f"{method}{seed}" for seed in expected]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from benchmark.evaluation.comparisons import (
     shared_rows,
     significant,
 )
+from benchmark.evaluation.cross_fitting import pooled_at_home
 from benchmark.evaluation.experiments import (
     ScenarioRuns,
     by_scenario,
@@ -69,7 +70,7 @@ def compare_methods(
 def scenario_lines(results: Path, runs: ScenarioRuns, pair: Pair) -> Iterator[str]:
     """What is known about two methods in one scenario, column by column, the test sets first."""
     predictions = {r.run_id: predictions_of(results, r, runs.classes).known for r in runs.runs}
-    resampled = resample(runs, predictions)
+    resampled = resample(runs, pooled_at_home(runs, predictions))
     rows = shared_rows(resampled, pair)
     p_images = permutation_tests(resampled, {HEADLINE: {pair: rows}})[HEADLINE][pair]
     found = {}

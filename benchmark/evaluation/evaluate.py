@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.data.split import read_split
+from benchmark.data.split import Fold, fold_of, read_split
 from benchmark.errors import UserError
 from benchmark.evaluation.columns import has_reduced_form, resample
 from benchmark.evaluation.comparisons import scenario_columns
+from benchmark.evaluation.cross_fitting import pooled_at_home
 from benchmark.evaluation.effects import EFFECTS_SCHEMA, adjusted_rows, effect_rows
 from benchmark.evaluation.evidence import (
     COLUMNS_SCHEMA,
@@ -60,7 +61,7 @@ from benchmark.evaluation.selective import (
 from benchmark.files import atomic
 from benchmark.parallel import in_processes, processors
 from benchmark.progress import say, track
-from benchmark.scenarios import sources_of
+from benchmark.scenarios import corruption_of, sources_of
 from benchmark.study.predictions import (
     Predictions,
     RowOrders,
@@ -103,6 +104,8 @@ def evaluate(results: Path) -> None:
     for line in [*networks_apart(results, runs), *planned_since(results, experiments)]:
         say(f"note: {line}")
     known = {run_id: own.known for run_id, own in predictions.items()}
+    for scenario_runs in by_scenario(experiments):
+        known |= pooled_at_home(scenario_runs, known)
     pooled = {run.scenario.source for i, (run, _) in runs.items() if predictions[i].foreign}
     tested = images_by_domain(results.parent.parent / "datasets", pooled)
     jobs = [partial(run_tables, *runs[i], own, tested) for i, own in predictions.items()]
@@ -144,7 +147,7 @@ def run_tables(
 
 
 def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]:
-    """Domain of a source of several → the images of its in-domain test, as the split names them.
+    """Domain of a source of several → its images, as the split names them.
 
     Predictions name the source alone.
 
@@ -155,7 +158,7 @@ def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]
     for domains in (sources_of(source) for source in sorted(sources)):
         for domain in domains if len(domains) > 1 else ():
             split = read_split(datasets, domain)
-            found[domain] = split.loc[split["part"] == "id_test", "path"].to_numpy(str)
+            found[domain] = split["path"].to_numpy(str)
         for one, other in itertools.combinations(domains, 2):
             if len(both := np.intersect1d(found[one], found[other])):
                 raise UserError(
@@ -237,10 +240,12 @@ def read_all(
     with ThreadPoolExecutor(processors()) as pool:
         jobs = pool.map(lambda pair: predictions_of(results, *pair, orders), runs.values())
         predictions = dict(zip(runs, track(jobs, "evaluate", total=len(runs)), strict=True))
-    seen: dict[tuple[str, TestSet], tuple[str, str]] = {}
+    seen: dict[tuple[str, TestSet, Fold | None], tuple[str, str]] = {}
     for run_id, (run, _) in runs.items():
         for test_set, own in predictions[run_id].known.items():
-            key = run.scenario.name, test_set
+            whole = test_set[1] == "shifted" and corruption_of(test_set[0]) is None
+            held_out = None if whole else fold_of(run.seed, run.scenario.folds)
+            key = run.scenario.name, test_set, held_out
             other, digest = seen.setdefault(key, (run_id, own.digest))
             if digest != own.digest:
                 raise UserError(

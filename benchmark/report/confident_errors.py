@@ -15,15 +15,17 @@ from PIL import Image
 from benchmark.audit.images import address
 from benchmark.data.arrays import PreparedImages
 from benchmark.errors import UserError, suggest
+from benchmark.evaluation.cross_fitting import pooled_at_home
 from benchmark.evaluation.experiments import (
     Experiment,
     RecordedRun,
+    ScenarioRuns,
     done_runs,
     load_experiments,
     predictions_of,
 )
 from benchmark.files import write_text
-from benchmark.scenarios import corruption_of
+from benchmark.scenarios import corruption_of, sources_of
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import Predictions
 from benchmark.texts import templates_beside
@@ -91,7 +93,8 @@ def confident_errors(
     found = []
     for (scenario, classes), runs in scenarios.items():
         layouts = {}
-        votes = [predictions_of(results, run, classes, layouts).known for run in runs]
+        known = {r.run_id: predictions_of(results, r, classes, layouts).known for r in runs}
+        votes = pooled_at_home(ScenarioRuns(scenario, classes, tuple(runs)), known).values()
         for test_set in scenario.test_sets:
             rows = [vote[test_set] for vote in votes if test_set in vote]
             if rows and corruption_of(test_set[0]) is None:
@@ -154,6 +157,10 @@ def write_gallery(root: Path, profile: str, run_id: str | None = None) -> Path:
 
 
 def pictures(images: PreparedImages, found: Mistakes) -> list[str]:
-    whole = images.test_set(found.domain, found.part)
-    places = {name: place for place, name in enumerate(whole.table["image"])}
-    return [address(Image.fromarray(whole.pixels[places[one.image]])) for one in found.shown]
+    whole = [images.domain(domain) for domain in sources_of(found.domain)]
+    pixels = {
+        name: picture
+        for one in whole
+        for name, picture in zip(one.table["image"], one.pixels, strict=True)
+    }
+    return [address(Image.fromarray(pixels[one.image])) for one in found.shown]
