@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -260,8 +261,8 @@ def test_a_diverging_method_is_an_outcome_and_the_others_are_kept(
 
 def test_the_index_tells_methods_that_are_trained_otherwise_apart() -> None:
     def told(**training: object) -> str:
-        plain = {"epochs": 10, "augmentation": {"scale": 0.1}}
-        return records.training_digest({"settings": {"training": plain | training}})
+        settings = {"training": {"epochs": 10, "augmentation": {"scale": 0.1}} | training}
+        return records.training_digest(SimpleNamespace(record=lambda: {"settings": settings}))
 
     assert told() == told(augmentation={"scale": 0.2})  # a part of the method, under its name
     assert len({told(), told(epochs=20), told(averaging="ema")}) == 3
