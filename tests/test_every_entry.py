@@ -113,7 +113,7 @@ def test_an_entry_goes_from_phantoms_to_predictions(
     several = "domain_balanced" in ENTRIES[name].training.values() or name.startswith("recipe-")
     runs = plan_one(root, params, profile, name, SEVERAL if several else SINGLE, 0)
     train_one(root, profile, CLASSES, runs)  # tells of any other outcome than `done`
-    folder = root / "results" / profile / "runs" / runs[-1]["run_id"]
+    folder = root / "results" / profile / "runs" / runs[-1].run_id
     table = pd.read_parquet(folder / "predictions.parquet")
     # 40 in training of 2 × 25 and of 1 × 25, the other parts and the target are answered.
     answered = {"id_val": 5, "calibration": 5, "id_test": 5}
