@@ -213,3 +213,35 @@ def test_the_input_is_left_alone_and_the_fit_is_plain_numbers() -> None:
 def test_an_unknown_name_is_one_line_with_the_nearest() -> None:
     with pytest.raises(UserError, match="'makenko'; did you mean 'macenko'"):
         fit_stain("makenko", np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_image_moments_undo_another_lamp_and_stain_image_by_image() -> None:
+    train = cells(Acquisition())
+    other = np.rint(train * [0.8, 0.7, 0.9] + [10, 20, 5]).astype(np.uint8)
+    for shown in (other, other[:1]):  # an image alone, or among others
+        changed, failed = fit_stain("image_moments", train)(shown)
+        assert not failed.any()
+        expected, _ = fit_stain("image_moments", train)(train[: len(shown)])
+        assert np.abs(changed.astype(int) - expected).max() <= 3
+    flat = np.full((1, 8, 8, 3), 90, np.uint8)
+    changed, failed = fit_stain("image_moments", train)(flat)
+    assert failed.all()
+    assert np.array_equal(changed, flat)
+
+
+def test_white_background_takes_the_lamp_off_and_leaves_a_dark_image_alone() -> None:
+    picture = np.full((2, 10, 10, 3), [200, 180, 160], np.uint8)
+    picture[:, 4:6, 4:6] = [100, 45, 80]
+    picture[1] //= 4
+    changed, failed = fit_stain("white_background", picture)(picture)
+    assert failed.tolist() == [False, True]
+    assert changed[0, 0, 0].tolist() == [255, 255, 255]
+    # Transmission, and so the optical density beyond the background's, is kept.
+    assert changed[0, 4, 4] == pytest.approx(np.array([100 / 200, 45 / 180, 80 / 160]) * 255, abs=1)
+    assert np.array_equal(changed[1], picture[1])
+
+
+def test_grey_is_luma_in_three_channels() -> None:
+    picture = np.array([[[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]], np.uint8)
+    changed, _ = fit_stain("grey", picture)(picture)
+    assert changed[0, 0].tolist() == [[76] * 3, [150] * 3, [29] * 3]

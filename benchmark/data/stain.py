@@ -40,6 +40,12 @@ LEAST_LIKENESS = 0.5
 LEAST_SPREAD = 1e-3
 """Standard deviation in CIELAB below which a channel is flat: grey or blank images."""
 
+LEAST_GREY_SPREAD = 1.0
+"""Standard deviation in grey values below which a channel shows nothing."""
+LIGHTEST, LEAST_LIGHT = 95, 64
+"""Percentile of a channel that is taken for light between cells, and the least that is light."""
+LUMA = np.array([0.299, 0.587, 0.114])
+
 DENSITY = -np.log((np.arange(256) + 1) / LIGHT)
 """Optical density of each grey value, natural: OD = -ln((I + 1) / I_0)."""
 _VALUE = np.arange(256) / 255
@@ -267,9 +273,70 @@ def rgb_of(lab: np.ndarray) -> np.ndarray:
     return np.rint(255 * value).astype(np.uint8)
 
 
+# --------------------------------------------------------------------------- image by image
+
+
+@dataclass(frozen=True)
+class ImageMoments:
+    """Mean and spread of R, G and B of each image become the reference's: what a network sees is
+    then standardised image by image, whatever lamp, stain and camera made it.
+
+    Attributes:
+        mean, spread: of the grey values in the reference, [3].
+    """
+
+    mean: tuple[float, float, float]
+    spread: tuple[float, float, float]
+
+    def __call__(self, pixels: np.ndarray) -> Stained:
+        return by_chunks(self._apply, pixels)
+
+    def _apply(self, pixels: np.ndarray) -> Stained:
+        mean, spread = pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))
+        failed = (spread < LEAST_GREY_SPREAD).any(1)
+        gain = np.array(self.spread) / np.maximum(spread, LEAST_GREY_SPREAD)
+        changed = (pixels - mean[:, None, None]) * gain[:, None, None] + np.array(self.mean)
+        changed = np.rint(changed.clip(0, 255)).astype(np.uint8)
+        changed[failed] = pixels[failed]
+        return changed, failed
+
+
+def fit_image_moments(train: np.ndarray) -> ImageMoments:
+    """The mean, over the training images, of each channel's mean and of its spread."""
+    moments = train.mean(axis=(1, 2)), train.std(axis=(1, 2))
+    mean, spread = (values.mean(0).tolist() for values in moments)
+    return ImageMoments(tuple(mean), tuple(spread))
+
+
+def white_background(pixels: np.ndarray) -> Stained:
+    """The light between cells made white: its optical density is taken off each channel.
+
+    Light is the `LIGHTEST` percentile of a channel; an image without any, or dark, is left alone.
+    """
+
+    def apply(some: np.ndarray) -> Stained:
+        light = np.percentile(some, LIGHTEST, axis=(1, 2))
+        failed = (light < LEAST_LIGHT).any(1)
+        scaled = some * (255 / np.maximum(light, LEAST_LIGHT))[:, None, None]
+        changed = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+        changed[failed] = some[failed]
+        return changed, failed
+
+    return by_chunks(apply, pixels)
+
+
+def grey(pixels: np.ndarray) -> Stained:
+    """Luma (ITU-R BT.601) in all three channels: what is left without colour."""
+    luma = np.rint(pixels @ LUMA).astype(np.uint8)
+    return np.repeat(luma[..., None], 3, axis=3), np.zeros(len(pixels), bool)
+
+
 STAINS: dict[str, Callable[[np.ndarray], Stain]] = {
     "none": lambda train: unchanged,
     "jpeg95": lambda train: recompressed,
     "macenko": fit_macenko,
     "reinhard": fit_reinhard,
+    "image_moments": fit_image_moments,
+    "white_background": lambda train: white_background,
+    "grey": lambda train: grey,
 }

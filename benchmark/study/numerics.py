@@ -41,7 +41,7 @@ BLOCKS: dict[str, str] = {
     "recipe": "erm mixup interdomain_mixup coral groupdro idg_boda",
     "head": "linear addfc hidden512",
     "freezing": "none last16 linear",
-    "stain": "none jpeg95 macenko reinhard",
+    "stain": "none jpeg95 macenko reinhard image_moments white_background grey",
     "readout": "head linear_probe nearest_neighbours decoupled",
     "inference": "single tta tta_as_released adabn bn_mix tent prior_correction",
     "optimiser": "adamw sgd",
