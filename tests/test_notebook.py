@@ -24,7 +24,8 @@ def project(tmp_path: Path) -> Path:
     results = tmp_path / "results" / "toy"
     for run in write_results(results):
         path = results / "runs" / run["run_id"] / "run.json"
-        path.write_text(json.dumps(run | {"training_fingerprint": "0", "settings": {}}))
+        planned = {"training_fingerprint": "0", "answering": "0", "tested": {}, "settings": {}}
+        path.write_text(json.dumps(run | planned))
     return tmp_path
 
 
