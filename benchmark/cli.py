@@ -445,13 +445,20 @@ def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 @command(STUDY)
 def pipeline(
     check: Annotated[bool, Option(help="Only compare; fail if a file is out of date.")] = False,
+    code: Annotated[
+        bool, Option("--code", help="Only write the digests of the code, as the pipeline does.")
+    ] = False,
 ) -> None:
     """Write the dvc.yaml of every profile.
 
-    Reads params.yaml and the cards. Writes dvc.yaml and pipelines/<profile>/dvc.yaml.
+    Reads params.yaml and the cards. Writes dvc.yaml and pipelines/<profile>/dvc.yaml; with --code
+    pipelines/code.yaml alone.
     """
-    from benchmark.study.pipeline import write_pipelines
+    from benchmark.study.pipeline import write_code, write_pipelines
 
+    if code:
+        write_code(ROOT)
+        return
     params, cards = settings()
     write_pipelines(ROOT, params, cards, check)
 

@@ -3,11 +3,11 @@
 The first profile is the embedded default and lies at the root, beside the `split` stage that all
 profiles share; the others lie in `pipelines/<profile>/`.
 
-A stage depends on code where nothing else decides, by a digest in `pipelines/code.yaml` of the
-modules that it imports, without comments and docstrings: so a changed title of a column reaches the
-tables, and a comment makes nothing stale. Elsewhere files are known by their hash: a fetch leaves
-what the manifests say, a split that is there is kept, prepared images are of a declared version,
-and fingerprints say which runs a training stage carries out.
+A stage depends on code where nothing else decides, by a digest of the modules that it imports,
+without comments and docstrings: so a changed title of a column reaches the tables, and a comment
+makes nothing stale. The stage `code` writes these digests, for every profile. Elsewhere files are
+known by their hash: a fetch leaves what the manifests say, a split that is there is kept, prepared
+images are of a declared version, and fingerprints say which runs a training stage carries out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ from benchmark.study.numerics import version
 
 PACKAGE = Path(__file__).parents[1]
 CODE = "pipelines/code.yaml"
+CODE_STAGE = {
+    "cmd": "wbc-shift pipeline --code",
+    "deps": ["benchmark"],
+    "outs": [{CODE: {"cache": False, "persist": True}}],
+}
 ENTRIES = {
     "prepare": ("domains/ranges.py", "domains/"),
     "audit": ("audit/audit.py", "audit/"),
@@ -49,11 +54,10 @@ AUDITED = ("label_space", "experiments")
 REPORTED = ("tables", "figures", "figures.json", "report.html")
 """What `report` writes into a results folder."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
-CODE_HEADER = "# Written by `wbc-shift pipeline` from the code that each stage imports.\n"
 
 
 def code_digests() -> dict[str, int | str]:
-    """What `pipelines/code.yaml` holds: the numerics version of prepared images, and of each stage
+    """What the file `CODE` holds: the numerics version of prepared images, and of each stage
     in `ENTRIES` a digest of its code."""
     digests: dict[str, int | str] = {"data": version("data")}
     for stage, (entry, within) in ENTRIES.items():
@@ -108,18 +112,25 @@ def words(path: Path) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
+def write_code(root: Path) -> None:
+    """Write the digests of the code; a file that holds them stays as it is."""
+    path, text = root / CODE, as_yaml(code_digests())
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
 def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: bool) -> None:
-    """Write (or with `check` only compare) the pipeline file of every profile, and `CODE`.
+    """Write (or with `check` only compare) the pipeline file of every profile.
 
     Raises:
-        UserError: `check` found a file that is not what settings and code give.
+        UserError: `check` found a file that is not what the settings give.
     """
-    files = {root / CODE: CODE_HEADER + as_yaml(code_digests())}
+    files = {}
     keys = (*BLOCKS.values(), "methods")
     blocks = [key for key in keys if key in params.model_fields_set]
     for position, (name, profile) in enumerate(params.profiles.items()):
         path = pipeline_path(root, params, name)
-        stages = {"split": split_stage(params, cards)} if position == 0 else {}
+        stages = {"code": CODE_STAGE, "split": split_stage(params, cards)} if position == 0 else {}
         stages |= profile_stages(name, profile, cards, blocks)
         # Made by hand (`wbc-shift embed`, `speed`): no stage can depend on what may not be there,
         # and a file that git keeps not on what git ignores, as it does the first profile's results.
