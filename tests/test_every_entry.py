@@ -40,9 +40,9 @@ from benchmark.models import build
 from benchmark.models.heads import features_and_logits
 from benchmark.models.predict import predict
 from benchmark.settings import Method, Params, load_params
+from benchmark.study.expansion import check_blocks
 from benchmark.study.plan import plan_one
 from benchmark.study.records import checkpoint_path, read_checkpoint
-from benchmark.study.runs import check_blocks
 from benchmark.training.contracts import join
 from benchmark.training.losses import LOSSES
 

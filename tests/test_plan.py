@@ -19,9 +19,9 @@ from benchmark.errors import UserError
 from benchmark.parts import BLOCKS, PARTS, build, check_block, registry
 from benchmark.settings import load_params
 from benchmark.study import numerics
+from benchmark.study.expansion import check_sampler, expand
 from benchmark.study.plan import read_data
 from benchmark.study.records import write_run
-from benchmark.study.runs import check_sampler, expand
 from benchmark.study.validate import validate_profile
 from benchmark.training.losses import LOSSES
 

@@ -1,8 +1,9 @@
-"""The README says what is there: its table is the generated one, its links and commands exist."""
+"""The README and the pages of docs/ say what is there: table, picture, links and commands."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -23,9 +24,34 @@ def test_the_table_on_real_data_is_the_generated_one() -> None:
     assert block[2].strip() == (REPOSITORY / block[1]).read_text(encoding="utf-8").strip()
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_links_lead_somewhere(target: str) -> None:
-    assert target.startswith("https://") or (REPOSITORY / target).exists()
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in set(re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_picture_of_the_data_flow_is_of_todays_pipeline() -> None:
+    """Where it fails: `python docs/pictures/data_flow.py`."""
+    script = runpy.run_path(str(REPOSITORY / "docs/pictures/data_flow.py"))
+    page = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    pipeline = REPOSITORY / "dvc.yaml"
+    assert script["with_picture"](page, pipeline) == page
+    edges = script["edges"](pipeline)
+    assert ("plan", "results/PROFILE/plans/EXPERIMENT.json", "train") in edges
+    assert ("evaluate", "results/PROFILE/*.parquet", "report") in edges
+
+
+def test_the_course_core_is_short_and_named() -> None:
+    """What the page of the architecture names stays what a lecture can show."""
+    page = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    section = page.split("## The course core")[1].split("\n## ")[0]
+    files = re.findall(r"\]\(\.\./(benchmark/\S+\.py)\)", section)
+    lines = sum(len((REPOSITORY / file).read_text().splitlines()) for file in files)
+    assert len(files) >= 10
+    assert lines < 3000
 
 
 def test_commands_and_make_targets_exist() -> None:

@@ -15,7 +15,8 @@ from benchmark.files import write_json
 from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.schema import Name, ProfileName, Record, read_record, read_shape
 from benchmark.settings import ExperimentSettings, Framing, Params, Profile
-from benchmark.study.runs import Run, expand
+from benchmark.study.expansion import expand
+from benchmark.study.runs import Run
 
 
 class Plan(Record):

@@ -13,6 +13,7 @@ from benchmark.data.split import check_split, split_path
 from benchmark.errors import UserError
 from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.settings import Params
+from benchmark.study.expansion import expand
 from benchmark.study.plan import profile_folder, read_data
 from benchmark.study.predictions import networks_apart
 from benchmark.study.records import (
@@ -22,7 +23,7 @@ from benchmark.study.records import (
     read_outcome,
     work_of,
 )
-from benchmark.study.runs import Run, expand
+from benchmark.study.runs import Run
 
 
 def validate_profile(
