@@ -21,6 +21,7 @@ from conftest import REPOSITORY
 
 from benchmark.execution import runner
 from benchmark.files import read_json, write_json
+from benchmark.study.plan import read_plan
 
 RESULTS = Path("results/tiny")
 FIRST = RESULTS / "runs/resnet10t-bn-ce/toy-a_to_others/seed0"
@@ -67,8 +68,8 @@ def half_done_template(prepared_template: Path, tmp_path_factory: pytest.TempPat
     """A project with the first of its two runs done."""
     folder = tmp_path_factory.mktemp("half") / "project"
     shutil.copytree(prepared_template, folder)
-    plan = read_json(folder / RESULTS / "plans" / "first.json")
-    runner.train_one(folder, "tiny", plan["classes"], plan["runs"][:1])
+    plan = read_plan(folder / RESULTS / "plans" / "first.json")
+    runner.train_one(folder, "tiny", list(plan.classes), list(plan.runs[:1]))
     return folder
 
 

@@ -22,7 +22,7 @@ from benchmark.models.build import build_model
 from benchmark.models.normalisation import InstanceBatchNorm
 from benchmark.progress import say
 
-STYLE = Path(benchmark.__file__).parent / "report" / "journal.mplstyle"
+STYLE = Path(benchmark.__file__).with_name("journal.mplstyle")
 BACKBONE, BLOCKS = "resnet34", (3, 4, 6, 3)
 READINGS = {
     "ibn_a": "official IBN-a",
