@@ -20,6 +20,11 @@ __version__ = "0.1.0"
 __all__ = ["compare", "predictions", "score"]
 
 
+def __dir__() -> list[str]:
+    """What a notebook completes."""
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:
     """Load what a notebook uses when it is asked for: the command line starts without it."""
     if name not in __all__:

@@ -63,7 +63,7 @@ def predictions(
     return pd.concat(tables, ignore_index=True)
 
 
-def score(table: pd.DataFrame, by: Sequence[str] = RUN_AND_TEST_SET) -> pd.DataFrame:
+def score(table: pd.DataFrame, by: str | Sequence[str] = RUN_AND_TEST_SET) -> pd.DataFrame:
     """Metrics of predictions, the harness's or your own: a row per run and test set.
 
     Args:
@@ -74,14 +74,23 @@ def score(table: pd.DataFrame, by: Sequence[str] = RUN_AND_TEST_SET) -> pd.DataF
     Returns:
         Number of images and every metric of `benchmark.metrics.METRICS` that is of all classes
         together, as `wbc-shift evaluate` computes it.
+
+    Raises:
+        UserError: a column is missing, the table is empty, or a class is none of the classes.
     """
+    by = [by] if isinstance(by, str) else list(by)
+    needed = ("label", "predicted", *by)
+    if table.empty or not by or not set(needed) <= set(table.columns):
+        lacking = [name for name in needed if name not in table.columns]
+        why = f"no column {', '.join(lacking)}" if lacking else "no row, or nothing in `by`"
+        raise UserError(f"score: {why}: a table of predictions with {', '.join(needed)} is needed")
     classes = [name.removeprefix("p_") for name in table.columns if name.startswith("p_")]
     classes = classes or sorted({*table["label"], *table["predicted"]})
     coded = {name: pd.Index(classes).get_indexer(table[name]) for name in ("label", "predicted")}
     if min(codes.min() for codes in coded.values()) < 0:
         raise UserError(f"score: a label or prediction is none of {', '.join(classes)}")
     rows = {}
-    for group, places in table.groupby(list(by), sort=False).indices.items():
+    for group, places in table.groupby(by, sort=False).indices.items():
         confusion = metrics.confusion_matrix(
             coded["label"][places], coded["predicted"][places], len(classes)
         )

@@ -39,12 +39,12 @@ from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models import build
 from benchmark.models.heads import features_and_logits
 from benchmark.models.predict import predict
+from benchmark.parts import build as build_part
 from benchmark.settings import Method, Params, load_params
 from benchmark.study.expansion import check_blocks
 from benchmark.study.plan import plan_one
 from benchmark.study.records import checkpoint_path, read_checkpoint
 from benchmark.training.contracts import join
-from benchmark.training.losses import LOSSES
 
 SINGLE, SEVERAL = "phantom-a->phantom-c", "phantom-a+phantom-b->phantom-c"
 SIZES = {"small": 32, "large": 80}
@@ -100,7 +100,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
 @pytest.fixture(autouse=True)
 def cards_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """To plan a hundred entries takes no longer than to train them."""
-    monkeypatch.setattr("benchmark.study.runs.load_cards", CARDS)
+    monkeypatch.setattr("benchmark.study.expansion.load_cards", CARDS)
 
 
 @pytest.mark.usefixtures("narrow_networks")
@@ -186,7 +186,8 @@ def real_networks() -> list[Method]:
 
 @pytest.mark.parametrize("method", real_networks(), ids=lambda method: method.canonical_name)
 def test_a_network_of_real_size_has_logits_and_features_for_its_loss(method: Method) -> None:
-    loss = LOSSES[method.loss](torch.ones(len(CLASSES)), **WHOLE.losses[method.loss])
+    block = WHOLE.losses[method.loss]
+    loss = build_part("loss", method.loss, block)(torch.ones(len(CLASSES)))
     with torch.device("meta"):
         model = build.build_model(
             method.backbone, method.normalisation, WHOLE.normalisations[method.normalisation],

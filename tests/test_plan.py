@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +18,7 @@ from conftest import REPOSITORY, edit
 
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
+from benchmark.files import read_json
 from benchmark.parts import BLOCKS, PARTS, build, check_block, registry
 from benchmark.settings import load_params
 from benchmark.study import numerics
@@ -343,3 +346,39 @@ def test_a_block_of_nothing_is_one_line(prepared: Path, block: str, told: str) -
     with pytest.raises(UserError, match=told) as error:
         runs()
     assert "\n" not in str(error.value)
+
+
+def test_a_slip_in_a_block_that_no_run_uses_is_told(prepared: Path) -> None:
+    edit(prepared / "params.yaml", "weighted_ce: {}", "weighted_ce: {gama: 2.0}")
+    with pytest.raises(UserError, match=r"losses\.weighted_ce: unknown parameter 'gama'"):
+        validate_profile(prepared, load_params(), load_cards(prepared / "datasets"), "tiny")
+
+
+def test_a_new_axis_is_a_field_of_parts_and_its_parameters_are_in_plan_and_fingerprint(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """A part that is declared in parts.py, in a copy of the package, and nowhere else."""
+    package = tmp_path / "changed" / "benchmark"
+    shutil.copytree(REPOSITORY / "benchmark", package, ignore=shutil.ignore_patterns("__pycache__"))
+    edit(
+        package / "parts.py",
+        "    stain: Annotated",
+        '    dropout: Annotated[str, Part("dropouts", "benchmark.parts:DROPOUTS", 1, blocks=True)]'
+        ' = "none"\n    stain: Annotated',
+    )
+    with (package / "parts.py").open("a") as file:
+        file.write("\n\ndef dropped(model, rate: float = 0.5): ...\n\n\n")
+        file.write('DROPOUTS = {"none": lambda model: None, "dropped": dropped}\n')
+    before = read_json(prepared / "results/tiny/plans/first.json")["runs"]
+    edit(prepared / "params.yaml", "losses: [ce, focal]", "dropouts: [none, dropped]")
+    planned = {}
+    for rate in (0.5, 0.9):
+        text = (prepared / "params.yaml").read_text().split("\ndropouts:")[0].rstrip("\n")
+        (prepared / "params.yaml").write_text(f"{text}\ndropouts: {{dropped: {{rate: {rate}}}}}\n")
+        command = [sys.executable, "-m", "benchmark", "plan", "-p", "tiny"]
+        environment = os.environ | {"PYTHONPATH": str(package.parent)}
+        subprocess.run(command, cwd=prepared, env=environment, check=True)
+        plain, planned[rate] = read_json(prepared / "results/tiny/plans/first.json")["runs"]
+        assert plain == before[0], "a run without the part stays what it was"
+        assert planned[rate]["settings"]["dropout"] == {"rate": rate}
+    assert planned[0.5]["fingerprint"] != planned[0.9]["fingerprint"]

@@ -15,6 +15,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
 from benchmark.parts import (
     ANSWERING,
+    BLOCKS,
     NAMED,
     PARTS,
     PLAIN,
@@ -333,11 +334,13 @@ def describe(
     settings["image_size"] = profile.size_of(method.framing)
     if method.framing is not None and (crop := profile.framings[method.framing].crop) != 1:
         settings["crop"] = crop
-    if "recipe" in method.chosen():
-        settings["recipe"] = parameters_of(params, method, "recipe")
-    if "weights" in method.chosen():
-        weights = params.weights_of(method)
-        settings["weights"] = weights.model_dump(mode="json", exclude_defaults=True)
+    # Blocks of the parts that are plain in most methods; an augmentation's is in the training.
+    for part in [part for part in BLOCKS if part in method.chosen()]:
+        if part == "weights":
+            weights = params.weights_of(method)
+            settings[part] = weights.model_dump(mode="json", exclude_defaults=True)
+        elif part not in settings and part not in ("augmentation", *ANSWERING):
+            settings[part] = parameters_of(params, method, part)
     return parts, settings
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import tokenize
 from io import StringIO
 from pathlib import Path
@@ -83,9 +84,11 @@ def code_of(entry: Path) -> set[str]:
 
 
 def imported(path: Path) -> list[Path]:
-    """The modules of the package that a module imports."""
+    """The modules of the package that a module imports, or names as `module:REGISTRY`."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names += re.findall(r"^([\w.]+):[A-Z_]+$", node.value)
         if isinstance(node, ast.Import):
             names += [one.name for one in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -91,6 +91,9 @@ class Member(Record):
 class RunSettings(Record):
     """The settings of each part of a run, and of its training; of an ensemble, its members."""
 
+    # The block of a part that is declared in `parts` alone is kept under the part's name.
+    model_config = ConfigDict(extra="allow")
+
     members: tuple[Member, ...] = ()
     normalisation: Block = Field(default_factory=dict)
     loss: Block = Field(default_factory=dict)
@@ -133,7 +136,7 @@ class Run(Record):
 
     def build(self, part: str) -> Callable[..., Any]:
         """What its block of a part builds, with its parameters."""
-        return build(part, getattr(self.method, part), getattr(self.settings, part))
+        return build(part, getattr(self.method, part), getattr(self.settings, part, {}))
 
 
 class RunRecord(Run):
