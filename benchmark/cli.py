@@ -434,11 +434,12 @@ def plan(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     Reads params.yaml, the splits and results/<profile>/data.json. Writes results/<profile>/plans/.
     """
     from benchmark.study.plan import plan_profile
-    from benchmark.study.records import told_of
+    from benchmark.study.records import finished, told_of
 
     params, _ = settings()
     for name, runs in plan_profile(ROOT, params, profile).items():
-        say(f"{profile}/{name}: {told_of(ROOT, profile, runs)}")
+        left = [run for run in runs if not finished(ROOT, profile, run)]
+        say(f"{profile}/{name}: {told_of(ROOT, profile, runs, left)}")
     warn_of_stages(params, profile)
 
 

@@ -110,6 +110,8 @@ PLAIN: dict[str, str | None] = {name: field.default for name, field in Parts.mod
 AXES = [name for name, part in PARTS.items() if part.axis]
 BLOCKS = {name: part.plural for name, part in PARTS.items() if part.blocks}
 """Part → the key of `params.yaml` that holds its blocks."""
+BUILT = [name for name, part in PARTS.items() if part.blocks and part.registry]
+"""Parts whose block is the parameters of something registered."""
 ANSWERING = [name for name, part in PARTS.items() if not part.trained]
 NAMED = ("backbone", "normalisation", "loss")
 """Parts that stand in a method's canonical name whatever they are; others where not plain."""

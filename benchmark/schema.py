@@ -195,8 +195,9 @@ class Record(BaseModel):
 
 def read_record(path: Path, shape: type[Record], again: str) -> dict[str, Any]:
     """Read a JSON record as it is, if it holds what `shape` says; see `read_shape`."""
-    read_shape(path, shape, again)
-    return read_json(path, again)
+    value = read_json(path, again)
+    _shaped(value, path, shape, again)
+    return value
 
 
 def read_shape(path: Path, shape: type[AnyRecord], again: str) -> AnyRecord:
@@ -205,7 +206,10 @@ def read_shape(path: Path, shape: type[AnyRecord], again: str) -> AnyRecord:
     Raises:
         UserError: it is missing, broken, a list, or lacks a key; the line says what makes it anew.
     """
-    value = read_json(path, again)
+    return _shaped(read_json(path, again), path, shape, again)
+
+
+def _shaped(value: Any, path: Path, shape: type[AnyRecord], again: str) -> AnyRecord:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__} and no record: {again}")
     try:

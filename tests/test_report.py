@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.results import (
-    CLASSES,
     predictions,
     results_with_own_targets,
     run_record,
     scores,
+    write_data,
     write_experiment,
     write_results,
     write_run,
@@ -41,11 +41,7 @@ def results(tmp_path_factory):
         reason = "loss is NaN in epoch 3"
         runs.append(run_record("resnet18-in-ce", seed, None, outcome="nan", reason=reason))
     write_experiment(folder, runs)
-    counts = dict(zip(CLASSES, [1, 2, 3, 4, 5], strict=True))
-    domain = {"dataset": "raabin", "images": 15, "classes": counts, "crop": 0.6, "digest": "0"}
-    data = {"image_size": 48, "label_space": "wbc5", "subset": "all"}
-    data["domains"] = {"raabin": domain}
-    (folder / "data.json").write_text(json.dumps(data))
+    write_data(folder)
     evaluate(folder)
     report(folder)
     return folder

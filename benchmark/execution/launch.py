@@ -16,12 +16,12 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.execution.networks import RunContext
-from benchmark.execution.runner import WAIT_S, carry_out, finished, write_indices
+from benchmark.execution.runner import WAIT_S, carry_out, write_indices
 from benchmark.files import writable_folder
 from benchmark.parallel import wanted_threads
 from benchmark.progress import say, track
 from benchmark.study.plan import plan_path, read_plan
-from benchmark.study.records import locks_folder
+from benchmark.study.records import finished, locks_folder
 from benchmark.study.runs import Run
 
 RETRIES = 3

@@ -30,6 +30,7 @@ from benchmark.study.records import (
     FAILED,
     checkpoint_path,
     find_record,
+    finished,
     is_network_of,
     kind_of_work,
     load_network,
@@ -68,7 +69,7 @@ def train_experiment(root: Path, profile: str, experiment: str) -> None:
     # Seed by seed, so that what is there when a long study is stopped are whole repetitions.
     planned = sorted(runs, key=lambda run: run.seed)
     left = [run for run in planned if not finished(root, profile, run)]
-    say(f"{profile}/{experiment}: {told_of(root, profile, runs)}")
+    say(f"{profile}/{experiment}: {told_of(root, profile, runs, left)}")
     first = len(runs) - len(left) + 1
     for number, (run, outcome) in enumerate(carry_out(context, left), first):
         if outcome != DONE_BEFORE:
@@ -135,11 +136,6 @@ def write_indices(
             f"{title}: {len(failed)} of {len(rows)} runs failed, the others are kept; "
             f"first: {[*lost, *failed][0]}"
         )
-
-
-def finished(root: Path, profile: str, run: Run) -> bool:
-    """Whether a run needs no work. A failed run is tried again, never taken for a result."""
-    return read_outcome(root, profile, run)["outcome"] in ("done", "skipped")
 
 
 def carry_out(

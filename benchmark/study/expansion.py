@@ -15,7 +15,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
 from benchmark.parts import (
     ANSWERING,
-    BLOCKS,
+    BUILT,
     NAMED,
     PARTS,
     PLAIN,
@@ -153,7 +153,7 @@ def check_blocks(params: Params, method: Method) -> None:
     check_weights(params, method)
     for part in filter(REGISTRIES.__contains__, PARTS):
         name = getattr(method, part)
-        if PARTS[part].blocks:
+        if part in BUILT:
             check_block(part, name, params.block(part, name))
         elif name not in registry(part):
             near = suggest(name, registry(part))
@@ -334,13 +334,14 @@ def describe(
     settings["image_size"] = profile.size_of(method.framing)
     if method.framing is not None and (crop := profile.framings[method.framing].crop) != 1:
         settings["crop"] = crop
-    # Blocks of the parts that are plain in most methods; an augmentation's is in the training.
-    for part in [part for part in BLOCKS if part in method.chosen()]:
-        if part == "weights":
-            weights = params.weights_of(method)
-            settings[part] = weights.model_dump(mode="json", exclude_defaults=True)
-        elif part not in settings and part not in ("augmentation", *ANSWERING):
-            settings[part] = parameters_of(params, method, part)
+    settings |= {
+        part: parameters_of(params, method, part)
+        for part in method.trained.chosen()
+        if part in BUILT and part not in settings
+    }
+    if "weights" in method.chosen():
+        weights = params.weights_of(method)
+        settings["weights"] = weights.model_dump(mode="json", exclude_defaults=True)
     return parts, settings
 
 
@@ -365,7 +366,7 @@ def training_versions(params: Params, method: Method) -> dict[str, int | str]:
     versions = {part: version(part) for part in ("data", "model", "augmentation", "training")}
     for part, name in method.trained.chosen(NAMED).items():
         if part in REGISTRIES:
-            block = params.block(part, name) if PARTS[part].blocks else {}
+            block = params.block(part, name) if part in BUILT else {}
             function = function_of(part, name, block)
             versions[f"{part}.{function}"] = version(part, function)
     return versions

@@ -116,10 +116,8 @@ def words(path: Path) -> str:
 
 
 def write_code(root: Path) -> None:
-    """Write the digests of the code; a file that holds them stays as it is."""
-    path, text = root / CODE, as_yaml(code_digests())
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    """Write the digests of the code."""
+    write_text(root / CODE, as_yaml(code_digests()))
 
 
 def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: bool) -> None:

@@ -36,7 +36,7 @@ from benchmark.files import (
     writable_folder,
     write_json,
 )
-from benchmark.parts import ANSWERING
+from benchmark.parts import BUILT
 from benchmark.study.plan import plan_path, profile_folder, read_plan
 from benchmark.study.predictions import fault_of_file, in_metadata
 from benchmark.study.runs import Member, Run, RunRecord, read_run_record
@@ -247,10 +247,13 @@ def told(work: Counter[str]) -> str:
     return text
 
 
-def told_of(root: Path, profile: str, runs: list[Run]) -> str:
-    """How many runs are planned, how many of them are done, and what the others cost."""
-    over = ("done", "skipped")
-    left = [run for run in runs if read_outcome(root, profile, run)["outcome"] not in over]
+def finished(root: Path, profile: str, run: Run) -> bool:
+    """Whether a run needs no work. A failed run is tried again, never taken for a result."""
+    return read_outcome(root, profile, run)["outcome"] in ("done", "skipped")
+
+
+def told_of(root: Path, profile: str, runs: list[Run], left: list[Run]) -> str:
+    """How many runs are planned, how many of them are done, and what those that are left cost."""
     text = f"{len(runs)} runs planned, {len(runs) - len(left)} done or skipped"
     return text + told(work_of(root, profile, left))
 
@@ -319,8 +322,7 @@ def renew_indices(root: Path, profile: str, run: Run) -> None:
 
 def built(run: Run) -> dict[str, Any]:
     """What blocks of a run build, where their names do not say so."""
-    parts = ("normalisation", "loss", "recipe", *ANSWERING)
-    of = {part: getattr(run.settings, part).get("of") for part in parts}
+    of = {part: run.settings.block(part).get("of") for part in BUILT}
     of = {part: function for part, function in of.items() if function}
     return {"of": of} if of else {}
 

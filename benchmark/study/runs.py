@@ -105,6 +105,10 @@ class RunSettings(Record):
     readout: Block = Field(default_factory=dict)
     inference: Block = Field(default_factory=dict)
 
+    def block(self, part: str) -> Block:
+        """The parameters of a part."""
+        return getattr(self, part, {})
+
 
 class Run(Record):
     """Scenario × method × seed: the same object when it is planned, written and read.
@@ -136,7 +140,7 @@ class Run(Record):
 
     def build(self, part: str) -> Callable[..., Any]:
         """What its block of a part builds, with its parameters."""
-        return build(part, getattr(self.method, part), getattr(self.settings, part, {}))
+        return build(part, getattr(self.method, part), self.settings.block(part))
 
 
 class RunRecord(Run):

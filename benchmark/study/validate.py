@@ -11,7 +11,7 @@ from benchmark.data.cards import Card, card_of, raw_folder
 from benchmark.data.manifests import domain_images
 from benchmark.data.split import check_split, split_path
 from benchmark.errors import UserError
-from benchmark.parts import BLOCKS, check_block
+from benchmark.parts import BLOCKS, BUILT, check_block
 from benchmark.scenarios import expand_scenario, sources_of
 from benchmark.settings import Params
 from benchmark.study.expansion import expand
@@ -42,10 +42,9 @@ def validate_profile(
     """
     profile = params.profile(name)
     # Of blocks that no run uses, too: a slip of the pen would wait there.
-    for part, plural in BLOCKS.items():
-        if part not in ("augmentation", "weights"):
-            for block_name, block in getattr(params, plural).items():
-                check_block(part, block_name, block)
+    for part in BUILT:
+        for block_name, block in getattr(params, BLOCKS[part]).items():
+            check_block(part, block_name, block)
     problems = []
     unprepared = False
     try:

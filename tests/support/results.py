@@ -95,6 +95,15 @@ def write_results(results, methods=("resnet18-bn-ce", "resnet18-gn-ce"), seeds=2
     return runs
 
 
+def write_data(folder):
+    """The facts of the prepared images that a report reads."""
+    counts = dict(zip(CLASSES, [1, 2, 3, 4, 5], strict=True))
+    domain = {"dataset": "raabin", "images": 15, "classes": counts, "crop": 0.6, "digest": "0"}
+    data = {"image_size": 48, "label_space": "wbc5", "subset": "all"}
+    data["domains"] = {"raabin": domain}
+    (folder / "data.json").write_text(json.dumps(data))
+
+
 def write_gaps(folder):
     """A results folder with a gap: gn has one seed of two, in has none; bn is in two questions."""
     runs = write_results(folder)
@@ -103,11 +112,7 @@ def write_gaps(folder):
     reason = "loss is <NaN> in epoch 3"
     runs.append(run_record("resnet18-in-ce", 0, None, outcome="nan", reason=reason))
     write_experiment(folder, runs)
-    counts = dict(zip(CLASSES, [1, 2, 3, 4, 5], strict=True))
-    domain = {"dataset": "raabin", "images": 15, "classes": counts, "crop": 0.6, "digest": "0"}
-    data = {"image_size": 48, "label_space": "wbc5", "subset": "all"}
-    data["domains"] = {"raabin": domain}
-    (folder / "data.json").write_text(json.dumps(data))
+    write_data(folder)
     evaluate(folder)
     return show(folder)
 

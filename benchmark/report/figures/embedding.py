@@ -15,7 +15,7 @@ from benchmark.drawing import FAINT, MARKS, MILLIMETRE, mark_of, panels, title
 from benchmark.evaluation.experiments import RecordedRun, done_runs
 from benchmark.progress import say
 from benchmark.report.results import Results
-from benchmark.schema import Record, read_record
+from benchmark.schema import Record, read_shape
 
 ACROSS = 3
 """runs side by side"""
@@ -64,7 +64,7 @@ def load_embeddings(results: Results) -> list[Embedding]:
     again = "run `wbc-shift embed` again, or delete it"
     found = {}
     for path in sorted((results.folder / "embeddings").glob("*.json")):
-        record = Embedded.model_validate(read_record(path, Embedded, again))
+        record = read_shape(path, Embedded, again)
         run, classes = done.get(record.run_id, (None, ()))
         if run is None or run.predictions_sha256 != record.predictions_sha256:
             say(f"note: {path} is stale and not drawn: {again}")
