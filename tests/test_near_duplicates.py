@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,3 +232,18 @@ def test_a_random_resplit_of_the_augmented_kaggle_training_set_leaks(tmp_path: P
     across = held_out[first] != held_out[second]
     leaked = np.unique(np.where(held_out[first], first, second)[across])
     assert len(leaked) > held_out.sum() / 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc")
+def test_no_thread_of_a_library_stays_that_a_fork_would_wait_for() -> None:
+    """SciPy's pool of threads stays, and a process that forks twice in a row hung on it."""
+    script = (
+        "import os; import numpy as np; from benchmark.audit import near_duplicates as near; "
+        "images = np.random.default_rng(0).random((64, near.SIDE, near.SIDE), np.float32); "
+        "threads = len(os.listdir('/proc/self/task')); spectra = near.spectrum(images); "
+        "near.peak(spectra, spectra[::-1]); print(len(os.listdir('/proc/self/task')) - threads)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "0"

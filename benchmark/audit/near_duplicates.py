@@ -15,7 +15,6 @@ red cells agree, or where it is that of a copy.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import numpy as np
@@ -23,7 +22,7 @@ import pandas as pd
 from scipy.fft import dct, irfft2, rfft2
 from scipy.ndimage import affine_transform, gaussian_filter1d
 
-from benchmark.parallel import in_processes
+from benchmark.parallel import in_processes, in_threads
 from benchmark.progress import track
 
 SIDE = 64
@@ -199,9 +198,12 @@ def correlate(miniatures: np.ndarray, pairs: np.ndarray) -> pd.DataFrame:
     peaks = np.empty((len(pairs), len(VIEWS)), np.float32)
     for view in VIEWS:
         others = spectrum(turned(contrast, view))
-        for start in track(range(0, len(pairs), 1024), f"correlating, view {view + 1} of 8"):
+
+        def correlate_part(start: int, others: np.ndarray = others, view: int = view) -> None:
             part = slice(start, start + 1024)
             peaks[part, view] = peak(spectra[first[part]], others[second[part]])
+
+        in_threads(correlate_part, range(0, len(pairs), 1024), f"correlating, view {view + 1} of 8")
     ordered = np.sort(peaks, axis=1)
     table = pd.DataFrame(
         {
@@ -277,8 +279,12 @@ def warp(image: np.ndarray, zoom: float, degrees: float) -> np.ndarray:
 
 
 def spectrum(contrast: np.ndarray) -> np.ndarray:
-    """Fourier transform of real images [N, S, S]: complex64 [N, S, S / 2 + 1]."""
-    return rfft2(np.ascontiguousarray(contrast), workers=os.cpu_count())
+    """Fourier transform of real images [N, S, S]: complex64 [N, S, S / 2 + 1].
+
+    In this thread alone: SciPy's own pool of threads, once there, may wait for ever for one of them
+    when the process forks twice in a row, as `in_processes` does.
+    """
+    return rfft2(np.ascontiguousarray(contrast))
 
 
 def peak(spectra: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -288,7 +294,7 @@ def peak(spectra: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def correlation_map(spectra: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Cross-correlation for every shift of the second image within reach: float32 [N, 15, 15]."""
-    maps = irfft2(spectra * others.conj(), s=(SIDE, SIDE), workers=os.cpu_count())
+    maps = irfft2(spectra * others.conj(), s=(SIDE, SIDE))
     near = np.arange(-REACH, REACH + 1)
     return maps[..., near[:, None], near]
 
