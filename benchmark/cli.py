@@ -219,6 +219,7 @@ def results_of(profile: str) -> Path:
     """The results folder of a profile of which something was trained; else a `UserError`."""
     folder = ROOT / "results" / profile
     if not (folder / "experiments").is_dir():
+        settings()[0].profile(profile)  # a name that is mistyped is told first
         raise UserError(f"{folder} has no results: run `wbc-shift train -p {profile}`")
     return folder
 
