@@ -134,7 +134,10 @@ REGISTRIES = (
 
 def registry(kind: str) -> dict[str, Callable[..., Any]]:
     """The building blocks of a kind by name."""
-    return pkgutil.resolve_name(REGISTRIES[kind])
+    return resolved(REGISTRIES[kind])
+
+
+resolved = functools.cache(pkgutil.resolve_name)  # a plan asks some thousand times
 
 
 def function_of(kind: str, name: str, block: Mapping[str, Any]) -> str:

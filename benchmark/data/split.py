@@ -10,6 +10,7 @@ at home. `datasets/splits/<n>_folds/<domain>.csv` says the part of every group i
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import pandas as pd
 from benchmark.data.cards import Card
 from benchmark.data.manifests import read_manifest
 from benchmark.errors import UserError
-from benchmark.files import digest, write_text
+from benchmark.files import digest, sha256_file, write_text
 from benchmark.settings import SPLIT_PARTS, Split
 from benchmark.tables import read_table
 from benchmark.texts import shortened
@@ -263,5 +264,15 @@ def check_split(datasets: Path, card: Card, domain: str, folds: int | None = Non
 
 def split_digest(datasets: Path, domain: str, fold: Fold | None = None) -> str:
     """Digest of a split's assignment of images to parts (part of every run's fingerprint)."""
+    paths = [split_path(datasets, domain), split_path(datasets, domain, fold and fold.of)]
+    contents = tuple(sha256_file(path) for path in paths if path.exists())
+    return digest_of_contents(datasets, domain, fold, contents)
+
+
+@functools.cache  # a plan asks for it once an experiment
+def digest_of_contents(
+    datasets: Path, domain: str, fold: Fold | None, contents: tuple[str, ...]
+) -> str:
+    """`split_digest`, as long as the files hold the same."""
     table = read_split(datasets, domain, fold)
     return digest(sorted(zip(table["path"], table["part"], strict=True)))
