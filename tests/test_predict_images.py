@@ -23,7 +23,8 @@ from benchmark.data.prepare import decode
 from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
-from benchmark.laboratory.label_images import Network, label_images
+from benchmark.laboratory.label_images import label_images
+from benchmark.laboratory.networks import Network
 from benchmark.metrics import probabilities
 from benchmark.study.predictions import Predictions
 from benchmark.study.records import write_run

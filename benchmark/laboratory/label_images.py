@@ -11,109 +11,30 @@ and for no other laboratory's: beyond the range of the source's own images
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmark.audit.images import address, small_picture
-from benchmark.data.arrays import PreparedImages
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
-from benchmark.domains.ranges import appearance, beyond, read_ranges
+from benchmark.domains.ranges import appearance, beyond
 from benchmark.errors import UserError
-from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
-from benchmark.evaluation.rejection import (
-    guaranteed_threshold,
-    images_needed,
-    maximum_probability,
-)
-from benchmark.execution.networks import RunContext, trained_network
+from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import write_text
 from benchmark.laboratory.judge import look_at_own
+from benchmark.laboratory.networks import Gauge, Network
 from benchmark.metrics import predicted_classes, probabilities
-from benchmark.models.predict import VIEWS, Averaged, predict
-from benchmark.models.weights import preprocessing
-from benchmark.parts import PLAIN
 from benchmark.progress import track
-from benchmark.study.plan import profile_folder
-from benchmark.study.predictions import read_stored
-from benchmark.study.runs import RunRecord
 from benchmark.texts import csv_cell, csv_path, templates_beside, visible
 
-ERROR = 0.05
-"""Probability that the guarantee of the threshold does not hold."""
 CHUNK = 1024
 """Images decoded at a time."""
 PICTURE_SIDE = 96
 MOST_PICTURES = 3000
 """Images that the sheet shows: all are in the CSV."""
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """What a run's held-out source images say of its confidences.
-
-    Attributes:
-        source: the domain that they are from.
-        images: how many they are.
-        temperature: divides the logits before they become the probabilities of the classes.
-        threshold: the confidence from which on a prediction is accepted; inf if none is.
-        accuracy: what the accepted are guaranteed to reach, on the source.
-    """
-
-    source: str
-    images: int
-    temperature: float
-    threshold: float
-    accuracy: float
-
-    def __str__(self) -> str:
-        what = f"{self.accuracy:.1%} accuracy of what is accepted, at {1 - ERROR:.0%} certainty"
-        fewest = images_needed(self.accuracy, ERROR)
-        if self.images < fewest:
-            return (
-                f"{what}, cannot be guaranteed: too few calibration images of {self.source}, "
-                f"{self.images} where {fewest} are the fewest; all are rejected: ask for less"
-            )
-        if np.isinf(self.threshold):
-            return (
-                f"{what}, cannot be guaranteed: too many of the most confident predictions for the "
-                f"{self.images} calibration images of {self.source} are wrong; all are rejected: "
-                "ask for less"
-            )
-        return (
-            f"{what}: accepted from confidence {self.threshold} on. This holds for images like "
-            f"those of {self.source} ONLY, and for images drawn independently. On another "
-            "laboratory's images nothing is guaranteed, and confident predictions are often wrong"
-        )
-
-    @property
-    def scaling(self) -> str:
-        """What was done to the probabilities of the classes."""
-        if self.temperature == NO_TEMPERATURE:
-            return (
-                f"Temperature 1: none can be fitted to the {self.images} calibration images of "
-                f"{self.source}, for want of an error among them, so that probabilities are as "
-                "the network states them"
-            )
-        return (
-            f"Probabilities of the classes are at temperature {self.temperature:.3f}, fitted to "
-            f"the {self.images} calibration images of {self.source}; the confidence is the "
-            "largest one without it"
-        )
-
-    def digits(self, confidence: float) -> str:
-        """A confidence in as many digits, three at least, as tell it from the threshold and 1."""
-        others = {self.threshold, 1.0} - {confidence}
-        for places in range(3, 17):
-            shown = f"{confidence:.{places}f}"
-            if shown not in {f"{other:.{places}f}" for other in others}:
-                return shown
-        return f"{confidence!r}"
 
 
 def label_images(
@@ -156,9 +77,7 @@ def label_images(
             f"{folder}: no image in it: {'; '.join([*passed, ', '.join(FORMATS) + ' are read'])}"
         )
     network = Network.of_run(root, profile, run_id, classes, tta)
-    gauge = network.gauge(accuracy)
-    settings = network.record.settings
-    ranges = read_ranges(root, profile, network.source, network.record.method.framing)
+    gauge, ranges = network.gauge(accuracy), network.ranges
     files = [folder / path for path in found.images]
     looks, bits = look_at_own(files, root / "datasets" / "cache" / "audit")
     reasons = [seen.fault or seen.note for seen in looks] + list(found.passed_over.values())
@@ -169,8 +88,8 @@ def label_images(
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         chosen = [files[row] for row in rows]
-        framed = scaled(crop, settings.crop)
-        pixels = decode_all(chosen, framed, settings.image_size, folder.name, bits)
+        framed = scaled(crop, network.framing_crop)
+        pixels = decode_all(chosen, framed, network.image_size, folder.name, bits)
         logits[rows] = network.logits(pixels)
         facts[rows] = appearance(pixels)
     confidence = maximum_probability(logits)
@@ -193,79 +112,6 @@ def label_images(
             table.loc[row, "flag"] = "reject"
             table.loc[row, "reason"] = "; ".join(filter(None, (why, table.loc[row, "reason"])))
     return table.sort_values(["confidence", "image"], ignore_index=True), gauge
-
-
-@dataclass(frozen=True)
-class Network:
-    """A run's trained network, its settings, and how its images are to be treated."""
-
-    context: RunContext
-    record: RunRecord
-    model: torch.nn.Module
-    tta: bool
-
-    @classmethod
-    def of_run(
-        cls, root: Path, profile: str, run_id: str, classes: list[str], tta: bool = False
-    ) -> Network:
-        """The network of a finished run at its best epoch.
-
-        Raises:
-            UserError: no such run; its checkpoint is not here; more than one network predicts.
-        """
-        context = RunContext(root, profile, classes)
-        return cls(context, *trained_network(context, run_id), tta)
-
-    @property
-    def images(self) -> PreparedImages:
-        """The profile's prepared images as the run sees them, which must be here."""
-        return self.context.images_of(self.record)
-
-    @property
-    def source(self) -> str:
-        """What the run was trained on."""
-        return self.record.scenario.source
-
-    def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, C] of uint8 images [N, S, S, 3] as decoded."""
-        if self.record.method.stain != PLAIN["stain"]:
-            pixels, _ = self.images.stain(pixels)
-        return self.logits_of_seen(pixels)
-
-    def logits_of_seen(self, pixels: np.ndarray) -> np.ndarray:
-        """The same of images as the run sees them, in its stain."""
-        method, settings = self.record.method, self.record.settings
-        averaged = self.tta or method.inference == "tta"
-        model = Averaged(self.model, VIEWS["dihedral"]) if averaged else self.model
-        wanted = preprocessing(settings.weights, method.backbone)
-        precision = settings.training.precision
-        return predict(model, pixels, precision, self.context.device, wanted)
-
-    def held_out(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and labels of a held-out part of the source, predicted as new images will be.
-
-        Raises:
-            UserError: several views are asked for, and the images are not prepared.
-        """
-        if self.tta and self.record.method.inference != "tta":
-            chosen = self.images.part(self.source, part)
-            return self.logits_of_seen(chosen.pixels), chosen.labels
-        table = read_stored(profile_folder(self.context.root, self.context.profile), self.record)
-        table = table.query("part == @part")
-        logits = table[[f"logit_{name}" for name in self.context.classes]]
-        return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
-
-    def gauge(self, accuracy: float) -> Gauge:
-        """Temperature and threshold, neither of which there is without calibration images."""
-        logits, labels = self.held_out("calibration")
-        temperature, threshold = NO_TEMPERATURE, float("inf")
-        if len(labels):
-            temperature = fit_temperature(logits, labels)
-            # Not of scaled probabilities: the guarantee wants images that nothing was fitted to.
-            correct = predicted_classes(logits) == labels
-            confidence = maximum_probability(logits)
-            threshold = guaranteed_threshold(confidence, correct, accuracy, ERROR)
-        return Gauge(self.source, len(labels), temperature, threshold, accuracy)
 
 
 def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:
