@@ -67,6 +67,17 @@ def test_a_file_gives_the_backbone_and_leaves_out_another_classifier_aloud(
     assert "the classifier starts anew (left out: fc.bias [7], fc.weight [7, 512])" in said
 
 
+def test_a_classifier_that_starts_anew_gives_small_logits(tmp_path: Path) -> None:
+    # timm draws an EfficientNet's for a thousand classes, twenty times as wide as for its features.
+    name, images = "tf_efficientnet_lite0", torch.rand(8, 3, 64, 64) * 2 - 1
+    save_file(build_model(name, "bn", {}, 7, 64, seed=1).state_dict(), tmp_path / "w.safetensors")
+    weights = Weights(file=str(tmp_path / "w.safetensors"))
+    one, other = (build_model(name, "bn", {}, 5, 64, seed=0, weights=weights) for _ in range(2))
+    assert torch.equal(one.classifier.weight, other.classifier.weight)
+    assert one.classifier.weight.abs().max() <= 1280**-0.5
+    assert one.train()(images).std() < 0.5
+
+
 def test_a_classifier_of_the_same_shape_is_kept(file: Path, resnet: nn.Module) -> None:
     model = build(Weights(file=str(file)), classes=7)
     assert torch.equal(model.fc.weight, resnet.fc.weight)
