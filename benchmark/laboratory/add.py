@@ -24,16 +24,14 @@ from benchmark.data.split import split_path
 from benchmark.errors import UserError, suggest
 from benchmark.files import write_text
 from benchmark.laboratory.judge import (
-    FINDINGS,
     crop_advice,
     images_at_hand,
     judge,
-    look_at_own,
     nuclei,
     published_hashes,
     published_nuclei,
+    read_own,
 )
-from benchmark.laboratory.labels import cell_types, read_images
 from benchmark.laboratory.transaction import (
     FOUND,
     LABELS,
@@ -125,33 +123,20 @@ def examine(
     """
     datasets = root / "datasets"
     spaces = read_label_spaces(datasets)
-    images, left_out, notes = read_images(folder, labels, spaces, cells)
-    types = cell_types(images["label"], spaces, cells, folder)
     cache = datasets / "cache" / "audit"
-    looks, _ = look_at_own([folder / path for path in images["path"]], cache)
-    seen = list(zip(images["path"], looks, strict=True))
-    left_out += [(path, "left out", look.fault) for path, look in seen if look.fault is not None]
-    taken = [(path, "converted", look.note) for path, look in seen if not look.fault and look.note]
-    sound = [row for row, look in enumerate(looks) if look.fault is None]
-    if not sound:
-        path, _, why = left_out[-1]
-        raise UserError(f"{folder}: no image can be used, the last {why}: {path}")
-    targets = spaces.labels_of(types)
-    grouped = "group" in images
-    images = images.assign(
-        cell_type=images["label"].map(types),
-        group=images["group"] if grouped else images["path"],
-        class_name=images["label"].map(targets[profile.label_space]).fillna(""),
-    )
+    own = read_own(folder, labels, spaces, cells, cache)
+    targets, notes = spaces.labels_of(own.types), own.notes
+    classes_of = own.table["label"].map(targets[profile.label_space])
+    images = own.table.assign(class_name=classes_of.fillna(""))
     others, unseen = images_at_hand(root, profile, cards)
     judged, found = judge(
-        images.iloc[sound],
-        [looks[row] for row in sound],
+        images,
+        own.looks,
         others,
         look_at(others["file"].to_list(), cache),
         published_hashes(datasets, cards),
     )
-    found = pd.concat([pd.DataFrame(left_out + taken, columns=FINDINGS), found], ignore_index=True)
+    found = pd.concat([own.found, found], ignore_index=True)
     used = judged[judged["excluded"] == ""]
     classes = {c: int((used["class_name"] == c).sum()) for c in spaces.spaces[profile.label_space]}
     if not any(classes.values()):
@@ -168,7 +153,7 @@ def examine(
                 theirs[source] = nuclei(datasets / "raw", here, source_crop, source)
     of_class = used[used["class_name"].isin(list(classes))]
     notes += crop_advice(folder, of_class, crop, name, theirs)
-    card = own_card(name, judged["label"], targets, crop, grouped)
+    card = own_card(name, judged["label"], targets, crop, own.grouped)
     outside = int(used["class_name"].isin(OPEN_SET).sum())
     return judged, found, card, lines_on(name, profile_name, classes, outside, found, notes, unseen)
 

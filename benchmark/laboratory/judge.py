@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,13 @@ from benchmark.audit.audit import images_of
 from benchmark.audit.images import BLACK, Look, look_at
 from benchmark.audit.near_duplicates import SIDE, near_duplicates
 from benchmark.audit.pairs import EQUAL
-from benchmark.data.cards import Card
+from benchmark.data.cards import Card, LabelSpaces
 from benchmark.data.manifests import join_groups, published_images
 from benchmark.data.prepare import SMALLEST_SIDE, decode_all
 from benchmark.domains.facts import nucleus_diameters
 from benchmark.errors import UserError
 from benchmark.files import read_json
+from benchmark.laboratory.labels import cell_types, read_images
 from benchmark.settings import Profile
 
 FINDINGS = ["path", "finding", "because"]
@@ -35,6 +37,59 @@ FEWEST = 3
 """Nuclei per class without which there is no comparison by it."""
 ALIKE = 1.15
 """Sizes that differ by less than this factor are left as they are."""
+
+
+class ReadableImages(NamedTuple):
+    """A laboratory's labelled images that can be read.
+
+    Attributes:
+        table: path, label, cell_type, and group (the path itself where none is known).
+        looks: of the same rows.
+        types: label → cell type, of all labels.
+        found: path, finding and reason of what was left out, and of what was converted.
+        notes: what a user must know of how labels and groups were found.
+        grouped: whether the laboratory tells of groups.
+        bits: of the values of 16-bit files, 0 if there are none.
+    """
+
+    table: pd.DataFrame
+    looks: list[Look]
+    types: dict[str, str]
+    found: pd.DataFrame
+    notes: list[str]
+    grouped: bool
+    bits: int
+
+
+def read_own(
+    folder: Path, labels: Path | None, spaces: LabelSpaces, cells: dict[str, str], cache: Path
+) -> ReadableImages:
+    """The labelled images of a folder that can be read, by its folders or a CSV.
+
+    Args:
+        cells: the laboratory's label → cell type, where it cannot be told from the label.
+        cache: folder of the miniatures.
+
+    Raises:
+        UserError: what `read_images` refuses; labels whose cell type is unknown; no image that can
+            be read.
+    """
+    images, left_out, notes = read_images(folder, labels, spaces, cells)
+    types = cell_types(images["label"], spaces, cells, folder)
+    looks, bits = look_at_own([folder / path for path in images["path"]], cache)
+    seen = list(zip(images["path"], looks, strict=True))
+    left_out += [(path, "left out", look.fault) for path, look in seen if look.fault is not None]
+    taken = [(path, "converted", look.note) for path, look in seen if not look.fault and look.note]
+    sound = [row for row, look in enumerate(looks) if look.fault is None]
+    if not sound:
+        path, _, why = left_out[-1]
+        raise UserError(f"{folder}: no image can be used, the last {why}: {path}")
+    grouped = "group" in images
+    table = images.assign(
+        cell_type=images["label"].map(types), group=images["group" if grouped else "path"]
+    ).iloc[sound]
+    found = pd.DataFrame(left_out + taken, columns=FINDINGS)
+    return ReadableImages(table, [looks[row] for row in sound], types, found, notes, grouped, bits)
 
 
 def look_at_own(files: list[Path], cache: Path) -> tuple[list[Look], int]:
