@@ -19,6 +19,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -40,9 +41,9 @@ from benchmark.data.stain import fit_stain
 from benchmark.device import processor
 from benchmark.models.build import build_model
 from benchmark.models.normalisation import official_ibn_name
-from benchmark.models.predict import Conditions, predict
+from benchmark.models.predict import Conditions, predict, standardise, to_float
 from benchmark.models.weights import IMAGENET
-from benchmark.parts import REGISTRIES, registry
+from benchmark.parts import REGISTRIES, capability, registry
 from benchmark.settings import Augmentation, Training, Weights
 from benchmark.study.numerics import version
 from benchmark.training.batches import Batches
@@ -169,7 +170,11 @@ def factors(schedule: str) -> np.ndarray:
 def restained(stain: str) -> np.ndarray:
     """Images [4, 32, 32, 3] of another light and stain, as those of the source."""
     other = (255 * (cells(4) / 255) ** [1.3, 1.1, 0.9] * [0.9, 0.95, 1]).astype(np.uint8)
-    return fit_stain(stain, cells(8))(other)[0]
+    changed = fit_stain(stain, cells(8))(other)[0]
+    if not capability("stain", stain, "standardises_input"):
+        return changed
+    batch = torch.from_numpy(changed).permute(0, 3, 1, 2)
+    return standardise(to_float(batch), replace(IMAGENET, each_image=True)).numpy()
 
 
 def corrupted(name: str) -> np.ndarray:
@@ -209,7 +214,7 @@ def answered(inference: str) -> np.ndarray:
     """Logits [520, 5] of images that differ in brightness: more than two batches of 256."""
     prior = np.array([0.4, 0.3, 0.1, 0.1, 0.1])
     pixels = images(520, seed=3, size=16).pixels
-    where = Conditions("fp32", CPU, IMAGENET, prior)
+    where = Conditions("fp32", CPU, IMAGENET, prior, cells(8))
     return registry("inference")[inference]()(network().eval(), pixels, where)
 
 

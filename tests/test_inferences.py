@@ -1,10 +1,13 @@
 """Answers: views, adaptation to a test set, prior correction; no label is an argument of any."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmark.data.stain import matched, moments_of
 from benchmark.models.normalisation import normalise
 from benchmark.models.predict import (
     INFERENCES,
@@ -15,11 +18,14 @@ from benchmark.models.predict import (
 )
 from benchmark.models.weights import IMAGENET
 
+SOURCE = np.random.default_rng(1).integers(60, 200, (30, 8, 8, 3), dtype=np.uint8)
+"""The source's training images."""
+
 
 @pytest.fixture
 def where():
     prior = np.array([0.5, 0.3, 0.2])
-    return Conditions("fp32", torch.device("cpu"), IMAGENET, prior)
+    return Conditions("fp32", torch.device("cpu"), IMAGENET, prior, SOURCE)
 
 
 @pytest.fixture
@@ -121,6 +127,48 @@ def test_entropy_falls_while_tent_adapts(model, pixels, where):
     assert entropy(0.05) < entropy(0.0)
 
 
+def test_matched_images_have_the_source_s_mean_and_deviation_of_each_channel(where):
+    """By numpy, over every pixel of the set; nothing is clipped here."""
+    dark = np.random.default_rng(2).integers([20, 40, 90], [120, 90, 250], (50, 8, 8, 3), np.uint8)
+    shown = []
+
+    class Seen(nn.Module):
+        def forward(self, batch):
+            shown.append(batch)
+            return batch.flatten(1)[:, :3]
+
+    INFERENCES["moments"]()(Seen(), dark, where)
+    mean, deviation = (np.array(three)[:, None, None] for three in (IMAGENET.mean, IMAGENET.std))
+    seen = 255 * (torch.cat(shown).numpy() * deviation + mean)
+    np.testing.assert_allclose(seen.mean((0, 2, 3)), SOURCE.mean((0, 1, 2)), atol=0.1)
+    np.testing.assert_allclose(seen.std((0, 2, 3)), SOURCE.std((0, 1, 2)), rtol=0.01)
+    # One line per channel for the whole set: images go on differing as they did.
+    for channel in range(3):
+        before = dark[..., channel].ravel().astype(float)
+        slope, shift = np.polyfit(before, seen[:, channel].ravel(), 1)
+        np.testing.assert_allclose(seen[:, channel].ravel(), slope * before + shift, atol=0.6)
+        assert slope == pytest.approx(SOURCE[..., channel].std() / before.std(), rel=0.01)
+
+
+def test_a_set_matched_to_itself_or_without_contrast_stays_as_it_is(pixels):
+    np.testing.assert_array_equal(matched(pixels, moments_of(pixels)), pixels)
+    blank = np.full((4, 8, 8, 3), 200, np.uint8)
+    np.testing.assert_array_equal(matched(blank, moments_of(pixels)), blank)
+
+
+def test_matching_undoes_another_lamp(pixels):
+    """A gain and a shift per channel, whatever they are, give the same answers but for rounding."""
+    half = pixels // 2 + 60
+    other = np.rint(half * [1.1, 0.8, 0.9] + [-20, 10, 5]).astype(np.uint8)
+    distance = matched(other, moments_of(half)).astype(int) - half
+    assert np.abs(distance).max() <= 1
+
+
+def test_moments_without_the_source_s_images_are_refused(model, pixels, where):
+    with pytest.raises(ValueError, match="source"):
+        INFERENCES["moments"]()(model, pixels, replace(where, source_images=None))
+
+
 def test_shares_of_a_test_set_are_found_again():
     generator = np.random.default_rng(0)
     true = np.array([0.1, 0.9])
@@ -219,7 +267,7 @@ def test_a_frozen_batch_normalisation_is_adapted_like_any_other(name, model, pix
 @pytest.mark.parametrize("prior", [[0.7, 0.3], [1.0, 0.0], [0.6, 0.0, 0.4]])
 def test_a04_every_inference_answers_two_classes_and_one_that_training_lacked(name, prior, pixels):
     layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, len(prior)))
-    where = Conditions("fp32", torch.device("cpu"), IMAGENET, np.array(prior))
+    where = Conditions("fp32", torch.device("cpu"), IMAGENET, np.array(prior), SOURCE)
     logits = INFERENCES[name]()(nn.Sequential(*layers).eval(), pixels, where)
     assert logits.shape == (70, len(prior))
     assert np.isfinite(logits).all()

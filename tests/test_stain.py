@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmark.data.stain import (
@@ -21,6 +23,8 @@ from benchmark.data.stain import (
     stains_of,
 )
 from benchmark.errors import UserError
+from benchmark.models.predict import standardise, to_float
+from benchmark.models.weights import IMAGENET
 from benchmark.phantom.acquisition import Acquisition, draw
 
 AZURE, EOSIN = np.array([0.70, 0.65, 0.30]), np.array([0.15, 0.80, 0.58])
@@ -245,3 +249,27 @@ def test_grey_is_luma_in_three_channels() -> None:
     picture = np.array([[[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]], np.uint8)
     changed, _ = fit_stain("grey", picture)(picture)
     assert changed[0, 0].tolist() == [[76] * 3, [150] * 3, [29] * 3]
+
+
+def test_a_standardised_input_has_channels_at_zero_mean_and_unit_deviation_image_by_image() -> None:
+    images = cells(Acquisition(), 3)
+    stain = fit_stain("standardised", images)
+    shown, failed = stain(images)
+    assert not failed.any()
+    assert np.array_equal(shown, images)  # the images stay: it is the input that changes
+    assert stain.standardises_input
+    way = replace(IMAGENET, each_image=True)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    found = standardise(to_float(batch), way).numpy()
+    grey = images.transpose(0, 3, 1, 2).astype(float)
+    mean, deviation = (f(axis=(2, 3), keepdims=True) for f in (grey.mean, grey.std))
+    assert found == pytest.approx((grey - mean) / deviation, abs=1e-4)
+    lamp = to_float(batch) * torch.tensor([0.7, 0.9, 0.8])[:, None, None] + 0.05
+    assert standardise(lamp, way).numpy() == pytest.approx(found, abs=1e-4)
+
+
+def test_an_image_without_contrast_is_standardised_to_nothing_and_not_to_noise() -> None:
+    blank = torch.full((1, 3, 8, 8), 0.5)
+    blank[0, :, 0, 0] += 1e-4
+    found = standardise(blank, replace(IMAGENET, each_image=True))
+    assert found.abs().max() < 0.05

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -308,6 +309,60 @@ def fit_image_moments(train: np.ndarray) -> ImageMoments:
     return ImageMoments(tuple(mean), tuple(spread))
 
 
+class Moments(NamedTuple):
+    """Mean and standard deviation of R, G and B over every pixel of a set of images.
+
+    Attributes:
+        mean, spread: in grey values, float64 [3].
+    """
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+def moments_of(pixels: np.ndarray) -> Moments:
+    """The six numbers of images uint8 [N, S, S, 3], from the counts of each grey value: the same
+    whatever the order of the images."""
+    values = np.arange(256.0)
+    counts = np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)])
+    mean = counts @ values / counts.sum(1)
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+    return Moments(mean, np.sqrt(variance))
+
+
+def matched(pixels: np.ndarray, moments: Moments) -> np.ndarray:
+    """Images uint8 [N, S, S, 3] whose six numbers, taken over all of them, become others'.
+
+    One gain and one shift per channel for the whole set, so that its images go on differing from
+    each other as they did. What leaves the grey values is clipped; a set of which a channel shows
+    nothing stays as it is.
+    """
+    own = moments_of(pixels)
+    if (own.spread < LEAST_GREY_SPREAD).any():
+        return pixels
+    values = np.arange(256.0)[:, None]
+    changed = (values - own.mean) * (moments.spread / own.spread) + moments.mean
+    table = np.rint(changed.clip(0, 255)).astype(np.uint8)
+    return np.stack([table[pixels[..., c], c] for c in range(3)], axis=-1)
+
+
+class Standardised:
+    """Channels of each image at zero mean and unit deviation, as the network's input.
+
+    The images stay as they are: the network's input is standardised after the augmentation, when
+    grey values are clipped no more, and in place of the mean and spread that its weights expect.
+    `image_moments` comes before the augmentation, whose lamps and stains the network then sees.
+    """
+
+    standardises_input = True
+
+    def __init__(self, train: np.ndarray) -> None:
+        """Nothing is taken from the source."""
+
+    def __call__(self, pixels: np.ndarray) -> Stained:
+        return unchanged(pixels)
+
+
 def white_background(pixels: np.ndarray) -> Stained:
     """The light between cells made white: its optical density is taken off each channel.
 
@@ -337,6 +392,7 @@ STAINS: dict[str, Callable[[np.ndarray], Stain]] = {
     "macenko": fit_macenko,
     "reinhard": fit_reinhard,
     "image_moments": fit_image_moments,
+    "standardised": Standardised,
     "white_background": lambda train: white_background,
     "grey": lambda train: grey,
 }

@@ -58,7 +58,7 @@ def embedding(context: RunContext, run_id: str) -> dict[str, Any]:
     """
     run, model = trained_network(context, run_id)
     images, source = context.images_of(run), run.scenario.source
-    conditions = conditions_of(context, run, images.part(source, "train").labels)
+    conditions = conditions_of(context, run, images.part(source, "train"))
     targets = [name for name in run.scenario.targets if corruption_of(name) is None]
     if not targets:
         raise UserError(f"{run_id} has no target but corruptions: choose a run that has another")

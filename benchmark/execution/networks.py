@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from benchmark.device import choose_device, configure
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest
 from benchmark.models.build import build_model
-from benchmark.parts import PLAIN
+from benchmark.models.weights import Preprocessing, preprocessing
+from benchmark.parts import PLAIN, capability
 from benchmark.study.plan import profile_folder
 from benchmark.study.records import (
     checkpoint_path,
@@ -70,6 +71,13 @@ class RunContext:
 def axis_seed(*axis: str | int) -> int:
     """A 63-bit seed from the names it depends on, and on nothing else."""
     return int(digest(list(axis)), 16) >> 1
+
+
+def input_of(run: Run) -> Preprocessing:
+    """How the images that a run sees become its network's input."""
+    expected = preprocessing(run.settings.weights, run.method.backbone)
+    each_image = capability("stain", run.method.stain, "standardises_input")
+    return replace(expected, each_image=bool(each_image))
 
 
 def build_network(

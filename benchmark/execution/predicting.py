@@ -16,10 +16,9 @@ from safetensors.numpy import save
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.errors import UserError
-from benchmark.execution.networks import RunContext, axis_seed
+from benchmark.execution.networks import RunContext, axis_seed, input_of
 from benchmark.files import atomic, digest
 from benchmark.models.predict import Conditions, Inference, log_mean_probability
-from benchmark.models.weights import preprocessing
 from benchmark.study.numerics import version
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
@@ -43,7 +42,7 @@ def predict_parts(
     """
     source_name = run.scenario.source
     train = images.part(source_name, "train")
-    conditions = conditions_of(context, run, train.labels)
+    conditions = conditions_of(context, run, train)
     inference, readout = run.build("inference")(), run.build("readout")()
     if readout is None:
         return [inference(model, part.pixels, conditions) for part in parts]
@@ -70,13 +69,14 @@ def predict_parts(
     return [inference(model, part.pixels, conditions) for part in parts]
 
 
-def conditions_of(context: RunContext, run: Run, labels: np.ndarray) -> Conditions:
-    """What all predictions of a run have in common; `labels` are those of its training part."""
+def conditions_of(context: RunContext, run: Run, train: Images) -> Conditions:
+    """What all predictions of a run have in common; `train` is its training part."""
     return Conditions(
         run.settings.training.precision,
         context.device,
-        preprocessing(run.settings.weights, run.method.backbone),
-        np.bincount(labels, minlength=len(context.classes)) / len(labels),
+        input_of(run),
+        np.bincount(train.labels, minlength=len(context.classes)) / len(train),
+        train.pixels,
     )
 
 

@@ -17,7 +17,7 @@ from filelock import Timeout
 from benchmark.data.arrays import OPEN_SET_PART, OPEN_SET_SUFFIX, PreparedImages, open_set_of
 from benchmark.device import environment
 from benchmark.errors import ChangedInput, UserError
-from benchmark.execution.networks import RunContext, axis_seed, build_network
+from benchmark.execution.networks import RunContext, axis_seed, build_network, input_of
 from benchmark.execution.predicting import average_of_members, predict_parts
 from benchmark.metrics import confusion_matrix, macro_f1_present
 from benchmark.models.weights import preprocessing, weights_sha256
@@ -290,6 +290,7 @@ def train_and_predict(context: RunContext, run: Run) -> tuple[dict[str, Any], pd
 def loaded(weights: Weights, run: Run) -> dict[str, Any]:
     """What a record says of weights that were loaded: their hash and the input they expect."""
     expected = asdict(preprocessing(weights, run.method.backbone))
+    del expected["each_image"]  # what the run's stain does, not what its weights expect
     return {"sha256": weights_sha256(weights, run.method.backbone), **expected}
 
 
@@ -367,7 +368,7 @@ def trained_model(
             order_seed=axis_seed("order", run.seed),
             device=context.device,
             description=f"epochs of {run.run_id}",
-            preprocessing=preprocessing(run.settings.weights, run.method.backbone),
+            preprocessing=input_of(run),
             recipe=run.build("recipe")(),
         )
         seconds = time.perf_counter() - started

@@ -26,10 +26,10 @@ from benchmark.evaluation.rejection import (
     images_needed,
     maximum_probability,
 )
-from benchmark.execution.networks import RunContext, trained_network
+from benchmark.execution.networks import RunContext, input_of, trained_network
 from benchmark.metrics import predicted_classes
 from benchmark.models.predict import VIEWS, Averaged, predict
-from benchmark.models.weights import Preprocessing, preprocessing
+from benchmark.models.weights import Preprocessing
 from benchmark.parts import PLAIN
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
@@ -184,8 +184,9 @@ class Network(ABC):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Mean and spread that its weights expect."""
-        return preprocessing(self.record.settings.weights, self.record.method.backbone)
+        """How images become its input: by the mean and spread that its weights expect, or each
+        image by its own."""
+        return input_of(self.record)
 
     @property
     def averages(self) -> bool:

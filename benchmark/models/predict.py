@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmark.data.stain import LEAST_GREY_SPREAD, matched, moments_of
 from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.schema import BelowOne
 
@@ -33,7 +34,11 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def standardise(batch: Tensor, preprocessing: Preprocessing = IMAGENET) -> Tensor:
-    """[0, 1] float [N, 3, S, S] → the mean and spread that the weights expect."""
+    """[0, 1] float [N, 3, S, S] → the mean and spread that the weights expect, or each image's
+    channels at zero mean and unit deviation (one of less than a grey value is not made noise)."""
+    if preprocessing.each_image:
+        deviation, mean = torch.std_mean(batch, dim=(2, 3), keepdim=True, correction=0)
+        return (batch - mean) / deviation.clamp(min=LEAST_GREY_SPREAD / 255)
     mean, std = preprocessing.mean, preprocessing.std
     return (batch - batch.new_tensor(mean)[:, None, None]) / batch.new_tensor(std)[:, None, None]
 
@@ -74,6 +79,8 @@ class Conditions:
     preprocessing: Preprocessing
     source_prior: np.ndarray
     """(classes,) shares of the classes among the source's training images"""
+    source_images: np.ndarray | None = None
+    """uint8 [M, S, S, 3], the source's training images; None where they are not here."""
 
     def predict(self, model: nn.Module, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [N, C] of uint8 images [N, S, S, 3], in evaluation mode."""
@@ -245,6 +252,24 @@ class Tent(Inference):
         return logits[np.argsort(order_of(len(pixels)))]
 
 
+class MatchedMoments(Inference):
+    """Mean and deviation of R, G, B over the whole test set made those of the source's training
+    images: six numbers, the affine part of another lamp, stain and camera.
+
+    Like AdaBN it takes what the test set has for the laboratory's, which is of mixed classes alone;
+    unlike it, it needs no batch normalisation. The images matched are those that the network is
+    given, after a stain normalisation.
+    """
+
+    transductive = True
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+        if conditions.source_images is None:
+            raise ValueError("moments are matched to those of the source's images: give them")
+        source = moments_of(conditions.source_images)
+        return conditions.predict(model, matched(pixels, source))
+
+
 class PriorCorrection(Inference):
     """Predictions corrected for the class shares of the test set (Saerens et al. 2002).
 
@@ -297,4 +322,5 @@ INFERENCES: dict[str, Callable[..., Inference]] = {
     "bn_mix": BatchStatistics,
     "tent": Tent,
     "prior_correction": PriorCorrection,
+    "moments": MatchedMoments,
 }

@@ -46,6 +46,8 @@ class Preprocessing:
     std: Triple
     interpolation: str | None = None
     crop: float | None = None
+    each_image: bool = False
+    """Channels of each image at zero mean and unit deviation, instead of `mean` and `std`."""
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
