@@ -72,8 +72,8 @@ class Split(Strict):
 class Augmentation(Strict):
     """Random changes to a training image, drawn anew each epoch. Zero or false switches one off.
 
-    They act in this order: flips, turns, scale and shift; stain; optics; brightness, contrast and
-    saturation; noise; JPEG.
+    They act in this order: RandAugment; mixed amplitudes; flips, turns, scale and shift; stain;
+    optics; brightness, contrast and saturation; noise; JPEG.
     """
 
     dihedral: bool = False
@@ -109,6 +109,12 @@ class Augmentation(Strict):
     """Gaussian noise, its standard deviation drawn from 0 … noise, as a fraction of full scale."""
     jpeg: float = Field(0.0, ge=0, lt=1)
     """JPEG-like quantisation at a quality drawn from 100 · (1 - jpeg) … 100."""
+    randaugment: int = Field(0, ge=0, le=30)
+    """Magnitude of RandAugment (Cubuk 2020): two of torchvision's fourteen changes, which know of
+    no stain, microscope or camera."""
+    amplitude_mixing: float = Field(0.0, ge=0, le=1)
+    """Amplitudes of the Fourier spectrum mixed with those of another image of the batch, whose
+    share is drawn from 0 … amplitude_mixing; the phases stay (Xu 2021)."""
 
 
 class Training(Strict):

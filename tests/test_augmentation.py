@@ -10,10 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torchvision.transforms.v2 import RandAugment
 
 from benchmark.phantom.acquisition import Acquisition, draw
 from benchmark.settings import Augmentation
-from benchmark.training.augmentation import DRAWS, Augmenter, compress, optics, restain
+from benchmark.training.augmentation import (
+    DRAWS,
+    Augmenter,
+    compress,
+    mix_amplitudes,
+    optics,
+    restain,
+)
 
 EVERYTHING = {
     "dihedral": True, "rotation": 45, "scale": 0.2, "shift": 0.05, "stain_mixing": 0.1,
@@ -93,7 +101,7 @@ def test_the_same_seed_gives_the_same_images_in_any_batching() -> None:
     )
 
 
-@pytest.mark.parametrize("option", [None, *DRAWS])
+@pytest.mark.parametrize("option", [None, *DRAWS, "amplitude_mixing"])
 def test_no_option_moves_the_order_of_images_or_the_older_draws(option: str | None) -> None:
     settings = Augmentation(**({option: 0.1} if option else {}))
     generator, plain = (torch.Generator().manual_seed(3) for _ in range(2))
@@ -272,3 +280,82 @@ def test_jpeg_is_no_stronger_than_asked() -> None:
     assert change.max() <= worst * 1.1
     assert change.max() > worst * 0.7
     assert change.min() < worst * 0.4
+
+
+def grey_values(number: int, size: int = 24) -> torch.Tensor:
+    """Smooth pictures that differ, float [number, 3, size, size], multiples of 1 / 255."""
+    noise = np.random.default_rng(number).normal(0, 1, (number, 3, size, size))
+    smooth = gaussian_filter(noise, (0, 0, 2, 2))
+    light = 127 + 60 * smooth / np.abs(smooth).max()
+    return torch.from_numpy(light.round()).float() / 255
+
+
+def test_amplitudes_are_mixed_and_phases_stay() -> None:
+    """By numpy's transform of the whole plane."""
+    batch, partners = grey_values(3), torch.tensor([1, 2, 0])
+    shares = torch.tensor([0.2, 0.0, 0.7])
+    found = mix_amplitudes(batch, partners, shares).numpy()
+    spectrum = np.fft.fft2(batch.numpy().astype(float))
+    amplitude, weight = np.abs(spectrum), shares.numpy()[:, None, None, None]
+    mixed = (1 - weight) * amplitude + weight * amplitude[[1, 2, 0]]
+    expected = np.fft.ifft2(mixed * np.exp(1j * np.angle(spectrum))).real
+    assert expected.min() > 0  # so that nothing is clipped
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert found[1] == pytest.approx(batch[1].numpy(), abs=1e-6)
+    # The mean of a picture is its amplitude at frequency zero.
+    means = batch.mean((2, 3)).numpy()
+    assert found.mean((2, 3))[0] == pytest.approx(0.8 * means[0] + 0.2 * means[1], abs=1e-5)
+
+
+def test_a_picture_of_one_colour_takes_the_partner_s_light_and_none_of_its_structure() -> None:
+    batch = grey_values(2)
+    batch[0] = 100 / 255
+    found = mix_amplitudes(batch, torch.tensor([1, 0]), torch.ones(2))
+    assert found[0].std((1, 2)).max() < 1e-3
+    assert found[0].mean((1, 2)) == pytest.approx(batch[1].mean((1, 2)), abs=1e-4)
+
+
+def test_amplitude_mixing_is_no_stronger_than_asked_and_stays_among_the_images() -> None:
+    batch = torch.stack([torch.full((3, 8, 8), value / 40) for value in range(40)])
+    moved = (augment(batch, amplitude_mixing=0.25) - batch)[:, 0, 0, 0]
+    assert moved.abs().max() > 0.1
+    assert moved.abs().max() < 0.25  # partners differ by less than 1
+    assert (moved[0] >= 0) & (moved[-1] <= 0)
+
+
+def test_an_option_of_its_own_generator_moves_no_other() -> None:
+    noise = augment(torch.full((6, 3, 16, 16), 0.5), noise=0.1)
+    both = augment(torch.full((6, 3, 16, 16), 0.5), noise=0.1, amplitude_mixing=0.5)
+    assert torch.allclose(noise, both, atol=1e-5)  # equal pictures: mixing changes nothing
+
+
+def test_randaugment_is_torchvision_s_on_the_grey_values_of_each_image() -> None:
+    batch = grey_values(12)
+    state = torch.get_rng_state()
+    changed = augment(batch, randaugment=9)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal((255 * changed).round() / 255, changed)
+    differs = [not torch.equal(one, other) for one, other in zip(changed, batch, strict=True)]
+    assert any(differs)
+    # Each image is one of the outcomes that torchvision draws of it.
+    for one, found in zip(batch[:2], changed[:2], strict=True):
+        grey, wanted = (255 * one).round().byte(), (255 * found).round().byte()
+        known = RandAugment(magnitude=9)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            assert any(torch.equal(known(grey), wanted) for _ in range(6000))
+
+
+def test_randaugment_is_the_same_in_any_batching_and_stronger_with_its_magnitude() -> None:
+    batch = grey_values(10)
+    whole, halves = (
+        Augmenter(Augmentation(randaugment=9), 10, torch.Generator().manual_seed(5))
+        for _ in range(2)
+    )
+    parts = torch.cat([halves(batch[:4], 0), halves(batch[4:], 4)])
+    assert torch.equal(whole(batch, 0), parts)
+    many = grey_values(64)
+    weak, strong = (
+        (augment(many, randaugment=magnitude) - many).abs().mean() for magnitude in (3, 27)
+    )
+    assert strong > weak

@@ -46,6 +46,7 @@ from benchmark.models.weights import IMAGENET
 from benchmark.parts import REGISTRIES, capability, registry
 from benchmark.settings import Augmentation, Training, Weights
 from benchmark.study.numerics import version
+from benchmark.training.augmentation import LATER
 from benchmark.training.batches import Batches
 from benchmark.training.contracts import join
 from benchmark.training.fit import fit
@@ -281,7 +282,8 @@ def golden_runs() -> dict[str, Golden]:
         add(f"{kind}.{name}", ("training", f"{kind}.{name}"), epoch, sampler=name)
     for field, strength in (every := strengths()).items():
         add(f"augmentation.{field}", ("augmentation",), epoch, **{field: strength})
-    add("augmentation.every", ("augmentation",), epoch, **every)
+    first = {field: strength for field, strength in every.items() if field not in LATER}
+    add("augmentation.every", ("augmentation",), epoch, **first)
     for kind, name in entries("stain"):
         add(f"{kind}.{name}", (f"{kind}.{name}",), restained, name)
     for kind, name in entries("corruption"):
@@ -309,7 +311,7 @@ def entries(*kinds: str) -> list[tuple[str, str]]:
 
 def strengths() -> dict[str, Any]:
     """Every field of the augmentation, at a strength that shows."""
-    strong = {"rotation": 45, "blur": 0.05, "noise": 0.1}
+    strong = {"rotation": 45, "blur": 0.05, "noise": 0.1, "randaugment": 9}
     return {
         name: True if field.annotation is bool else strong.get(name, 0.3)
         for name, field in Augmentation.model_fields.items()

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY
@@ -21,7 +22,7 @@ from benchmark.training.alignment import alignment, discrepancy
 from benchmark.training.contracts import Batch, OfLogits, Recipe, join
 from benchmark.training.fit import Fit, fit
 from benchmark.training.losses import LOSSES
-from benchmark.training.recipes import RECIPES
+from benchmark.training.recipes import RECIPES, early_stages, mix_statistics
 
 CPU = torch.device("cpu")
 SEVERAL = ("interdomain_mixup", "coral", "groupdro", "idg_boda")
@@ -360,3 +361,59 @@ def test_a12_lodo_mixup_is_domainbeds() -> None:
     assert params.recipes["interdomain_mixup"] == {"alpha": 0.2}
     # Finished runs rest on this one, whose departure its comment tells.
     assert params.methods["pair-mixup"].recipe == "mixup"
+
+
+def test_mixstyle_mixes_mean_and_deviation_of_each_channel_and_keeps_the_rest() -> None:
+    maps = torch.randn(4, 3, 6, 5) * torch.tensor([1.0, 2, 3, 4])[:, None, None, None] + 1
+    partners, shares = torch.tensor([2, 3, 1, 0]), torch.tensor([1.0, 0.5, 0.0, 0.25])
+    mixed = mix_statistics(maps, partners, shares)
+    for image in range(4):
+        for channel in range(3):
+            own, other = maps[image, channel].numpy(), maps[partners[image], channel].numpy()
+            share = float(shares[image])
+            mean = share * own.mean() + (1 - share) * other.mean()
+            spread = share * own.std(ddof=1) + (1 - share) * other.std(ddof=1)
+            expected = (own - own.mean()) / own.std(ddof=1) * spread + mean
+            assert mixed[image, channel].numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_gradient_of_mixstyle_flows_through_the_statistics() -> None:
+    """The statistics are constants: what is left is one factor σ'/σ per channel."""
+    maps = torch.randn(2, 1, 4, 4, requires_grad=True)
+    mix_statistics(maps, torch.tensor([1, 0]), torch.zeros(2))[0].sum().backward()
+    first, second = maps.detach().std((2, 3)).flatten().tolist()
+    assert maps.grad[0].flatten().tolist() == pytest.approx([second / first] * 16, rel=1e-4)
+    assert not maps.grad[1].any()
+
+
+def test_mixstyle_acts_after_the_first_two_stages_of_a_training_batch_and_never_else() -> None:
+    model = build_model("resnet10t", "bn", {}, 3, 64, seed=0).eval()
+    batch, seen = torch.rand(4, 3, 64, 64), []
+    for name in ("layer1", "layer2", "layer3"):
+        model.get_submodule(name).register_forward_hook(lambda *io: seen.append(io[2].shape[2]))
+    plain = model(batch)
+    recipe = RECIPES["mixstyle"](probability=1.0)
+    recipe.attach(torch.ones(1, 3), 1, seed=0)
+    with recipe.inside(model):
+        assert not torch.allclose(model(batch), plain, atol=1e-3)
+    assert torch.equal(model(batch), plain)
+    assert early_stages(model) == [model.layer1, model.layer2]
+    assert [64 // side for side in seen[:2]] == [4, 8]
+    never = RECIPES["mixstyle"](probability=0.0)
+    never.attach(torch.ones(1, 3), 1, seed=0)
+    with never.inside(model):
+        assert torch.equal(model(batch), plain)
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_mixstyle_is_refused_where_a_network_has_no_such_feature_maps(backbone: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(backbone, num_classes=3)
+    with pytest.raises(UserError, match="recipe mixstyle mixes feature maps"):
+        early_stages(model)
+
+
+def test_mixstyle_of_probability_zero_is_erm() -> None:
+    plain = train(None)
+    assert same(plain, train(RECIPES["mixstyle"](probability=0.0)))
+    assert not same(plain, train(RECIPES["mixstyle"](probability=1.0)))

@@ -38,7 +38,7 @@ BLOCKS: dict[str, str] = {
     "normalisation": "bn gn in ibn_a bn_frozen ibn_b ibn_literal none ln evonorm",
     "loss": "ce weighted_ce label_smoothing focal balanced_softmax logit_adjusted class_balanced "
     "hybrid ldam centre triplet_centre_hard supcon ccl focal_ccl",
-    "recipe": "erm mixup interdomain_mixup coral groupdro idg_boda",
+    "recipe": "erm mixup interdomain_mixup coral groupdro idg_boda mixstyle",
     "head": "linear addfc hidden512",
     "freezing": "none last16 linear",
     "stain": "none jpeg95 macenko reinhard image_moments white_background grey standardised",

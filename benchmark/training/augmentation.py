@@ -1,4 +1,5 @@
-"""Random changes to whole batches of images on their device; no loop over images.
+"""Random changes to whole batches of images on their device; no loop over images, but for
+RandAugment's.
 
 Geometry and colour, stains as other laboratories would have them, and other microscopes and
 cameras: blurred, coarser, noisier, compressed. Every change of stain is affine in optical density,
@@ -15,6 +16,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import RandAugment
 
 from benchmark.settings import Augmentation
 
@@ -30,7 +32,10 @@ DRAWS = {
     "noise": 2,
     "jpeg": 1,
 }
-"""Option → random numbers per image. A new one goes to the end, or those below it change."""
+"""Option → random numbers per image, from one generator. A new option belongs in `LATER`, or the
+noise of these changes."""
+LATER = {"randaugment": 1, "amplitude_mixing": 2}
+"""The same of options with a generator each."""
 
 
 class Augmenter:
@@ -55,6 +60,15 @@ class Augmenter:
         else:
             self.more = torch.zeros(images, sum(DRAWS.values()))
         self.noise: Tensor | None = None
+        chosen = {name: width for name, width in LATER.items() if getattr(settings, name)}
+        self.later = {name: self._drawn_alone(name, width) for name, width in chosen.items()}
+
+    def _drawn_alone(self, option: str, width: int) -> Tensor:
+        """Draws float64 [images, width] on [0, 1) that no other option shares."""
+        seed = hashlib.sha256(self.draws.numpy().tobytes() + option.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
+        shape = (len(self.draws), width)
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
 
     def __call__(self, batch: Tensor, start: int) -> Tensor:
         """Augment images `start … start + N` of the epoch.
@@ -70,6 +84,12 @@ class Augmenter:
         more = self.more[chosen].to(batch.device, non_blocking=True)
         drawn = dict(zip(DRAWS, more.split(list(DRAWS.values()), 1), strict=True))
         s = self.settings
+        if s.randaugment:
+            seeds = (self.later["randaugment"][chosen, 0] * 2**53).long().tolist()
+            batch = randaugmented(batch, s.randaugment, seeds)
+        if s.amplitude_mixing:
+            place, strength = self.later["amplitude_mixing"][chosen].to(batch).unbind(1)
+            batch = mix_amplitudes(batch, place.argsort(), s.amplitude_mixing * strength)
         if s.dihedral or s.scale or s.shift or s.rotation:
             batch = self._move(batch, self.view[chosen], draws, drawn["rotation"])
         if changes_stain(s):
@@ -145,6 +165,55 @@ class Augmenter:
 def share(draws: Tensor) -> Tensor:
     """Draws on [-1, 1) → on [0, 1); one column [N, 1] → [N]."""
     return (draws.squeeze(1) + 1) / 2
+
+
+def randaugmented(batch: Tensor, magnitude: int, seeds: list[int]) -> Tensor:
+    """RandAugment (Cubuk et al., CVPR 2020 workshops) as torchvision has it: two changes an image.
+
+    It comes first, where an image is still one of grey values, on which torchvision's changes are
+    defined. What a change moves into the picture is black. torchvision draws from PyTorch's own
+    generator, which is seeded for each image and then put back.
+
+    Args:
+        batch: float [N, 3, S, S], multiples of 1 / 255.
+        magnitude: 1 to 30.
+        seeds: one per image.
+    """
+    change = RandAugment(magnitude=magnitude)
+    grey = batch.mul(255).round_().to(torch.uint8)
+    before = torch.get_rng_state()
+    try:
+        changed = []
+        for image, seed in zip(grey, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            changed.append(change(image))
+    finally:
+        torch.set_rng_state(before)
+    whole = torch.stack(changed).to(memory_format=torch.channels_last)
+    return whole.to(batch.dtype).div_(255)
+
+
+LEAST_AMPLITUDE = 1e-6
+"""Of a float32 spectrum: below it there is rounding and no phase."""
+
+
+def mix_amplitudes(batch: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
+    """Fourier amplitude mixing: A' = (1 - λ) A + λ A_partner at each frequency, with own phases.
+
+    Xu et al., CVPR 2021, over the whole spectrum. FDA (Yang and Soatto, CVPR 2020) exchanges low
+    frequencies for those of target images, which are not seen here.
+
+    Args:
+        batch: float [N, 3, S, S] in [0, 1].
+        partners: position in the batch of each image's partner, int64 [N].
+        shares: λ, [N].
+    """
+    spectrum = torch.fft.rfft2(batch)
+    own = spectrum.abs()
+    mixed = torch.lerp(own, own[partners], shares[:, None, None, None])
+    spectrum *= mixed / own.clamp(min=LEAST_AMPLITUDE)
+    light = torch.fft.irfft2(spectrum, s=batch.shape[-2:]).clamp_(0, 1)
+    return light.contiguous(memory_format=torch.channels_last)
 
 
 HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]).T

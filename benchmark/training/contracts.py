@@ -13,6 +13,7 @@ would be infinite.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -173,6 +174,10 @@ class Recipe(Part):
             epochs: the most that will be trained.
             seed: of the recipe's own random numbers.
         """
+
+    def inside(self, model: nn.Module) -> AbstractContextManager[None]:
+        """What acts within the network while it sees a training batch, and at no other time."""
+        return nullcontext()
 
     def mix(self, images: Tensor, groups: list[Tensor]) -> Tensor:
         """Change the standardised images [N, 3, S, S] of a batch; `groups` as in `Batch`."""

@@ -122,7 +122,8 @@ def fit(
         total, seen = torch.zeros((), device=device), 0
         for images, labels, groups in batches.epoch(generator):
             mixed = recipe.mix(images, groups)
-            logits, features = outputs(model, needs_features, mixed, settings.precision)
+            with recipe.inside(model):
+                logits, features = outputs(model, needs_features, mixed, settings.precision)
             batch = Batch(logits, labels, features, groups)
             value = recipe(loss, batch)
             for stepped in optimisers:
