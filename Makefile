@@ -17,7 +17,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-demo: install  ## drawn cells: data, training, tables, figures, page, in minutes and offline
+demo: install  ## real cells of this repository: training, tables, figures, page, in minutes and offline
 	$(RUN) dvc repro
 	@echo "tables, figures and page: results/demo/ (open results/demo/report.html)"
 
@@ -39,4 +39,4 @@ lint: install  ## style, and pipeline files that agree with params.yaml
 	$(RUN) wbc-shift pipeline --check
 
 clean:  ## remove the environment and everything that can be made again
-	rm -rf .venv datasets/cache results/demo
+	rm -rf .venv datasets/cache results/demo results/phantom

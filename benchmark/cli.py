@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
@@ -20,7 +20,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.files import read_yaml
 from benchmark.parallel import INTERRUPTED, interrupts_told
 from benchmark.progress import console, say, say_each
-from benchmark.schema import DEFAULT_PROFILE, PARAMS, check_name
+from benchmark.schema import DEFAULT_PROFILE, PARAMS, Subset, check_name
 from benchmark.texts import visible
 
 if TYPE_CHECKING:  # what a command needs it imports itself, so that help and completion are quick
@@ -106,7 +106,7 @@ ProfileOption = Annotated[
         "-p",
         callback=named_profile,
         autocompletion=complete_profile,
-        help="A profile of params.yaml, as shipped: demo, core or full.",
+        help="A profile of params.yaml, as shipped: demo, phantom, core, core2 or full.",
     ),
 ]
 LabelledFolder = Annotated[Path, Argument(help="A folder per class, or what --labels names.")]
@@ -240,7 +240,8 @@ def fetch(
         Argument(autocompletion=complete_card, help="Cards or domains; default: a profile's."),
     ] = None,
     subset: Annotated[
-        str, Option(help="Of the named cards or domains: all images, or the core of them.")
+        str,
+        Option(help="Of the named cards or domains: all images, or the core or sample of them."),
     ] = "all",
     listed: Annotated[
         bool, Option("--list", help="Only say what is here and how to get the rest.")
@@ -267,8 +268,8 @@ def fetch(
             say("\n".join(lines(DATASETS, card, mirror)))
         return
     if names:
-        if subset not in ("core", "all"):
-            raise UserError(f"--subset {subset}: use core or all")
+        if subset not in get_args(Subset):
+            raise UserError(f"--subset {subset}: use one of {', '.join(get_args(Subset))}")
         for card, domain in named(load_cards(DATASETS), names):
             say(str(fetch_card(DATASETS, card, subset, mirror, offline, domain)))
         return

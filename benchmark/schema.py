@@ -126,8 +126,8 @@ Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\n]*$")]
 """A title: some words on one line."""
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Subset = Literal["core", "all"]
-"""Of a set's images: the rows of its manifest marked `core`, or all."""
+Subset = Literal["sample", "core", "all"]
+"""Of a set's images: the rows of its manifest marked `sample` or `core`, or all."""
 
 
 class Strict(BaseModel):

@@ -140,7 +140,10 @@ def test_the_command_fetches_a_card_or_a_domain_by_name(project, wbc_shift):
     outcome = wbc_shift("fetch", "toy-c")
     assert outcome.status == 1
     assert outcome.err.startswith("error: no card or domain 'toy-c'; did you mean 'toy-")
-    assert "--subset most: use core or all" in wbc_shift("fetch", "toy", "--subset", "most").err
+    assert (
+        "--subset most: use one of sample, core, all"
+        in wbc_shift("fetch", "toy", "--subset", "most").err
+    )
 
 
 def test_every_published_card_is_listed(monkeypatch):

@@ -58,7 +58,7 @@ def test_c8_a_domain_is_written_into_the_list_and_out_of_it_and_nothing_else_cha
         assert load_params(path).profile("tiny").domains == [left, "our-lab"]
 
 
-@pytest.mark.parametrize("profile", ["demo", "core", "full"])
+@pytest.mark.parametrize("profile", ["demo", "phantom", "core", "full"])
 def test_c8_of_the_shipped_settings_one_line_changes(tmp_path: Path, profile: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes((REPOSITORY / "params.yaml").read_bytes())

@@ -30,7 +30,7 @@ FLAT = SourceRange("a", 100, 20, [0.0] * 8, np.diag([4.0] * 8).tolist(), 3.0)
 
 
 def phantoms(domain: str, number: int, first: int = 0) -> np.ndarray:
-    """Cells of the demo's domain, cropped and resized as it does: uint8 [N, 48, 48, 3]."""
+    """Cells of the phantom profile, cropped and resized as it does: uint8 [N, 48, 48, 3]."""
     acquisition = load_cards(REPOSITORY / "datasets")["phantom"].domains[domain].acquisition
     kinds, pixels = list(MORPHOLOGIES), []
     for seed in range(first, first + number):
@@ -43,7 +43,7 @@ def phantoms(domain: str, number: int, first: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def phantom_a() -> SourceRange:
-    """The range of the demo's source."""
+    """The range of the phantom profile's source."""
     return fit_range(
         "phantom-a",
         appearance(phantoms("phantom-a", 120)),

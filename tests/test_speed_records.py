@@ -121,8 +121,8 @@ def test_the_throughput_table_says_cpu_and_the_share_of_the_floor(tmp_path: Path
 
 def test_a_profiles_networks_are_its_own_and_a_named_one_keeps_its_normalisation() -> None:
     params = load_params(REPOSITORY / "params.yaml")
-    assert ("resnet10t", "gn", 48) in networks(params, "demo", [])
-    assert {n for n, *_ in networks(params, "demo", ["resnet10t"])} == {"resnet10t"}
+    assert ("resnet10t", "gn", 48) in networks(params, "phantom", [])
+    assert {n for n, *_ in networks(params, "phantom", ["resnet10t"])} == {"resnet10t"}
     assert ("resnet18", "in", 112) in networks(params, "core", [])  # a framing's size
     tiny = networks(params, "full", ["vit_tiny_patch16_224"])
     assert tiny == [("vit_tiny_patch16_224", "ln", 224)]

@@ -71,7 +71,8 @@ def read_manifest(
     """The published images that may be used: not excluded, groups that share a cell made one.
 
     Args:
-        subset: `core` keeps the rows marked `core = 1` (all rows where there is no such column).
+        subset: `sample` or `core` keeps the rows marked 1 in the column of its name, all where
+            there is none.
         domain: keeps its rows, whatever their label; may be none.
 
     Returns:
@@ -86,8 +87,8 @@ def read_manifest(
     table = without_known_cases(datasets, card.name, table)
     if "excluded" in table:
         table = table[table["excluded"] == ""]
-    if subset == "core" and "core" in table:
-        table = table[table["core"] == "1"]
+    if subset != "all" and subset in table:
+        table = table[table[subset] == "1"]
     table = table.reset_index(drop=True)
     return table if domain is None else select_domain(card, domain, table)
 

@@ -13,6 +13,7 @@ from benchmark.files import write_text
 from benchmark.report import facts
 from benchmark.report.blocks import METRICS
 from benchmark.report.confident_errors import confident_errors
+from benchmark.report.in_words import sentences
 from benchmark.report.leaderboard import as_json, findings, leaderboard
 from benchmark.report.pictures import Picture
 from benchmark.report.results import Results
@@ -55,6 +56,7 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         sections=sections,
         board=as_json(boards, experiments),
         findings=findings(boards),
+        sentences=sentences(results),
         overview=overview,
         addresses=addresses(results, [overview, *sections]),
         found=len(results.done),

@@ -1,4 +1,4 @@
-"""Report: from scores to tables, figures and the page, and the headline on the terminal."""
+"""Report: from scores to tables, figures and the page, and what was found on the terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, gaps
-from benchmark.progress import say
+from benchmark.progress import say, say_each
 from benchmark.report.blocks import METRICS
+from benchmark.report.in_words import sentences
 from benchmark.report.page import Section, write_page
 from benchmark.report.pictures import draw_all, write_index
 from benchmark.report.results import Results
@@ -17,7 +18,7 @@ from benchmark.report.write import print_headline, write_table
 
 def report(folder: Path, strict: bool = False) -> None:
     """Write a results folder's `tables/`, `figures/`, `figures.json` and `report.html`, and print
-    the headline.
+    what was found, in words and as headline tables.
 
     A pure function of `experiments/*.json`, the runs' records, what `evaluate` wrote and, if there
     is one, `data.json`: the same input gives the same bytes.
@@ -41,6 +42,7 @@ def report(folder: Path, strict: bool = False) -> None:
     experiments = {OVERVIEW: None} | {e.experiment: e for e in results.experiments}
     sections = [Section(e, tables[name], pictures[name]) for name, e in experiments.items()]
     write_page(results, *sections)
+    say_each(sentences(results))
     for experiment in results.experiments:
         headline = tables[experiment.experiment].scores[0]
         found = f"found {experiment.found} of {len(experiment.runs)} planned runs"
