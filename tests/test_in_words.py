@@ -31,7 +31,8 @@ def test_a_fall_and_what_helps() -> None:
         "Trained on a, net falls from a macro-F1 of 90.0 % [80.0, 95.0] at home to 30.0 % on "
         "average over 2 other domains (lowest: 20.0 %, c; one constant answer: 10.0 %); of 3 "
         "single changes, 1 shown to help (stain augmentation +12.3 points [5.0, 20.0]), 1 to harm "
-        "(group normalisation −8.0 points [−12.0, −4.0]), 1 neither (dropout +0.0 points [−6.0, 6.0])."
+        "(group normalisation −8.0 points [−12.0, −4.0]), 1 neither (dropout "
+        "+0.0 points [−6.0, 6.0])."
     )
 
 
