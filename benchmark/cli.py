@@ -55,9 +55,9 @@ app.add_typer(domain_commands, name="domain", rich_help_panel=LABORATORY)
 domain_command = functools.partial(domain_commands.command, cls=InProject)
 
 
-def command(group: str) -> Any:
-    """Register a function as a command, shown in a group of `--help`."""
-    return app.command(cls=InProject, rich_help_panel=group)
+def command(group: str, name: str | None = None) -> Any:
+    """Register a function as a command, shown in a group of `--help`, by its name or another."""
+    return app.command(name, cls=InProject, rich_help_panel=group)
 
 
 def named_profile(name: str) -> str:
@@ -816,6 +816,52 @@ def domain_cards(
     elif weights is not None:
         features = features_of_weights(*weights, chosen.image_size)
     write_domain_cards(ROOT, params, cards, profile, features)
+
+
+@command(LABORATORY, "test")
+def certify(
+    folder: LabelledFolder,
+    name: Annotated[str, Option(help="What is tested, as the certificate is to call it.")],
+    run: Annotated[
+        str,
+        Option(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
+    ],
+    profile: ProfileOption = DEFAULT_PROFILE,
+    labels: LabelsOption = None,
+    crop: Annotated[
+        float | None,
+        Option(
+            min=0.05,
+            max=1.0,
+            help="Part of the image's side that is one cell; by default by the size of nuclei.",
+        ),
+    ] = None,
+    told: MapOption = None,
+    level: Annotated[
+        float, Option(min=0.5, max=0.999, help="Sensitivity that every class is to reach.")
+    ] = 0.9,
+    out: Annotated[
+        Path | None, Option(help="Folder to write; by default NAME, in the current folder.")
+    ] = None,
+    with_file_names: Annotated[
+        bool, Option("--with-file-names", help="Name the images that were taken for others.")
+    ] = False,
+) -> None:
+    """Test a network on your own labelled images: a certificate on one page.
+
+    Nothing is trained. Images, labels and cell types are read as in `domain add`; the certificate
+    says what their number allows to say, and how many more would settle the rest.
+
+    Reads the folder, which stays as it is, and the network with its predictions. Writes NAME/:
+    certificate.html, .pdf (where a browser is installed) and .json, and predictions.csv, audit.csv
+    and crop.html, which name or show the images.
+    """
+    from benchmark.laboratory import site_test
+    from benchmark.laboratory.networks import Network
+
+    networks = [Network.of_run(ROOT, profile, run, classes_of(profile))]
+    asked = (labels, crop, cell_types_told(told), level, out, with_file_names)
+    say_each(site_test.certify(ROOT, folder, name, networks, *asked))
 
 
 @command(LABORATORY)

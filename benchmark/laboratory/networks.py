@@ -252,6 +252,11 @@ class RunNetwork(Network):
         return self.context.classes
 
     @property
+    def sha256(self) -> str | None:
+        """Of the network's tensors; None in records from before networks were hashed."""
+        return self.run.network_sha256
+
+    @property
     def device(self) -> torch.device:
         return self.context.device
 
