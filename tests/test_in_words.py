@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
+from conftest import REPOSITORY
 
-from benchmark.report.in_words import NAMED, Change, Outcome
+from benchmark.report.in_words import NAMED, Change, Outcome, outcome_of, scenarios
+from benchmark.report.results import Results
 from benchmark.report.table import Cell
 
 NOTHING = math.nan
@@ -30,9 +33,9 @@ def test_a_fall_and_what_helps() -> None:
     assert outcome(FALL, HELP, HARM, NEITHER).sentence == (
         "Trained on a, net falls from a macro-F1 of 90.0 % [80.0, 95.0] at home to 30.0 % on "
         "average over 2 other domains (lowest: 20.0 %, c; one constant answer: 10.0 %); of 3 "
-        "single changes, 1 shown to help (stain augmentation +12.3 points [5.0, 20.0]), 1 to harm "
-        "(group normalisation −8.0 points [−12.0, −4.0]), 1 neither (dropout "
-        "+0.0 points [−6.0, 6.0])."
+        "single changes, 1 shown to help after Holm's correction (stain augmentation +12.3 points "
+        "[5.0, 20.0]), 1 to harm (group normalisation −8.0 points [−12.0, −4.0]), 1 neither "
+        "(dropout +0.0 points [−6.0, 6.0])."
     )
 
 
@@ -51,14 +54,11 @@ def test_a_fall_is_called_one_where_its_interval_excludes_none(drop: Cell, word:
 
 
 def test_where_nothing_helps_it_says_so() -> None:
-    assert (
-        "; of 2 single changes, none shown to help, 1 to harm ("
-        in outcome(FALL, HARM, NEITHER).sentence
-    )
-    assert (
-        "; of 2 single changes, none shown to help, 2 neither (one seed +30.0 points; "
-        in outcome(FALL, NEITHER, UNKNOWN).sentence
-    )
+    nothing = "; of 2 single changes, none shown to help after Holm's correction, "
+    assert f"{nothing}1 to harm (group" in outcome(FALL, HARM, NEITHER).sentence
+    # Without a p-value nothing is shown, however large the difference.
+    unknown = outcome(FALL, NEITHER, UNKNOWN).sentence
+    assert f"{nothing}2 neither (one seed +30.0 points; dropout" in unknown
 
 
 def test_a_single_change_and_none_at_all() -> None:
@@ -76,7 +76,7 @@ def test_a_single_change_and_none_at_all() -> None:
 def test_of_many_changes_the_largest_are_named_and_the_others_counted() -> None:
     many = [Change(f"change {k}", Cell(float(k), 0.5, 9.0), 0.001) for k in range(1, 10)]
     text = outcome(FALL, *many).sentence
-    assert "of 9 single changes, 9 shown to help (change 9 " in text
+    assert "of 9 single changes, 9 shown to help after Holm's correction (change 9 " in text
     assert f"; and {9 - NAMED} more)" in text
     assert text.count("change ") == NAMED
 
@@ -84,3 +84,37 @@ def test_of_many_changes_the_largest_are_named_and_the_others_counted() -> None:
 def test_one_other_domain_is_named_and_has_no_lowest() -> None:
     text = outcome(FALL, HELP, targets={"b": Cell(30.0)}).sentence
     assert " at home to 30.0 % on b (one constant answer: 10.0 %);" in text
+
+
+def test_the_numbers_are_those_of_the_tables() -> None:
+    """Of the committed core: the sentence, and what stands in tables/ and effects.parquet."""
+    folder = REPOSITORY / "results/core"
+    results = Results.of(folder)
+    table = pd.read_csv(folder / "tables/norms_macro_f1.csv")
+    effects = pd.read_parquet(folder / "effects.parquet")
+    checked = 0
+    for scenario, methods in scenarios(results).items():
+        rows = table[table["scenario"] == scenario.name].set_index("method")
+        if rows.empty:
+            continue
+        found = outcome_of(results, scenario, methods)
+        own = rows.loc["resnet18-bn-ce"]
+        assert found.method == "resnet18-bn-ce"
+        for cell, column in ((found.home, "in_domain"), (found.away, "mean_target")):
+            assert cell.mean == pytest.approx(own[column], abs=1e-3)
+            assert cell.low == pytest.approx(own[f"{column}_low"], abs=1e-3)
+        assert found.constant == pytest.approx(rows.loc["majority", "mean_target"], abs=1e-3)
+        assert {d: c.mean for d, c in found.targets.items()} == pytest.approx(
+            {domain: own[domain] for domain in scenario.targets}, abs=1e-3
+        )
+        changes = effects[
+            (effects["scenario"] == scenario.name)
+            & (effects["column"] == "mean_target")
+            & (effects["reference"] == "resnet18-bn-ce")
+        ]
+        told = changes["p_holm"] < 0.05
+        assert sum(c.verdict == 1 for c in found.changes) == sum(told & (changes["mean"] > 0))
+        assert sum(c.verdict == -1 for c in found.changes) == sum(told & (changes["mean"] < 0))
+        assert len(found.changes) == len(changes) > 0
+        checked += 1
+    assert checked == 2

@@ -102,7 +102,8 @@ class Outcome(NamedTuple):
             (change,) = self.changes
             shown = {1: "is shown to help", -1: "is shown to harm", 0: "is not shown to matter"}
             return f"the one single change that was tried, {change.text}, {shown[change.verdict]}"
-        parts = [f"{len(helping) or 'none'} shown to help{listed(helping)}"]
+        # An interval is of one change, a verdict of all that are looked through.
+        parts = [f"{len(helping) or 'none'} shown to help after Holm's correction{listed(helping)}"]
         parts += [f"{len(harming)} to harm{listed(harming)}"] if harming else []
         parts += [f"{len(neither)} neither{listed(neither)}"] if neither else []
         return f"of {len(self.changes)} single changes, {', '.join(parts)}"
@@ -122,7 +123,7 @@ def listed(changes: list[Change]) -> str:
 
 def sentences(results: Results) -> list[str]:
     """A sentence for each scenario in which a plain network was tested on other domains."""
-    outcomes = (outcome(results, *where) for where in scenarios(results).items())
+    outcomes = (outcome_of(results, *where) for where in scenarios(results).items())
     return [found.sentence for found in outcomes if found]
 
 
@@ -135,7 +136,7 @@ def scenarios(results: Results) -> dict[Scenario, dict[str, RecordedMethod]]:
     return found
 
 
-def outcome(
+def outcome_of(
     results: Results, scenario: Scenario, methods: dict[str, RecordedMethod]
 ) -> Outcome | None:
     """What is known of the plain network of a scenario; None without one, or without targets."""
