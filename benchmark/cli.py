@@ -861,7 +861,7 @@ def certify(
 
     networks = [Network.of_run(ROOT, profile, run, classes_of(profile))]
     asked = (labels, crop, cell_types_told(told), level, out, with_file_names)
-    say_each(site_test.certify(ROOT, folder, name, networks, *asked))
+    say_each(site_test.certify(ROOT, folder, name, networks, __version__, *asked))
 
 
 @command(LABORATORY)

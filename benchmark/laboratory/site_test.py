@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from benchmark import __version__
 from benchmark.audit.images import address, small_picture
 from benchmark.data.cards import OPEN_SET, Card, load_cards, read_label_spaces, share_cells
 from benchmark.data.manifests import read_manifest
@@ -108,6 +107,7 @@ def certify(
     folder: Path,
     name: str,
     networks: Sequence[Network],
+    version: str,
     labels: Path | None = None,
     crop: float | None = None,
     cells: dict[str, str] | None = None,
@@ -120,6 +120,7 @@ def certify(
     Args:
         name: of what is tested, on the certificate.
         networks: the one that the certificate is of, and others to be compared with it.
+        version: of WBC-Shift.
         labels, cells: as in `domain add`.
         crop: side of the centred square that shows one cell; None: the whole, or, if nuclei are far
             from the source's size, the one that shows them alike.
@@ -154,7 +155,7 @@ def certify(
     certificate = {
         "schema_version": 1,
         "made_by": MADE_BY,
-        "version": __version__,
+        "version": version,
         "date": date.today().isoformat(),
         "name": name,
         "network": facts_of(first),
