@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from PIL import Image
+from PIL import Image, ImageOps
 
-from benchmark.data.cards import AroundCell, CentredPixels, load_cards
+from benchmark.data.cards import AroundBox, AroundCell, CentredPixels, load_cards
 from benchmark.data.cell_finder import FINDER
-from benchmark.data.prepare import crop_box, crop_facts, crop_fraction, decode
+from benchmark.data.fields import Square
+from benchmark.data.manifests import read_manifest
+from benchmark.data.prepare import crop_box, crop_facts, crop_fraction, decode, placed
+from benchmark.errors import UserError
 
 # ------------------------------------------------------------------ which square
 
@@ -22,6 +29,7 @@ from benchmark.data.prepare import crop_box, crop_facts, crop_fraction, decode
         (CentredPixels(pixels=250), (360, 363), 250 / 360),
         (CentredPixels(pixels=345), (300, 400), 1.0),
         (AroundCell(around_cell=144, cell_diameter=75), (720, 576), 0.25),
+        (AroundBox(around_box=720), (640, 480), 1.5),
     ],
 )
 def test_the_side_of_the_square_as_a_share_of_the_shorter_side(crop, size, expected):
@@ -73,3 +81,76 @@ def test_a_fraction_stands_for_itself_in_digests_and_the_finder_is_named():
 )
 def test_the_square_follows_the_cell_and_stays_within_the_image(cell, expected):
     assert crop_box((320, 240), 120 / 240, cell) == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------ around a box
+
+
+def reflected(pixels: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
+    """A square of whole pixels, mirrored beyond the edge: -1 shows 1, n shows n - 2."""
+
+    def places(start: int, whole: int) -> np.ndarray:
+        there = np.abs(np.arange(start, start + side))
+        return np.where(there >= whole, 2 * (whole - 1) - there, there)
+
+    height, width = pixels.shape[:2]
+    return pixels[places(top, height)][:, places(left, width)]
+
+
+@pytest.mark.parametrize("centre", [(100, 80), (3, 80), (157, 5), (0, 119), (159, 119)])
+def test_a_square_around_a_box_keeps_its_side_and_is_mirrored_beyond_the_edge(tmp_path, centre):
+    noise = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "field.png")
+    found = decode(tmp_path / "field.png", Square(*centre, 64), 64)[0]
+    np.testing.assert_array_equal(found, reflected(noise, centre[0] - 32, centre[1] - 32, 64))
+
+
+def test_a_square_larger_than_its_field_is_mirrored_all_round(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 256, (50, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "field.png")
+    found = decode(tmp_path / "field.png", Square(30, 25, 90), 90)[0]
+    np.testing.assert_array_equal(found, reflected(noise, -15, -20, 90))
+
+
+BOXED = {"box_x": "10", "box_y": "20", "box_w": "30", "box_h": "40"}
+
+
+def test_the_square_of_a_row_is_around_the_centre_of_its_box():
+    rows = pd.DataFrame([{"path": "a.png"} | BOXED])
+    assert placed(AroundBox(around_box=50), rows, "m.csv") == [Square(25, 40, 50)]
+    assert placed(0.6, rows, "m.csv") == 0.6
+
+
+@pytest.mark.parametrize("wrong", [{"box_w": "0"}, {"box_x": ""}, {"box_y": "nan"}])
+def test_a_row_without_a_box_is_refused_by_name(wrong):
+    rows = pd.DataFrame([{"path": "a.png"} | BOXED | wrong])
+    with pytest.raises(UserError, match=r"m\.csv: a\.png has no box"):
+        placed(AroundBox(around_box=50), rows, "m.csv")
+    with pytest.raises(UserError, match=r"m\.csv has no column box_h"):
+        placed(AroundBox(around_box=50), rows.drop(columns="box_h"), "m.csv")
+
+
+@pytest.mark.skipif("WBC_MIRROR" not in os.environ, reason="WBC_MIRROR is not set")
+def test_cells_of_bccd_wide_are_what_pillow_cuts_around_their_boxes():
+    """Cropped whole, mirrored with ImageOps and pasted: another way to the same square."""
+    card = load_cards(REPOSITORY / "datasets")["bccd-wide"]
+    table = read_manifest(REPOSITORY / "datasets", card)
+    folder = Path(os.environ["WBC_MIRROR"]) / card.folder
+    if not (folder / table["path"].iloc[0]).exists():
+        pytest.skip("the mirror has no fields of BCCD")
+    crop = card.domains["bccd-wide"].crop
+    for row, square in list(zip(table.itertuples(), placed(crop, table, "m"), strict=True))[::25]:
+        field = Image.open(folder / row.path)
+        width, height = field.size
+        sheet = Image.new("RGB", (3 * width - 2, 3 * height - 2))
+        for down in (0, 2, 1):
+            for right in (0, 2, 1):
+                tile = ImageOps.mirror(field) if right != 1 else field
+                tile = ImageOps.flip(tile) if down != 1 else tile
+                sheet.paste(tile, (right * (width - 1), down * (height - 1)))
+        half = crop.around_box / 2
+        x = int(row.box_x) + int(row.box_w) / 2 + width - 1
+        y = int(row.box_y) + int(row.box_h) / 2 + height - 1
+        box = (x - half, y - half, x + half, y + half)
+        expected = np.asarray(sheet.resize((112, 112), Image.Resampling.LANCZOS, box=box))
+        np.testing.assert_array_equal(decode(folder / row.path, square, 112)[0], expected)

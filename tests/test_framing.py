@@ -12,7 +12,7 @@ from conftest import CLASSES, edit, working_copy
 from support.trained import assert_answers_as_stored
 
 from benchmark.data.arrays import PreparedImages
-from benchmark.data.cards import AroundCell, CentredPixels
+from benchmark.data.cards import AroundBox, AroundCell, CentredPixels
 from benchmark.data.prepare import decode, scaled
 from benchmark.data.stain import fit_stain
 from benchmark.errors import UserError
@@ -64,6 +64,7 @@ def framed(framed_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             1.25,
             AroundCell(around_cell=160, cell_diameter=100),
         ),
+        (AroundBox(around_box=290), 0.8, AroundBox(around_box=232)),
     ],
 )
 def test_a_crop_is_scaled_in_its_own_unit(crop, factor, expected) -> None:

@@ -26,10 +26,18 @@ from benchmark.audit.checks import (
     parts_of,
 )
 from benchmark.audit.images import address, contact_sheet, look_at, small_picture
-from benchmark.audit.pairs import check_pairs, find_pairs, known_cases, precision, review
+from benchmark.audit.pairs import (
+    check_pairs,
+    find_pairs,
+    known_cases,
+    of_one_family,
+    precision,
+    review,
+)
 from benchmark.data.arrays import open_set_of
 from benchmark.data.cards import Card, card_of, raw_folder
 from benchmark.data.manifests import domain_images, open_set_images
+from benchmark.data.prepare import placed
 from benchmark.errors import UserError
 from benchmark.files import write_json, write_text
 from benchmark.progress import say
@@ -70,11 +78,12 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
     for card in chosen:
         audit.failures += check_counts(root, card)
         check_manifest(audit, root, card, used)
-    looks = look_at(files, root / "datasets" / "cache" / "audit")
+    looks = look_at(files, root / "datasets" / "cache" / "audit", images["square"].to_list())
     audit.failures += check_files(images, looks)
     sound = [row for row, seen in enumerate(looks) if seen.fault is None]
     table, looks = images.iloc[sound].reset_index(drop=True), [looks[row] for row in sound]
     pairs = find_pairs(looks)
+    pairs = pairs[~of_one_family(audit, cards, table, pairs)].reset_index(drop=True)
     pairs["verdict"] = review(root / "datasets", table, looks, pairs)
     audit.pairs = precision(pairs["verdict"])
     check_pairs(audit, Scenarios(profile), table, looks, pairs)
@@ -96,8 +105,9 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
     """Every image that a profile uses, fetched or not.
 
     Returns:
-        dataset, domain, path, file, group, class_name, part ("" where a domain is only tested on),
-        and sha256, width, height ("" where unknown). Cells of no class are a domain of their own
+        dataset, domain, path, file, square (around the cell, where a box says where in a field it
+        lies; else None), group, class_name, part ("" where a domain is only tested on), and
+        sha256, width, height ("" where unknown). Cells of no class are a domain of their own
         (`<domain>.open_set`), near or far in the place of a class.
     """
     tables = []
@@ -113,12 +123,16 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
         foreign = open_set_images(*asked)
         for own in (table, foreign.assign(domain=open_set_of(domain), part="")):
             files = pd.Series([raw / path for path in own["path"]], own.index, dtype=object)
-            tables.append(own.assign(dataset=card.name, file=files))
+            cut = placed(card.domains[domain].crop_for(profile.label_space), own, card.manifest)
+            squares = cut if isinstance(cut, list) else [None] * len(own)
+            own = own.assign(dataset=card.name, file=files)
+            tables.append(own.assign(square=pd.Series(squares, own.index, dtype=object)))
     images = pd.concat(tables, ignore_index=True)
     facts = ["sha256", "width", "height"]
     for fact in facts:
         images[fact] = images[fact].fillna("") if fact in images else ""
-    return images[["dataset", "domain", "path", "file", "group", "class_name", "part", *facts]]
+    columns = ["dataset", "domain", "path", "file", "square", "group", "class_name", "part"]
+    return images[columns + facts]
 
 
 def record(name: str, images: pd.DataFrame, audit: Audit) -> dict[str, Any]:
@@ -161,18 +175,22 @@ def write_page(
         images: as of `images_of`.
     """
 
+    names = zip(images["dataset"], images["path"], strict=True)
+    squares = dict(zip(names, images["square"], strict=True))
+
     def pictures(finding: Finding) -> list[tuple[str, str]]:
         """Address and caption of the images at hand, the second turned like the first."""
         found = []
         for (dataset, file), view in zip(finding.images, (0, finding.view), strict=False):
             place = raw_folder(datasets, cards[dataset]) / file
-            found.append((address(small_picture(place, PICTURE_SIDE, view)), file))
+            square = squares.get((dataset, file))
+            found.append((address(small_picture(place, PICTURE_SIDE, view, square)), file))
         return [picture for picture in found if picture[0]]
 
     sheets = {
         domain: (
             sorted(rows["class_name"].unique()),
-            address(contact_sheet(rows["file"], rows["class_name"])),
+            address(contact_sheet(rows["file"], rows["class_name"], rows["square"])),
         )
         for domain, rows in images.groupby("domain", sort=False)
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark.audit.near_duplicates import SIDE, turned
+from benchmark.data.fields import Square, cut
 from benchmark.data.image_files import Unreadable, image_file, read_image
 from benchmark.files import atomic
 from benchmark.parallel import in_threads
@@ -54,43 +56,58 @@ class Look:
     note: str = ""
 
 
-def look_at(files: list[Path], cache: Path) -> list[Look]:
+def look_at(
+    files: list[Path], cache: Path, squares: Sequence[Square | None] | None = None
+) -> list[Look]:
     """Hash every file, and decode those whose content was not seen before.
 
     Args:
         cache: folder of the miniatures.
+        squares: what of each image is looked at, decoded every time; None is the whole.
     """
     store = cache / f"miniatures-{VERSION}.parquet"
     known = read_store(store)
 
-    def one(file: Path) -> Look:
+    def one(row: int) -> Look:
+        square = None if squares is None else squares[row]
         try:
-            with image_file(file) as opened:
+            with image_file(files[row]) as opened:
                 content = opened.read()
         except FileNotFoundError:
             return Look("", fault="is missing")
         except Unreadable as why:
             return Look("", fault=str(why))
         sha256 = hashlib.sha256(content).hexdigest()
+        if square is not None:
+            return look(content, sha256, square)
         return known.get(sha256) or look(content, sha256)
 
-    looks = in_threads(one, files, "looking at images")
-    if any(seen.fault is None and seen.sha256 not in known for seen in looks):
-        known |= {seen.sha256: seen for seen in looks if seen.fault is None}
+    looks = in_threads(one, range(len(files)), "looking at images")
+    whole = {
+        seen.sha256: seen
+        for row, seen in enumerate(looks)
+        if seen.fault is None and (squares is None or squares[row] is None)
+    }
+    if not whole.keys() <= known.keys():
+        known |= whole
         write_store(store, known)
     return looks
 
 
-def look(content: bytes, sha256: str) -> Look:
+def look(content: bytes, sha256: str, square: Square | None = None) -> Look:
     """Decode one file, a JPEG at the smallest scale that keeps twice the miniature's resolution.
 
-    The whole image is squeezed into the square: what surrounds a cell tells it from its like.
+    The whole image is squeezed into the miniature: what surrounds a cell tells it from its like.
+    Of a field it is the square around the cell.
     """
     try:
-        picture = read_image(BytesIO(content), lambda _: 2 * SIDE)
+        picture = read_image(BytesIO(content), (lambda _: 2 * SIDE) if square is None else max)
     except Unreadable as why:
         return Look(sha256, fault=str(why))
-    small = picture.image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if square is None:
+        small = picture.image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    else:
+        small = cut(picture.image, square, SIDE).convert("L")
     miniature = np.asarray(small)
     fault = None
     if miniature.mean() < BLACK:
@@ -124,28 +141,43 @@ def write_store(store: Path, looks: dict[str, Look]) -> None:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
 
 
-def small_picture(file: Path, side: int, view: int = 0) -> Image.Image | None:
-    """An image in one of the 8 views, its longer side reduced to `side` pixels; None if broken."""
+def small_picture(
+    file: Path, side: int, view: int = 0, square: Square | None = None
+) -> Image.Image | None:
+    """An image in one of the 8 views, its longer side reduced to `side` pixels; None if broken.
+
+    Args:
+        square: what of the image is shown; None is the whole.
+    """
     try:
         with image_file(file) as opened:
-            small = read_image(opened, lambda _: side).image
+            small = read_image(opened, (lambda _: side) if square is None else max).image
     except (Unreadable, FileNotFoundError):
         return None
+    if square is not None:
+        small = cut(small, square, side)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(small).transpose(2, 0, 1)
     return Image.fromarray(np.ascontiguousarray(turned(pixels, view).transpose(1, 2, 0)))
 
 
-def contact_sheet(files: pd.Series, classes: pd.Series) -> Image.Image:
-    """One row of images per class, evenly spaced over the manifest: the same on every machine."""
+def contact_sheet(
+    files: pd.Series, classes: pd.Series, squares: pd.Series | None = None
+) -> Image.Image:
+    """One row of images per class, evenly spaced over the manifest: the same on every machine.
+
+    Args:
+        squares: what of each image is shown, None the whole; by default the whole of all.
+    """
     names = sorted(classes.unique())
     size = (SHEET_COLUMNS * SHEET_SIDE, len(names) * SHEET_SIDE)
     sheet = Image.new("RGB", size, "white")
     for row, name in enumerate(names):
         chosen = files[classes == name].to_list()
+        shown = [None] * len(chosen) if squares is None else squares[classes == name].to_list()
         spaced = np.linspace(0, len(chosen) - 1, min(len(chosen), SHEET_COLUMNS)).round()
         for column, place in enumerate(spaced.astype(int)):
-            picture = small_picture(chosen[place], SHEET_SIDE)
+            picture = small_picture(chosen[place], SHEET_SIDE, square=shown[place])
             if picture is not None:
                 sheet.paste(picture, (column * SHEET_SIDE, row * SHEET_SIDE))
     return sheet

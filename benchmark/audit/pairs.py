@@ -5,6 +5,7 @@ And the precision of the search: what people who looked at its finds said of the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +24,32 @@ EQUAL = 0.97
 """The correlation from which on two labels of one pair contradict each other beyond doubt."""
 ONE_CELL, TWO_CELLS, UNREVIEWED = "one cell", "two cells", "unreviewed"
 """What review says of a pair that the search flagged."""
+
+
+def of_one_family(
+    audit: Audit, cards: dict[str, Card], images: pd.DataFrame, pairs: pd.DataFrame
+) -> np.ndarray:
+    """Which pairs are of two sets of one family, bool [pairs]: known cases, whose number is told.
+
+    Such sets are made of the same cells. Where a scenario has them on its two sides, that is a
+    failure of its own (`check_sides`), pair or no pair.
+
+    Args:
+        images: column dataset.
+        pairs: of `find_pairs`.
+    """
+    names = images["dataset"].to_numpy()
+    both = [
+        tuple(sorted(two))
+        for two in zip(names[pairs["first"]], names[pairs["second"]], strict=True)
+    ]
+    families = {name: cards[name].family or name for name in set(names)}
+    within = np.array([a != b and families[a] == families[b] for a, b in both], bool)
+    counts = Counter(two for two, related in zip(both, within, strict=True) if related)
+    for (one, other), number in sorted(counts.items()):
+        text = f"{one} and {other} are of one family: {number} pairs of one cell were found in them"
+        audit.known.append(Finding("family", text))
+    return within
 
 
 def check_pairs(

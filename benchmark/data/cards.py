@@ -97,7 +97,17 @@ class AroundCell(Strict):
     """Of a typical white cell, in the same pixels: the size that is looked for in every framing."""
 
 
-Crop = Annotated[float, Field(gt=0, le=1)] | CentredPixels | AroundCell
+class AroundBox(Strict):
+    """The square around the centre of the cell's box, which the manifest states for every image.
+
+    It is mirrored where it leaves the field, so that every cell is shown in its size.
+    """
+
+    around_box: int = Field(ge=16)
+    """The square's side in pixels of the published image."""
+
+
+Crop = Annotated[float, Field(gt=0, le=1)] | CentredPixels | AroundCell | AroundBox
 """The square that shows one cell: a number is the side of the centred square as a fraction of the
 image's shorter side. It is part of the protocol: nothing in it is fitted to labels or a model."""
 

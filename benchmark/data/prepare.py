@@ -30,8 +30,17 @@ from benchmark.data.arrays import (
     open_set_of,
     table_path,
 )
-from benchmark.data.cards import AroundCell, Card, CentredPixels, Crop, card_of, raw_folder
+from benchmark.data.cards import (
+    AroundBox,
+    AroundCell,
+    Card,
+    CentredPixels,
+    Crop,
+    card_of,
+    raw_folder,
+)
 from benchmark.data.cell_finder import FINDER, LEAST_CONTRAST, Found, find_cell
+from benchmark.data.fields import Square, cut, squares_around
 from benchmark.data.image_files import Picture, Unreadable, bits_of_set, image_file, read_image
 from benchmark.data.manifests import domain_images, open_set_images
 from benchmark.errors import UserError
@@ -53,14 +62,33 @@ class UnusableImage(UserError):
     """An image is missing, damaged, or too small to show a cell."""
 
 
+SIDES = {CentredPixels: "pixels", AroundCell: "around_cell", AroundBox: "around_box"}
+"""What the side of its square is called in a crop that states it in pixels."""
+
+
 def scaled(crop: Crop, factor: float) -> Crop:
     """The crop whose square has `factor` times the side, around the same centre."""
     if factor == 1:
         return crop
     if isinstance(crop, int | float):
         return min(1.0, crop * factor)
-    side = "pixels" if isinstance(crop, CentredPixels) else "around_cell"
+    side = SIDES[type(crop)]
     return crop.model_copy(update={side: round(getattr(crop, side) * factor)})
+
+
+def placed(crop: Crop, images: pd.DataFrame, where: str) -> Crop | list[Square]:
+    """The square of each image where the manifest says what it is around; else the crop itself.
+
+    Args:
+        images: rows of a manifest, path and the columns of `fields.BOX`.
+        where: its name, for messages.
+
+    Raises:
+        UserError: as `squares_around`.
+    """
+    if not isinstance(crop, AroundBox):
+        return crop
+    return squares_around(images, crop.around_box, where)
 
 
 def crop_facts(crop: Crop) -> float | dict[str, int | str]:
@@ -72,11 +100,14 @@ def crop_facts(crop: Crop) -> float | dict[str, int | str]:
 
 
 def crop_fraction(crop: Crop, size: tuple[int, int]) -> float:
-    """Side of the square as a fraction of the shorter side of an image of (width, height)."""
+    """Side of the square as a fraction of the shorter side of an image of (width, height).
+
+    At most 1, but around a box, where a square may be larger than the field.
+    """
     if isinstance(crop, int | float):
         return crop
-    pixels = crop.pixels if isinstance(crop, CentredPixels) else crop.around_cell
-    return min(1.0, pixels / min(size))
+    fraction = getattr(crop, SIDES[type(crop)]) / min(size)
+    return fraction if isinstance(crop, AroundBox) else min(1.0, fraction)
 
 
 def crop_box(
@@ -95,13 +126,14 @@ def crop_box(
     return (left, top, left + side, top + side)
 
 
-def decode(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[np.ndarray, str]:
+def decode(path: Path, crop: Crop | Square, size: int, bits: int = 0) -> tuple[np.ndarray, str]:
     """Read one image as uint8 [size, size, 3]: the square that `crop` keeps, resized.
 
     JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that keeps at least
     twice the target's resolution; the rest is an antialiased Lanczos resize.
 
     Args:
+        crop: around a box, the square itself (`placed`).
         bits: of the values of a 16-bit file, where the whole set tells it.
 
     Returns:
@@ -110,6 +142,9 @@ def decode(path: Path, crop: Crop, size: int, bits: int = 0) -> tuple[np.ndarray
     Raises:
         UnusableImage: missing, truncated, not an image, or too small to show a cell.
     """
+    if isinstance(crop, Square):
+        picture = opened(path, max, bits)
+        return np.asarray(cut(picture.image, crop, size)), picture.conversion
     centre = None
     if isinstance(crop, AroundCell):
         picture = opened(path, max, bits)
@@ -287,7 +322,9 @@ class Preparation:
         size = self.profile.size_of(framing)
         crop = scaled(self.crop, self.profile.framings[framing].crop if framing else 1.0)
         look = self.card.domains[self.domain].acquisition
+        squares = placed(crop, images, f"datasets/{self.card.manifest}")
         facts = images[["path", "sha256", "class_name"]].to_numpy().tolist()
+        facts += squares if isinstance(squares, list) else []
         look = None if look is None else look.model_dump(mode="json")
         made = {
             "key": digest([DECODER, size, crop_facts(crop), facts, look]),
@@ -302,7 +339,7 @@ class Preparation:
             say(f"prepare {array.stem}: {len(images)} images, unchanged")
         else:
             paths = [self.raw / path for path in images["path"]]
-            pixels = decode_all(paths, crop, size, array.stem, self.bits)
+            pixels = decode_all(paths, squares, size, array.stem, self.bits)
             with atomic(array) as temporary, temporary.open("wb") as file:
                 np.save(file, pixels)
             known = made | {"sha256": sha256_file(array)}
@@ -342,11 +379,16 @@ def rows_of(name: str, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def decode_all(
-    paths: list[Path], crop: Crop, size: int, domain: str, bits: int | None = None
+    paths: list[Path],
+    crop: Crop | list[Square],
+    size: int,
+    domain: str,
+    bits: int | None = None,
 ) -> np.ndarray:
     """Decode images in parallel: uint8 [N, size, size, 3]. What had to be converted is said once.
 
     Args:
+        crop: of all images, or the square of each (`placed`).
         bits: of the values of 16-bit files, 0 if there are none; by default, what the highest of
             these images needs.
 
@@ -357,7 +399,8 @@ def decode_all(
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
 
     def one(row: int) -> str:
-        pixels[row], conversion = decode(paths[row], crop, size, bits)
+        square = crop[row] if isinstance(crop, list) else crop
+        pixels[row], conversion = decode(paths[row], square, size, bits)
         return conversion
 
     told = filter(None, each(one, range(len(paths)), f"prepare {domain}", domain))

@@ -19,8 +19,9 @@ from PIL import Image, ImageDraw
 
 from benchmark.data.arrays import Images, PreparedImages, fields_path
 from benchmark.data.cards import AroundCell, Card, Crop, card_of, load_label_spaces, raw_folder
+from benchmark.data.fields import Square
 from benchmark.data.manifests import domain_images
-from benchmark.data.prepare import crop_box, crop_fraction, opened
+from benchmark.data.prepare import crop_box, crop_fraction, opened, placed
 from benchmark.domains.facts import (
     COLOURS,
     Features,
@@ -74,7 +75,10 @@ def write_domain_cards(
         scale = about.micrometre_per_pixel
         facts[domain] = domain_facts(labels, classes, colours[domain], fractions, sides, scale)
         crop = about.crop_for(profile.label_space)
-        cuts = cut_squares(prepared, raw_folder(root / "datasets", card), crop, domain, images)
+        asked = root / "datasets", card, domain, profile.label_space, profile.subset
+        squares = squares_of(crop, domain_images(*asked), card.manifest)
+        raw = raw_folder(root / "datasets", card)
+        cuts = cut_squares(prepared, raw, crop, domain, images, squares)
         heading = "What was cut of the published image"
         heading += ", the least sure cells" if isinstance(crop, AroundCell) else ""
         figure = card_figure(about.title, images.pixels, labels, facts[domain], cuts, heading)
@@ -105,13 +109,32 @@ def crop_sides(root: Path, profile: Profile, card: Card, domain: str) -> dict[st
     return dict(zip(table["path"], sides, strict=True))
 
 
+def squares_of(crop: Crop, table: pd.DataFrame, where: str) -> dict[str, Square]:
+    """Path → the square around its box; empty where the crop is another.
+
+    Args:
+        table: of `domain_images`.
+        where: its name, for messages.
+    """
+    squares = placed(crop, table, where)
+    return dict(zip(table["path"], squares, strict=True)) if isinstance(squares, list) else {}
+
+
 def cut_squares(
-    prepared: PreparedImages, folder: Path, crop: Crop, domain: str, images: Images
+    prepared: PreparedImages,
+    folder: Path,
+    crop: Crop,
+    domain: str,
+    images: Images,
+    squares: dict[str, Square] | None = None,
 ) -> list[tuple[str, Image.Image]]:
     """A few published images with the square that was cut, each beside what was cut of it.
 
     Of cells that had to be found, those found least surely; else every so many-th image. Images
     that are not on this machine are not shown.
+
+    Args:
+        squares: of `squares_of`.
 
     Returns:
         A caption and a picture `CUT_HEIGHT` px high of each.
@@ -132,6 +155,7 @@ def cut_squares(
             continue
         published = opened(folder / name, max, 0).image
         box = crop_box(published.size, crop_fraction(crop, published.size), centres.get(row))
+        box = squares[name].edges if squares else box
         scale = CUT_HEIGHT / published.height
         whole = published.resize((round(published.width * scale), CUT_HEIGHT))
         ImageDraw.Draw(whole).rectangle([side * scale for side in box], outline="#00d0ff", width=3)

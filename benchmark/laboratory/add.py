@@ -133,7 +133,7 @@ def examine(
         images,
         own.looks,
         others,
-        look_at(others["file"].to_list(), cache),
+        look_at(others["file"].to_list(), cache, others["square"].to_list()),
         published_hashes(datasets, cards),
     )
     found = pd.concat([own.found, found], ignore_index=True)

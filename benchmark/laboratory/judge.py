@@ -19,7 +19,7 @@ from benchmark.audit.audit import images_of
 from benchmark.audit.images import BLACK, Look, look_at
 from benchmark.audit.near_duplicates import SIDE, near_duplicates
 from benchmark.audit.pairs import EQUAL
-from benchmark.data.cards import Card, LabelSpaces
+from benchmark.data.cards import AroundBox, Card, Crop, LabelSpaces
 from benchmark.data.manifests import join_groups, published_images
 from benchmark.data.prepare import SMALLEST_SIDE, decode_all
 from benchmark.domains.facts import nucleus_diameters
@@ -233,18 +233,22 @@ def published_hashes(datasets: Path, cards: dict[str, Card]) -> dict[str, str]:
     return hashes
 
 
-def nuclei(folder: Path, images: pd.DataFrame, crop: float, name: str) -> dict[str, float]:
+def nuclei(folder: Path, images: pd.DataFrame, crop: Crop, name: str) -> dict[str, float]:
     """Median nucleus diameter per class, as a fraction of the crop's side.
 
     Args:
-        images: path (below `folder`) and class_name.
+        images: path (below `folder`) and class_name; square too, for a crop around boxes.
         crop: as on a card.
         name: of the domain, for the progress.
     """
     found = {}
     for class_name, rows in images.groupby("class_name"):
         chosen = rows.iloc[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).astype(int)]
-        pixels = decode_all([folder / path for path in chosen["path"]], crop, MEASURED_SIDE, name)
+        files = [folder / path for path in chosen["path"]]
+        around = isinstance(crop, AroundBox)
+        pixels = decode_all(
+            files, chosen["square"].to_list() if around else crop, MEASURED_SIDE, name
+        )
         diameters = nucleus_diameters(pixels)
         diameters = diameters[np.isfinite(diameters)]
         if len(diameters) >= FEWEST:

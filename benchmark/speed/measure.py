@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmark.data.arrays import Images
 from benchmark.data.cards import Card, card_of, raw_folder
 from benchmark.data.manifests import domain_images
-from benchmark.data.prepare import decode_all
+from benchmark.data.prepare import decode_all, placed
 from benchmark.device import environment
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, skip_reason
@@ -267,8 +267,9 @@ def measure_prepare(
     row: Row = {"stage": "prepare", "image_size": profile.image_size, "rounds": rounds}
     row |= {"threads": os.cpu_count()}
     table = domain_images(root / "datasets", card, domain, profile.label_space, profile.subset)
-    paths = [raw_folder(root / "datasets", card) / path for path in table["path"][:DECODED]]
-    crop = card.domains[domain].crop_for(profile.label_space)
+    table = table[:DECODED]
+    paths = [raw_folder(root / "datasets", card) / path for path in table["path"]]
+    crop = placed(card.domains[domain].crop_for(profile.label_space), table, card.manifest)
     decode = {"prepare": lambda: decode_all(paths, crop, profile.image_size, domain)}
     try:
         timing = in_turn(decode, rounds, torch.device("cpu"))["prepare"]
