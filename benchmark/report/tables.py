@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.report import claims, rejection, sheets
+from benchmark.report import claims, crossed, rejection, sheets
 from benchmark.report.blocks import class_table, score_tables
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
@@ -58,12 +58,16 @@ def experiment_tables(results: Results, experiment: Experiment) -> Tables:
         *apart_notes(experiment, records),
         *contamination_notes(experiment, records, image_names(results.folder)),
     )
+    crossing = crossed.grids(experiment, scores, records)
     lists = [
+        crossed.effects_sheet(experiment, crossing),
+        crossed.levels_sheet(experiment, crossing),
         sheets.corruption_sheet(experiment, scores),
         rejection.rejection_sheet(experiment, results.rejection_counted, whole=False),
         rejection.open_set_sheet(experiment, results.open_set),
     ]
     long = [
+        crossed.cells_sheet(experiment, crossing),
         rejection.rejection_sheet(experiment, results.rejection),
         rejection.rejection_sheet(experiment, results.rejection, track="transductive"),
     ]

@@ -1,0 +1,254 @@
+"""Crossed parts: sums of squares worked out by hand, and nothing shown of a grid with a gap."""
+
+from __future__ import annotations
+
+import csv
+import io
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmark.evaluation.experiments import Experiment, RecordedMethod
+from benchmark.evaluation.factorial import REST, SEED, analysis_of_variance, crossed_parts
+from benchmark.metrics import HEADLINE
+from benchmark.report.crossed import cells_sheet, effects_sheet, grids, levels_sheet
+from benchmark.report.results import Scores
+from benchmark.report.table import Table
+from benchmark.report.write import to_csv
+
+PARTS = ("backbone", "normalisation", "loss")
+CHOICES = {
+    "backbone": ("resnet10t", "resnet18", "regnety_002"),
+    "normalisation": ("bn", "in"),
+    "loss": ("ce", "focal"),
+}
+CELLS = list(product(*CHOICES.values()))
+
+
+def observed(seeds: int = 3, spread: float = 1.0) -> pd.DataFrame:
+    """A run per cell and seed: a main effect, an interaction of two parts, a seed's, and noise."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for (backbone, normalisation, loss), seed in product(CELLS, range(seeds)):
+        score = 50 + 5 * CHOICES["backbone"].index(backbone) + 3 * seed
+        score += 4 * (normalisation == "in" and loss == "focal")
+        noise = spread * generator.normal()
+        rows.append((backbone, normalisation, loss, seed, score + noise))
+    return pd.DataFrame(rows, columns=[*PARTS, SEED, "score"])
+
+
+def of(runs: pd.DataFrame, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
+    return analysis_of_variance(runs, parts).set_index("term")
+
+
+def test_the_battery_experiment_has_the_sums_of_squares_of_the_textbook() -> None:
+    """Montgomery, Design and Analysis of Experiments, chapter 5: three materials by three
+    temperatures, four batteries each."""
+    hours = {
+        ("1", "15"): (130, 155, 74, 180), ("1", "70"): (34, 40, 80, 75),
+        ("1", "125"): (20, 70, 82, 58), ("2", "15"): (150, 188, 159, 126),
+        ("2", "70"): (136, 122, 106, 115), ("2", "125"): (25, 70, 58, 45),
+        ("3", "15"): (138, 110, 168, 160), ("3", "70"): (174, 120, 150, 139),
+        ("3", "125"): (96, 104, 82, 60),
+    }  # fmt: skip
+    rows = [(*cell, 0, life) for cell, lives in hours.items() for life in lives]
+    found = of(pd.DataFrame(rows, columns=["a", "b", SEED, "score"]), ("a", "b"))
+    squares = found["squares"].round(2).to_dict()
+    assert squares == {"a": 10683.72, "b": 39118.72, "a × b": 9613.78, REST: 18230.75}
+    assert found["freedom"].to_dict() == {
+        "a": 2, "b": 2, "a × b": 4, REST: 27,
+    }  # fmt: skip
+    assert found["f"][["a", "b", "a × b"]].round(2).tolist() == [7.91, 28.97, 3.56]
+    assert found["p"]["a × b"] == pytest.approx(0.0186, abs=5e-5)
+
+
+def test_a_balanced_grid_of_three_parts_by_hand() -> None:
+    runs, seeds = observed(), 3
+    found = of(runs)
+    grand = runs["score"].mean()
+
+    def mean(*columns: str) -> pd.Series:
+        """The mean of the runs alike in these, of each run."""
+        return runs.groupby(list(columns))["score"].transform("mean")
+
+    a, b, c = (mean(part) for part in PARTS)
+    ab, ac, bc = (mean(*pair) for pair in (PARTS[:2], PARTS[::2], PARTS[1:]))
+    cell, seed = mean(*PARTS), mean(SEED)
+    expected = {
+        "backbone": a - grand,
+        "normalisation": b - grand,
+        "loss": c - grand,
+        "backbone × normalisation": ab - a - b + grand,
+        "backbone × loss": ac - a - c + grand,
+        "normalisation × loss": bc - b - c + grand,
+        "higher interactions": cell - ab - ac - bc + a + b + c - grand,
+        SEED: seed - grand,
+        REST: runs["score"] - cell - seed + grand,
+    }
+    squares = {term: float((values**2).sum()) for term, values in expected.items()}
+    assert found["squares"].to_dict() == pytest.approx(squares)
+    assert found["freedom"].to_dict() == {
+        "backbone": 2, "normalisation": 1, "loss": 1, "backbone × normalisation": 2,
+        "backbone × loss": 2, "normalisation × loss": 1, "higher interactions": 2,
+        SEED: seeds - 1, REST: (len(CELLS) - 1) * (seeds - 1),
+    }  # fmt: skip
+    assert found["share"].sum() == pytest.approx(1)
+    for term in ("backbone", "normalisation × loss"):
+        freedom, left = found["freedom"][term], found["freedom"][REST]
+        f = squares[term] / freedom / (squares[REST] / left)
+        assert found["f"][term] == pytest.approx(f)
+        assert found["p"][term] == pytest.approx(stats.f.sf(f, freedom, left))
+        eta = squares[term] / (squares[term] + squares[REST])
+        assert found["partial"][term] == pytest.approx(eta)
+
+
+def test_what_was_put_in_is_found_and_what_was_not_is_not() -> None:
+    p = of(observed())["p"]
+    assert p["backbone"] < 1e-6
+    assert p["normalisation × loss"] < 1e-3
+    assert p["backbone × loss"] > 0.05
+    assert p["higher interactions"] > 0.05
+
+
+def least_squares(runs: pd.DataFrame, *terms: tuple[str, ...]) -> float:
+    """Squares left by indicator columns of the terms, by numpy alone."""
+    columns = [np.ones((len(runs), 1))]
+    for term in terms:
+        columns.append(pd.get_dummies(runs[list(term)].agg("|".join, axis=1)).to_numpy(float))
+    design, score = np.hstack(columns), runs["score"].to_numpy()
+    solved = np.linalg.lstsq(design, score, rcond=None)[0]
+    return float(((score - design @ solved) ** 2).sum())
+
+
+def test_cells_of_different_numbers_of_seeds_are_compared_by_models_with_and_without() -> None:
+    runs = observed().drop(index=[0, 5, 7, 8, 20]).astype({SEED: str})
+    found = of(runs)["squares"]
+    seed, a, b, c = (SEED,), *((part,) for part in PARTS)
+    ab, ac, bc = PARTS[:2], PARTS[::2], PARTS[1:]
+    without_a = least_squares(runs, seed, b, c, bc)
+    with_a = least_squares(runs, seed, a, b, c, bc)
+    assert found["backbone"] == pytest.approx(without_a - with_a)
+    pairs = least_squares(runs, seed, a, b, c, ab, ac, bc)
+    assert found["normalisation × loss"] == pytest.approx(
+        least_squares(runs, seed, a, b, c, ab, ac) - pairs
+    )
+    whole = least_squares(runs, seed, PARTS)
+    assert found["higher interactions"] == pytest.approx(pairs - whole)
+    assert found[REST] == pytest.approx(whole)
+
+
+def test_with_one_seed_a_cell_the_higher_interactions_are_what_is_left() -> None:
+    found = of(observed(seeds=1))
+    assert SEED not in found.index
+    assert "higher interactions" not in found.index
+    assert found["freedom"][REST] == 2  # (3 - 1)(2 - 1)(2 - 1)
+    assert found["f"]["backbone"] > 0
+
+
+def methods(cells: list[tuple[str, ...]] = CELLS, **more: str) -> list[RecordedMethod]:
+    return [
+        RecordedMethod(name="-".join(cell), **dict(zip(PARTS, cell, strict=True)), **more)
+        for cell in cells
+    ]
+
+
+def test_parts_are_crossed_where_no_cell_is_missing_or_planned_twice() -> None:
+    assert crossed_parts(methods(framing="small")) == {p: list(c) for p, c in CHOICES.items()}
+    assert crossed_parts(methods(CELLS[1:])) == {}
+    beside = RecordedMethod(name="robust", backbone="resnet18", normalisation="in", training="ema")
+    assert crossed_parts([*methods(), beside]) == {}
+    assert crossed_parts(methods([cell for cell in CELLS if cell[2] == "ce"])) == {}
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def experiment(missing: tuple[str, ...] = ()) -> Experiment:
+    """Two sources, all cells, three seeds; of the runs whose id begins like one of `missing` none
+    is done."""
+    runs = []
+    for source, method, seed in product(("raabin", "pbc"), methods(), range(3)):
+        run_id = f"{method.name}/{source}/seed{seed}"
+        scenario = {"name": f"{source}->*", "source": source, "targets": ("bccd", "jtsc")}
+        outcome = "missing" if run_id.startswith(missing) else "done"
+        facts = {"run_id": run_id, "outcome": outcome, "track": "inductive", "seed": seed}
+        runs.append(facts | {"method": method, "scenario": scenario})
+    facts = {"experiment": "grid", "title": "Grid", "profile": "toy", "label_space": "wbc5"}
+    return Experiment(schema_version=1, classes=("neutrophil",), runs=runs, **facts)
+
+
+def scored(own: Experiment) -> tuple[Scores, dict[str, dict]]:
+    """Scores of `observed` at home, of half as much in two targets; the backbone sets the speed."""
+    table = observed().set_index([*PARTS, SEED])["score"]
+    values, records = {}, {}
+    for run in own.runs:
+        method = run.method
+        home = table[method.backbone, method.normalisation, method.loss, run.seed] / 100
+        for domain, share in ((run.scenario.source, 1), ("bccd", 0.25), ("jtsc", 0.75)):
+            part = "id_test" if share == 1 else "shifted"
+            values[run.run_id, domain, part, "", HEADLINE] = (share * home, 100)
+        speed = 100.0 * (1 + CHOICES["backbone"].index(method.backbone))
+        records[run.run_id] = {"train_images_per_s": speed}
+    counted = {"raabin->*": ("bccd", "jtsc"), "pbc->*": ("bccd", "jtsc")}
+    return Scores(values, {}, {}, {}, counted, {}), records
+
+
+def lines_of(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
+def test_the_effects_of_each_source_and_score_stand_in_one_list() -> None:
+    own = experiment()
+    table = effects_sheet(own, grids(own, *scored(own)))
+    lines = lines_of(table)
+    assert len(lines) == 2 * 2 * 9
+    found = {(line["trained on"], line["score"], line["effect"]): line for line in lines}
+    by_hand = of(observed())
+    line = found["raabin", "in-domain", "backbone"]
+    assert line["share"] == f"{100 * by_hand['share']['backbone']:.1f}"
+    assert line["partial"] == f"{100 * by_hand['partial']['backbone']:.1f}"
+    assert line["F"] == f"{by_hand['f']['backbone']:.1f}"
+    assert line["p"] == "< 0.001"
+    # Half of every score: the same shares, whatever the scale.
+    assert found["pbc", "mean of targets", "backbone"]["share"] == line["share"]
+    assert found["raabin", "in-domain", REST]["p"] == ""
+    assert "28 effects" in table.caption  # seven tested terms, two scores, two sources
+
+
+def test_choices_and_cells_are_averaged_with_their_speed() -> None:
+    own = experiment()
+    crossing = grids(own, *scored(own))
+    levels = {
+        (line["trained on"], line["choice"]): line for line in lines_of(levels_sheet(own, crossing))
+    }
+    mean = observed().query("backbone == 'resnet18'")["score"].mean()
+    line = levels["pbc", "resnet18"]
+    assert (line["in-domain"], line["drop"]) == (f"{mean:.1f}", f"{mean / 2:.1f}")
+    assert (line["runs"], line["images/s"]) == ("12", "200")
+    cells = lines_of(cells_sheet(own, crossing))
+    assert len(cells) == 2 * len(CELLS)
+    assert [cells[0][part] for part in PARTS] == ["resnet10t", "bn", "ce"]
+    first = observed().head(3)["score"].mean()
+    assert cells[0]["mean of targets"] == f"{first / 2:.1f}"
+
+
+def test_nothing_is_shown_of_a_source_with_an_empty_cell() -> None:
+    own = experiment(missing=("resnet18-in-focal/raabin",))
+    table = effects_sheet(own, grids(own, *scored(own)))
+    assert {line["trained on"] for line in lines_of(table)} == {"pbc"}
+    assert "Not shown, since cells are empty: raabin (1 of 12 cells without a run)" in table.notes
+    none = experiment(missing=("resnet18-in-focal",))
+    crossing = grids(none, *scored(none))
+    assert effects_sheet(none, crossing) is None
+    assert levels_sheet(none, crossing) is None
+    assert cells_sheet(none, crossing) is None
+
+
+def test_a_cell_with_fewer_seeds_is_counted_and_shown() -> None:
+    own = experiment(missing=("resnet18-in-focal/raabin/seed2",))
+    table = effects_sheet(own, grids(own, *scored(own)))
+    assert "raabin: 35 of 36 runs in 12 cells" in " ".join(table.notes)
+    assert "found 71 of 72 planned runs" in table.caption
