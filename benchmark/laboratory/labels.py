@@ -147,7 +147,7 @@ def by_folders(
     if len(loose) == len(rows):
         raise UserError(
             f"{folder}: its {len(loose)} images lie in no folder of a cell type: {shown(loose)}: "
-            "make a folder for each, or give --labels"
+            "make a folder for each, or give --labels (images without labels: wbc-shift predict)"
         )
     nameless = [
         path for path in paths if path.count("/") > 1 and not any(map(is_label, folders_of(path)))

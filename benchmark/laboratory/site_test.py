@@ -25,6 +25,7 @@ from benchmark.domains.ranges import PARTS, appearance, beyond
 from benchmark.errors import UserError
 from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import read_json, writable_folder, write_json, write_text
+from benchmark.laboratory.add import NAME
 from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, per_cent
 from benchmark.laboratory.judge import ALIKE, MOST, judge, read_own
 from benchmark.laboratory.networks import Network
@@ -132,10 +133,12 @@ def certify(
         Lines that say what was found and written.
 
     Raises:
-        UserError: what `read_images` refuses; too few images, or of one class; a folder to write
-            that holds something else. Nothing was written then.
+        UserError: a name that cannot be a folder's; what `read_images` refuses; too few images, or
+            of one class; a folder to write that holds something else. Nothing was written then.
     """
     root, folder, first = Path(root), Path(folder), networks[0]
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name}: use small letters, digits and hyphens")
     out = Path(out) if out is not None else Path(name)
     refuse_others_folder(out)
     classes = first.classes
