@@ -158,6 +158,7 @@ def make_project(root: Path, per_class: int = 8, slides: int = 10) -> Path:
     (project / "datasets" / "toy.yaml").write_text(CARD)
     for file in ("label_spaces.yaml", "exclusions.csv", "same_cells.csv"):
         shutil.copy(REPOSITORY / "datasets" / file, project / "datasets")
+    shutil.copytree(REPOSITORY / "datasets" / "haematology", project / "datasets" / "haematology")
     generator = np.random.default_rng(0)
     rows = []
     for domain, shade in (("a", 1.0), ("b", 0.7)):

@@ -16,11 +16,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.data.cards import LABEL_SPACES, load_cards
+from benchmark.data.haematology import (
+    LINEAGE,
+    PREVALENCES,
+    Distances,
+    NotInTree,
+    Prevalences,
+    read_distances,
+    read_prevalences,
+)
 from benchmark.data.split import Fold, fold_of, read_split
 from benchmark.errors import UserError
+from benchmark.evaluation.acceptance import (
+    CERTIFICATES_SCHEMA,
+    THRESHOLDS_SCHEMA,
+    certificate_rows,
+    draw_cells,
+    threshold_rows,
+)
 from benchmark.evaluation.columns import has_reduced_form, resample
 from benchmark.evaluation.comparisons import scenario_columns
 from benchmark.evaluation.cross_fitting import pooled_at_home
+from benchmark.evaluation.differential import (
+    DIFFERENTIAL_SCHEMA,
+    PERFECT,
+    Smears,
+    differential_rows,
+    draw_smears,
+    perfect_rows,
+)
 from benchmark.evaluation.effects import EFFECTS_SCHEMA, adjusted_rows, effect_rows
 from benchmark.evaluation.evidence import (
     COLUMNS_SCHEMA,
@@ -56,8 +81,11 @@ from benchmark.evaluation.selective import (
     curve_rows,
     open_set_rows,
     rejection_rows,
+    scored_sets,
     stated_of,
 )
+from benchmark.evaluation.severity import SEVERITY_SCHEMA, severity_rows
+from benchmark.evaluation.unlabelled import UNLABELLED_SCHEMA, regression_rows, unlabelled_rows
 from benchmark.files import atomic
 from benchmark.parallel import in_processes, processors
 from benchmark.progress import say, track
@@ -77,8 +105,17 @@ BY_RUN = {
     "rejection": REJECTION_SCHEMA,
     "curves": CURVES_SCHEMA,
     "open_set": OPEN_SET_SCHEMA,
+    "unlabelled": UNLABELLED_SCHEMA,
+    "severity": SEVERITY_SCHEMA,
 }
 """Files whose rows belong to one run → schema."""
+BY_METHOD = {
+    "differential": DIFFERENTIAL_SCHEMA,
+    "certificates": CERTIFICATES_SCHEMA,
+    "thresholds": THRESHOLDS_SCHEMA,
+}
+"""Files about what a laboratory would do with a method → schema. Inductive methods that answer by
+their own head in one view: what ensembles and adaptation add is asked elsewhere."""
 EVIDENCE = {
     "intervals": INTERVALS_SCHEMA,
     "standings": STANDINGS_SCHEMA,
@@ -91,7 +128,8 @@ EVIDENCE = {
 def evaluate(results: Path) -> None:
     """Score every done run of a results folder once, and the majority constant of each test set.
 
-    Writes a parquet file for each schema in `BY_RUN` and `EVIDENCE`, which says what it holds.
+    Writes a parquet file for each schema in `BY_RUN`, `BY_METHOD` and `EVIDENCE`, which says what
+    it holds. What rests on facts of haematology is left out, and said, where those are not at hand.
 
     Raises:
         UserError: predictions are missing, changed, unreadable or incomplete, or two runs of a
@@ -107,8 +145,13 @@ def evaluate(results: Path) -> None:
     for scenario_runs in by_scenario(experiments):
         known |= pooled_at_home(scenario_runs, known)
     pooled = {run.scenario.source for i, (run, _) in runs.items() if predictions[i].foreign}
-    tested = images_by_domain(results.parent.parent / "datasets", pooled)
-    jobs = [partial(run_tables, *runs[i], own, tested) for i, own in predictions.items()]
+    datasets = results.parent.parent / "datasets"
+    tested = images_by_domain(datasets, pooled)
+    apart, patients = distances_of(datasets, experiments), patients_of(datasets)
+    jobs = [
+        partial(run_tables, *runs[i], own, tested, apart.get(runs[i][1]))
+        for i, own in predictions.items()
+    ]
     by_run = dict(zip(runs, in_processes(jobs, "scores"), strict=True))
     constants = {i: {"metrics": own} for i, own in majority(runs, known).items()}
     # Rows of a run follow each other, whatever the file is sorted by next.
@@ -116,8 +159,13 @@ def evaluate(results: Path) -> None:
     parts = {name: [own[name] for own in ordered if name in own] for name in BY_RUN}
     for (name, schema), rows in zip(EVIDENCE.items(), evidence(experiments, known), strict=True):
         parts[name] = [table_of(rows, schema)]
+    rows = pa.concat_tables([UNLABELLED_SCHEMA.empty_table(), *parts["unlabelled"]]).to_pylist()
+    rows = regression_rows(rows, {i: run for i, (run, _) in runs.items()}, sets_of(datasets))
+    parts["unlabelled"].append(table_of(rows, UNLABELLED_SCHEMA))
+    for name, rows in laboratory_rows(experiments, known, patients).items():
+        parts[name] = [table_of(rows, BY_METHOD[name])]
     digest = predictions_digest(experiments)
-    for name, schema in (BY_RUN | EVIDENCE).items():
+    for name, schema in (BY_RUN | BY_METHOD | EVIDENCE).items():
         table = pa.concat_tables([schema.empty_table(), *parts[name]]).combine_chunks()
         about = {"predictions": digest, "content": content_digest(table)}
         with atomic(results / f"{name}.parquet") as temporary:
@@ -131,8 +179,13 @@ def run_tables(
     classes: tuple[str, ...],
     predictions: RunPredictions,
     tested: dict[str, np.ndarray],
+    apart: Distances | None,
 ) -> dict[str, pa.Table]:
-    """What every file in `BY_RUN` holds of one run."""
+    """What every file in `BY_RUN` holds of one run.
+
+    Args:
+        apart: distances between the classes; None where they are not known.
+    """
     # Copies, so that what is computed along the way goes with them.
     known = {test_set: replace(own) for test_set, own in predictions.known.items()}
     stated = {test_set: stated_of(own) for test_set, own in known.items()}
@@ -142,6 +195,8 @@ def run_tables(
         "rejection": rejection_rows(run, known),
         "curves": curve_rows(run, known, stated),
         "open_set": open_set_rows(run, known, predictions.foreign, tested),
+        "unlabelled": unlabelled_rows(run, known),
+        "severity": severity_rows(run, known, apart) if apart else [],
     }
     return {name: table_of(rows[name], schema) for name, schema in BY_RUN.items()}
 
@@ -166,6 +221,89 @@ def images_by_domain(datasets: Path, sources: set[str]) -> dict[str, np.ndarray]
                     f"{'+'.join(domains)} do not tell whose cells are meant: rename one of them"
                 )
     return found
+
+
+def distances_of(datasets: Path, experiments: list[Experiment]) -> dict[tuple[str, ...], Distances]:
+    """Classes of a label space → how far apart they are, where the tree has them."""
+    found = {}
+    if not (datasets / LINEAGE).is_file():
+        say(f"note: {datasets / LINEAGE} is missing: no severity of errors")
+        return found
+    for space, classes in dict.fromkeys((e.label_space, e.classes) for e in experiments):
+        try:
+            found[classes] = read_distances(datasets, space, classes)
+        except NotInTree as error:
+            say(f"note: no severity of errors in {space}: {error}")
+    return found
+
+
+def sets_of(datasets: Path) -> dict[str, str]:
+    """Domain → the set of images, or family of sets, that it is of, where cards say so."""
+    if not (datasets / LABEL_SPACES).is_file():
+        return {}
+    cards = load_cards(datasets).values()
+    return {domain: card.family or card.name for card in cards for domain in card.domains}
+
+
+def patients_of(datasets: Path) -> Prevalences | None:
+    """The model patients, if they are at hand."""
+    if (datasets / PREVALENCES).is_file():
+        return read_prevalences(datasets)
+    say(f"note: {datasets / PREVALENCES} is missing: no differential counts")
+    return None
+
+
+def laboratory_rows(
+    experiments: list[Experiment],
+    known: dict[str, dict[TestSet, Predictions]],
+    patients: Prevalences | None,
+) -> dict[str, list[dict]]:
+    """Rows of each file in `BY_METHOD`."""
+    jobs = []
+    for runs in by_scenario(experiments):
+        own = [run for run in runs.runs if run.track == "inductive" and run.method.answers_itself]
+        runs = runs._replace(runs=tuple(own))
+        if not any(corruption_of(target) is None for target in runs.scenario.targets):
+            continue
+        sets = {
+            one.digest: one
+            for run in runs.runs
+            for one in scored_sets(run, known[run.run_id]).values()
+        }
+        cells = {digest: draw_cells(one) for digest, one in sets.items()}
+        own = partial(method_rows, runs, known=known, cells=cells)
+        if patients and set(patients.classes) == set(runs.classes):
+            counts = patients.counts(runs.classes)
+            smears = {digest: draw_smears(one, counts) for digest, one in sets.items()}
+            own = partial(own, patients=patients, smears=smears)
+            jobs.append(partial(own, PERFECT))
+        jobs += [partial(own, method) for method in runs.methods]
+    found = in_processes(jobs, "laboratory")
+    return {name: [row for rows in found for row in rows.get(name, ())] for name in BY_METHOD}
+
+
+def method_rows(
+    runs: ScenarioRuns,
+    method: str,
+    known: dict[str, dict[TestSet, Predictions]],
+    cells: dict[str, np.ndarray],
+    patients: Prevalences | None = None,
+    smears: dict[str, Smears | None] | None = None,
+) -> dict[str, list[dict]]:
+    """The same of one method in one scenario, or of what never errs.
+
+    Args:
+        cells, smears: what is drawn of each test set, by its digest.
+        patients: None where smears are not drawn of them.
+    """
+    if method == PERFECT:
+        return {"differential": perfect_rows(runs, known, patients, smears)}
+    counted = differential_rows(runs, method, known, patients, smears) if patients else []
+    return {
+        "differential": counted,
+        "certificates": certificate_rows(runs, method, known),
+        "thresholds": threshold_rows(runs, method, known, cells),
+    }
 
 
 def majority(

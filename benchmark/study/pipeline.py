@@ -24,6 +24,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmark.data.cards import LABEL_SPACES, Card, card_of
+from benchmark.data.haematology import LINEAGE, PREVALENCES
 from benchmark.data.manifests import EXCLUSIONS, SAME_CELLS
 from benchmark.errors import UserError
 from benchmark.files import read_yaml, write_text
@@ -260,12 +261,13 @@ def profile_stages(
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
     tables = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
-    tables += ("rejection", "curves", "open_set")
+    tables += ("rejection", "curves", "open_set", "unlabelled", "severity")
+    tables += ("differential", "certificates", "thresholds")
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
         "params": [code("evaluate")],
-        "deps": [*indices, *splits],
+        "deps": [*indices, *splits, *(f"datasets/{facts}" for facts in (PREVALENCES, LINEAGE))],
         "outs": [small(path) for path in metrics],
     }
     stages["report"] = {
