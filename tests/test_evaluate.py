@@ -22,6 +22,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 
 FILES = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
+FILES += ("unlabelled", "severity", "differential", "certificates", "thresholds")
 
 
 def test_scores_are_those_of_the_predictions(tmp_path):

@@ -103,6 +103,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "datasets" / "manifests").mkdir(parents=True)
     for name in ("phantom.yaml", "label_spaces.yaml", "exclusions.csv", "same_cells.csv"):
         shutil.copy(REPOSITORY / "datasets" / name, root / "datasets")
+    shutil.copytree(REPOSITORY / "datasets/haematology", root / "datasets/haematology")
     manifest = pd.read_csv(REPOSITORY / "datasets/manifests/phantom.csv", dtype=str)
     few = manifest.groupby(["acquisition", "group", "label"]).head(1)
     few.to_csv(root / "datasets" / "manifests" / "phantom.csv", index=False)
