@@ -252,3 +252,11 @@ def test_a_cell_with_fewer_seeds_is_counted_and_shown() -> None:
     table = effects_sheet(own, grids(own, *scored(own)))
     assert "raabin: 35 of 36 runs in 12 cells" in " ".join(table.notes)
     assert "found 71 of 72 planned runs" in table.caption
+
+
+def test_a_single_seed_in_every_cell_is_told() -> None:
+    own = experiment()
+    own = own.model_copy(update={"runs": tuple(run for run in own.runs if run.seed == 0)})
+    table = effects_sheet(own, grids(own, *scored(own)))
+    assert "raabin, pbc: a single seed in every cell" in table.notes[0]
+    assert {line["effect"] for line in lines_of(table)} >= {"backbone × loss", REST}
