@@ -44,6 +44,7 @@ TAKEN = {
     "method": {"majority": "is the row of the commonest class"},
     "profile": {
         "audit": "is a folder of the audit",
+        "networks": "is the folder of the networks in the repository",
         "speed": "is a folder of the measured speeds",
     },
 }

@@ -12,9 +12,9 @@ fails by exception and truncates. Its numpy Macenko and Reinhard differ from the
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -396,3 +396,32 @@ STAINS: dict[str, Callable[[np.ndarray], Stain]] = {
     "white_background": lambda train: white_background,
     "grey": lambda train: grey,
 }
+FITTED: dict[str, Callable[..., Stain]] = {
+    "macenko": Macenko,
+    "reinhard": Reinhard,
+    "image_moments": ImageMoments,
+}
+"""Those that are fitted → what is made of their numbers."""
+
+
+def fitted_numbers(stain: Stain) -> dict[str, Any]:
+    """What a normalisation was fitted to, for a JSON file; empty where nothing is fitted."""
+    return asdict(stain) if is_dataclass(stain) else {}
+
+
+def restored_stain(name: str, numbers: Mapping[str, Any]) -> Stain:
+    """A normalisation by name and the numbers it was fitted to, without the training images.
+
+    Raises:
+        UserError: an unknown name, or numbers of another normalisation.
+    """
+    if name not in STAINS:
+        raise UserError(f"unknown stain normalisation '{name}'{suggest(name, STAINS)}")
+    if name not in FITTED:
+        return STAINS[name](np.empty((0, 1, 1, 3), np.uint8))
+    try:
+        return FITTED[name](**numbers)
+    except TypeError:
+        raise UserError(
+            f"stain normalisation '{name}': {dict(numbers)} are not its numbers"
+        ) from None

@@ -17,16 +17,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.data.arrays import Images
-from benchmark.data.stain import Stain
+from benchmark.data.arrays import Images, PreparedImages
+from benchmark.data.split import fold_of
+from benchmark.data.stain import Moments, Stain, moments_of, restored_stain
 from benchmark.domains.ranges import SourceRange, read_ranges
+from benchmark.errors import UserError
 from benchmark.evaluation.calibration import NO_TEMPERATURE, fit_temperature
 from benchmark.evaluation.rejection import (
     guaranteed_threshold,
     images_needed,
     maximum_probability,
 )
-from benchmark.execution.networks import RunContext, input_of, trained_network
+from benchmark.execution.networks import (
+    RunContext,
+    build_network,
+    configured_device,
+    input_of,
+    trained_network,
+)
+from benchmark.laboratory.shipped import AGAIN, Shipped, read_shipped
 from benchmark.metrics import predicted_classes
 from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.models.weights import Preprocessing
@@ -35,6 +44,8 @@ from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
 from benchmark.study.runs import Run, RunRecord
 
+Answers = tuple[np.ndarray, np.ndarray]
+"""Logits [N, C] and labels [N] of some images."""
 ERROR = 0.05
 """Probability that the guarantee of the threshold does not hold."""
 
@@ -130,6 +141,27 @@ class Network(ABC):
         context = RunContext(root, profile, classes)
         return RunNetwork(context, *trained_network(context, run_id), tta)
 
+    @staticmethod
+    def shipped(root: Path, name: str, tta: bool = False) -> Network:
+        """One of the repository's networks, of which neither the run nor an image is needed.
+
+        Raises:
+            UserError: there is none of this name; its files are broken or belong to another.
+        """
+        shipped = read_shipped(root, name)
+        run, device = shipped.record.run, configured_device()
+        model, _ = build_network(run, len(shipped.record.classes), state_follows=True)
+        state = shipped.state()
+        try:
+            model.load_state_dict(state)  # into single precision, in which it computes
+        except RuntimeError as error:
+            why = str(error).splitlines()[1].strip()
+            raise UserError(
+                f"{shipped.folder}: the file is of another network ({why}): {AGAIN}"
+            ) from None
+        model = model.to(device, memory_format=torch.channels_last)
+        return ShippedNetwork(root, shipped, model, device, tta)
+
     @property
     @abstractmethod
     def record(self) -> Run:
@@ -165,6 +197,15 @@ class Network(ABC):
 
         Raises:
             UserError: the profile's images are not prepared.
+        """
+
+    @property
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Mean and spread of R, G and B of the source's training images, before any stain.
+
+        Raises:
+            UserError: they are not known, and the source's images are not prepared.
         """
 
     @property
@@ -207,7 +248,7 @@ class Network(ABC):
         precision = self.record.settings.training.precision
         return predict(model, pixels, precision, self.device, self.preprocessing)
 
-    def held_out(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+    def held_out(self, part: str) -> Answers:
         """Logits and labels of a held-out part of the source, predicted as new images will be.
 
         Raises:
@@ -216,22 +257,30 @@ class Network(ABC):
         if self.tta and self.record.method.inference != "tta":
             chosen = self.prepared(self.source, part)
             return self.logits_of_seen(chosen.pixels), chosen.labels
-        table = self.stored()
-        table = table[(table["domain"] == self.source) & (table["part"] == part)]
-        logits = table[[f"logit_{name}" for name in self.classes]]
-        return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
+        return part_of(self.stored(), self.classes, self.source, part)
 
     def gauge(self, accuracy: float) -> Gauge:
         """Temperature and threshold, neither of which there is without calibration images."""
-        logits, labels = self.held_out("calibration")
-        temperature, threshold = NO_TEMPERATURE, float("inf")
-        if len(labels):
-            temperature = fit_temperature(logits, labels)
-            # Not of scaled probabilities: the guarantee wants images that nothing was fitted to.
-            correct = predicted_classes(logits) == labels
-            confidence = maximum_probability(logits)
-            threshold = guaranteed_threshold(confidence, correct, accuracy, ERROR)
-        return Gauge(self.source, len(labels), temperature, threshold, accuracy)
+        return gauge_of(self.source, *self.held_out("calibration"), accuracy)
+
+
+def gauge_of(source: str, logits: np.ndarray, labels: np.ndarray, accuracy: float) -> Gauge:
+    """Temperature and threshold from logits [N, C] and labels [N] of calibration images."""
+    temperature, threshold = NO_TEMPERATURE, float("inf")
+    if len(labels):
+        temperature = fit_temperature(logits, labels)
+        # Not of scaled probabilities: the guarantee wants images that nothing was fitted to.
+        correct = predicted_classes(logits) == labels
+        confidence = maximum_probability(logits)
+        threshold = guaranteed_threshold(confidence, correct, accuracy, ERROR)
+    return Gauge(source, len(labels), temperature, threshold, accuracy)
+
+
+def part_of(table: pd.DataFrame, classes: list[str], domain: str, part: str) -> Answers:
+    """Logits float64 [N, C] and labels int64 [N] of a test set in a table of predictions."""
+    table = table[(table["domain"] == domain) & (table["part"] == part)]
+    logits = table[[f"logit_{name}" for name in classes]]
+    return logits.to_numpy(np.float64), table["label"].to_numpy(np.int64)
 
 
 @dataclass
@@ -274,8 +323,68 @@ class RunNetwork(Network):
         plain = self.run.method.stain == PLAIN["stain"]
         return None if plain else self.context.images_of(self.run).stain
 
+    @cached_property
+    def moments(self) -> Moments:
+        framed = self.context.images.seen_by(self.source, PLAIN["stain"], self.run.method.framing)
+        framed = framed.in_fold(fold_of(self.run.seed, self.run.scenario.folds))
+        return moments_of(framed.part(self.source, "train").pixels)
+
     def stored(self) -> pd.DataFrame:
         return read_stored(profile_folder(self.context.root, self.context.profile), self.run)
 
     def prepared(self, domain: str, part: str) -> Images:
         return self.context.images_of(self.run).test_set(domain, part)
+
+
+@dataclass
+class ShippedNetwork(Network):
+    """A network of the repository, in `results/networks/<name>/`."""
+
+    root: Path
+    files: Shipped
+    model: torch.nn.Module
+    device: torch.device
+    tta: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.files.record.name
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.files.record.classes)
+
+    @property
+    def record(self) -> Run:
+        return self.files.record.run
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(**self.files.record.preprocessing.model_dump())
+
+    @property
+    def ranges(self) -> list[SourceRange]:
+        return self.files.ranges
+
+    @property
+    def moments(self) -> Moments:
+        kept = self.files.record.colour
+        return Moments(np.array(kept.mean), np.array(kept.spread))
+
+    @cached_property
+    def stain(self) -> Stain | None:
+        kept = self.files.record.stain
+        return None if kept is None else restored_stain(kept.name, kept.fitted)
+
+    def stored(self) -> pd.DataFrame:
+        return self.files.stored()
+
+    def prepared(self, domain: str, part: str) -> Images:
+        return self.prepared_images.test_set(domain, part)
+
+    @cached_property
+    def prepared_images(self) -> PreparedImages:
+        """The profile's prepared images as the network sees them, which must be here."""
+        profile, run = self.files.record.profile, self.record
+        images = PreparedImages(self.root, profile, self.classes, run.method.framing, self.stain)
+        return images.in_fold(fold_of(run.seed, run.scenario.folds))

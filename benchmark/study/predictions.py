@@ -162,15 +162,7 @@ def read_predictions(
         order = orders.get(key)
         if order is None or not order.table.equals(table.select(KEYS)):
             order = orders[key] = row_order(table.select(KEYS), len(classes))
-        logits = np.column_stack([table[name].to_numpy() for name in logit_columns])
-        found = RunPredictions({}, {})
-        for (domain, part), (rows, facts) in order.test_sets.items():
-            own = logits[rows]
-            if part == OPEN_SET_PART:
-                found.foreign[domain] = Foreign(facts[1], own)
-            else:
-                predicted, reduced = metrics.predicted_classes(own), without_dropped(own, classes)
-                found.known[domain, part] = Predictions(*facts, predicted, reduced, own, shares)
+        found = by_test_set(table, classes, order, shares)
     except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's errors are ValueErrors
         raise UserError(f"run {run_id}: {path}: {error}: delete it, {again}") from error
     for domain, part in test_sets:
@@ -179,6 +171,22 @@ def read_predictions(
                 f"run {run_id}: no prediction for domain '{domain}', part '{part}', which its "
                 f"scenario tests: delete its folder, {again}"
             )
+    return found
+
+
+def by_test_set(
+    table: pa.Table, classes: tuple[str, ...], order: RowOrder, shares: bool = False
+) -> RunPredictions:
+    """The rows of a file of predictions by test set, in the order of `row_order`."""
+    logits = np.column_stack([table[f"logit_{name}"].to_numpy() for name in classes])
+    found = RunPredictions({}, {})
+    for (domain, part), (rows, facts) in order.test_sets.items():
+        own = logits[rows]
+        if part == OPEN_SET_PART:
+            found.foreign[domain] = Foreign(facts[1], own)
+        else:
+            predicted, reduced = metrics.predicted_classes(own), without_dropped(own, classes)
+            found.known[domain, part] = Predictions(*facts, predicted, reduced, own, shares)
     return found
 
 
