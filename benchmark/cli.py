@@ -7,13 +7,14 @@ import functools
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
 from typer import Argument, Option
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from benchmark import __version__
 from benchmark.errors import UserError, suggest
@@ -25,6 +26,7 @@ from benchmark.texts import visible
 
 if TYPE_CHECKING:  # what a command needs it imports itself, so that help and completion are quick
     from benchmark.data.cards import Card
+    from benchmark.laboratory.networks import Network
     from benchmark.settings import Params
 
 ROOT = Path()
@@ -33,18 +35,30 @@ DATA, STUDY, RESULTS, LABORATORY = "Data", "Study", "Results", "Your own laborat
 """Groups of the commands, in the order of `wbc-shift --help`."""
 
 
+def in_project(invoke: Callable[[typer.Context], Any], context: typer.Context) -> Any:
+    """Invoke what works on the project one stands in, and knows when one stands elsewhere."""
+    for needed in (ROOT / PARAMS, DATASETS):
+        if not needed.exists():
+            raise UserError(f"{needed} is not here: run in the project's root folder")
+    try:
+        return invoke(context)
+    except KeyboardInterrupt:
+        # `interrupts_told` has told it; what typer would print of it comes too late.
+        raise SystemExit(INTERRUPTED) from None
+
+
 class InProject(TyperCommand):
-    """A command that works on the project one stands in, and knows when one stands elsewhere."""
+    """A command that works on the project."""
 
     def invoke(self, context: typer.Context) -> Any:
-        for needed in (ROOT / PARAMS, DATASETS):
-            if not needed.exists():
-                raise UserError(f"{needed} is not here: run in the project's root folder")
-        try:
-            return super().invoke(context)
-        except KeyboardInterrupt:
-            # `interrupts_told` has told it; what typer would print of it comes too late.
-            raise SystemExit(INTERRUPTED) from None
+        return in_project(super().invoke, context)
+
+
+class GroupInProject(TyperGroup):
+    """The same of a group that is a command by itself too."""
+
+    def invoke(self, context: typer.Context) -> Any:
+        return in_project(super().invoke, context)
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -53,6 +67,8 @@ domain_commands = typer.Typer(
 )
 app.add_typer(domain_commands, name="domain", rich_help_panel=LABORATORY)
 domain_command = functools.partial(domain_commands.command, cls=InProject)
+network_commands = typer.Typer(cls=GroupInProject)
+app.add_typer(network_commands, name="networks", rich_help_panel=LABORATORY)
 
 
 def command(group: str, name: str | None = None) -> Any:
@@ -92,6 +108,19 @@ def complete_run(context: typer.Context, incomplete: str) -> list[str]:
     runs = ROOT / "results" / (context.params.get("profile") or DEFAULT_PROFILE) / "runs"
     found = sorted(path.parent.relative_to(runs).as_posix() for path in runs.glob("*/*/*/run.json"))
     return [run for run in found if run.startswith(incomplete)]
+
+
+def complete_network(incomplete: str) -> list[str]:
+    found = sorted(path.parent.name for path in ROOT.glob("results/networks/*/network.json"))
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def complete_adaptation(incomplete: str) -> list[str]:
+    return [name for name in ("batch", "colour") if name.startswith(incomplete)]
+
+
+def complete_run_or_network(context: typer.Context, incomplete: str) -> list[str]:
+    return complete_network(incomplete) + complete_run(context, incomplete)
 
 
 def complete_card(incomplete: str) -> list[str]:
@@ -864,18 +893,123 @@ def certify(
     say_each(site_test.certify(ROOT, folder, name, networks, __version__, *asked))
 
 
+@network_commands.callback(invoke_without_command=True)
+def networks(
+    context: typer.Context,
+    check: Annotated[
+        bool,
+        Option("--check", help="Compute the cards' numbers again; exit 1 if one differs."),
+    ] = False,
+) -> None:
+    """List the trained networks that come with the repository, or check them.
+
+    Reads results/networks/; with --check also the prepared images of their profiles, where they are
+    here. Writes nothing.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from benchmark.laboratory.model_card import percent, recommended, scores_of
+    from benchmark.laboratory.shipped import all_shipped, networks_folder
+    from benchmark.laboratory.shipping import check as check_network
+
+    there = all_shipped(ROOT)
+    if not there:
+        raise UserError(
+            f"{networks_folder(ROOT)} holds no network: `wbc-shift networks add RUN_ID -p PROFILE "
+            "--name NAME` makes one from a finished run"
+        )
+    if check:
+        broken = 0
+        for shipped in there:
+            for sound, line in check_network(ROOT, shipped):
+                say(line if sound else f"broken: {line}")
+                broken += not sound
+        if broken:
+            raise UserError(f"{broken} of the networks' checks failed, listed above")
+        return
+    scores = [scores_of(shipped) for shipped in there]
+    best = recommended(there)
+    table = Table(title="macro-F1 in % [95 % interval over other test images]")
+    for column in ("network", "source", "method"):
+        table.add_column(column, overflow="fold")
+    for column in ("MB", "home", "mean of targets", "worst target"):
+        table.add_column(column, justify="right")
+    for shipped, own in zip(there, scores, strict=True):
+        record = shipped.record
+        name = f"{record.name} *" if shipped is best else record.name
+        about = (name, record.run.scenario.source, record.run.method.name)
+        numbers = (own.home.macro_f1, own.mean, own.worst)
+        table.add_row(*about, f"{shipped.bytes / 1e6:.1f}", *map(percent, numbers))
+    console.print(table)
+    say("* recommended: the highest mean over the targets on which all of them can be compared")
+
+
+@network_commands.command("add", cls=InProject)
+def networks_add(
+    run: Annotated[
+        str,
+        Argument(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
+    ],
+    name: Annotated[str, Option(help="What the network is to be called.")],
+    profile: ProfileOption = DEFAULT_PROFILE,
+) -> None:
+    """Put the network of a finished run into the repository: at most three, of 10 MB each.
+
+    Reads its checkpoint and the prepared images. Writes results/networks/NAME: the network in half
+    precision, what it predicts of the run's test sets, and its model card.
+    """
+    from benchmark.laboratory.shipping import add_network
+
+    space = settings()[0].profile(profile).label_space
+    shipped = add_network(ROOT, profile, run, name, classes_of(profile), space)
+    say(f"wrote {shipped.folder}: {shipped.bytes / 1e6:.1f} MB")
+
+
+@network_commands.command("renew", cls=InProject)
+def networks_renew(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Replace the repository's networks where a profile's study has better ones, by the rule.
+
+    For each source the inductive method of one network with the highest mean macro-F1 over the
+    targets, of its seeds that with the highest score on id_val; and one plain network beside them.
+
+    Reads predictions, checkpoints and the prepared images. Writes results/networks/.
+    """
+    from benchmark.laboratory.shipping import renew
+
+    results_of(profile)
+    space = settings()[0].profile(profile).label_space
+    say_each(renew(ROOT, profile, classes_of(profile), space))
+
+
 @command(LABORATORY)
 def predict(
     folder: Annotated[Path, Argument(help="Images of one cell each, in any folders below.")],
+    network: Annotated[
+        str | None,
+        Option(
+            autocompletion=complete_network,
+            help="One of `wbc-shift networks`; default: the recommended one.",
+        ),
+    ] = None,
     run: Annotated[
-        str,
-        Option(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
-    ],
+        str | None,
+        Option(
+            autocompletion=complete_run,
+            help="Instead, a finished run of --profile: METHOD/SCENARIO/seedK.",
+        ),
+    ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[
         Path, Option(help="The CSV to write; a sheet of the images goes beside it.")
     ] = Path("predictions.csv"),
     crop: CropOption = 1.0,
+    adapt: Annotated[
+        str | None,
+        Option(
+            autocompletion=complete_adaptation,
+            help="batch or colour: adapt to the folder's images first; nothing is accepted then.",
+        ),
+    ] = None,
     tta: Annotated[
         bool, Option(help="Average over 8 flips and turns; requires the source images.")
     ] = False,
@@ -883,31 +1017,85 @@ def predict(
         float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")
     ] = 0.95,
 ) -> None:
-    """Label images with a finished run: label, confidence, and whether to accept it.
+    """Label images with a trained network: label, confidence, and whether to accept it.
 
-    Images unlike those that the run was trained on (other colours, other sizes, whole fields) are
-    never accepted; the column `reason` says why.
+    Images unlike those that the network was trained on (other colours, other sizes, whole fields)
+    are never accepted; the column `reason` says why.
 
-    Thresholds hold for the laboratory that the run was trained in, and for no other.
+    Thresholds hold for the laboratory that the network was trained in, and for no other.
 
-    Reads the folder and the run's checkpoint and predictions. Writes the CSV and, beside it, an
-    HTML page that shows the images.
+    Reads the folder, and a network of the repository or a run's checkpoint and predictions. Writes
+    the CSV and, beside it, an HTML page that shows the images.
     """
+    from benchmark.laboratory.adaptation import ADAPTATIONS
     from benchmark.laboratory.label_images import label_images, write_labels
 
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: name a .csv file")
-    classes = classes_of(profile)
-    table, gauge = label_images(ROOT, profile, run, classes, folder, crop, tta, accuracy)
-    sheet = write_labels(table, gauge, folder, run, out)
+    if adapt is not None and adapt not in ADAPTATIONS:
+        raise UserError(f"--adapt {adapt}: use {' or '.join(ADAPTATIONS)}")
+    if network is not None and run is not None:
+        raise UserError("predict: give --network or --run, not both")
+    chosen = chosen_network(network, run, profile, tta)
+    labelled = label_images(ROOT, chosen, folder, crop, accuracy, adapt)
+    table, gauge, notes = labelled
+    sheet = write_labels(labelled, folder, chosen.name, out)
+    say(f"network {chosen.name}, trained on {chosen.source}")
     for flag, number in table["flag"].value_counts().items():
         say(f"{number} {flag}")
     unlike = table["reason"].str.contains("unlike", regex=False).sum()
-    if unlike:
+    if unlike and not adapt:
         say(
             f"note: {unlike} of {len(table)} images are unlike {gauge.source}'s own and are not "
             "accepted, however confident the prediction: see the column reason"
         )
+    say_each(line if line.startswith("warning") else f"note: {line}" for line in notes)
     say(f"{gauge}")
     say(gauge.scaling)
     say(f"wrote {out} and {sheet}; they name and show the images: keep them out of git")
+
+
+@command(LABORATORY)
+def export(
+    network: Annotated[
+        str,
+        Argument(
+            autocompletion=complete_run_or_network,
+            help="One of `wbc-shift networks`, or a finished run: METHOD/SCENARIO/seedK.",
+        ),
+    ],
+    onnx: Annotated[Path, Option(help="The file to write; a JSON goes beside it.")],
+    profile: ProfileOption = DEFAULT_PROFILE,
+    accuracy: Annotated[
+        float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")
+    ] = 0.95,
+) -> None:
+    """Write a network as ONNX, with its preprocessing in the graph, and try it with onnxruntime.
+
+    The JSON says what is left to do before and after it: crop, classes, temperature, threshold.
+    Requires the extra `export`.
+
+    Reads a network of the repository, or a run's checkpoint and predictions.
+    """
+    from benchmark.laboratory.export import export as export_network
+
+    named = (None, network) if "/" in network else (network, None)
+    say_each(export_network(chosen_network(*named, profile, False), onnx, accuracy))
+
+
+def chosen_network(name: str | None, run: str | None, profile: str, tta: bool) -> Network:
+    """A network of the repository, the recommended one if none is named, or that of a run."""
+    from benchmark.laboratory.model_card import recommended
+    from benchmark.laboratory.networks import Network
+    from benchmark.laboratory.shipped import all_shipped
+
+    if run is not None:
+        return Network.of_run(ROOT, profile, run, classes_of(profile), tta)
+    if name is None:
+        best = recommended(all_shipped(ROOT))
+        if best is None:
+            raise UserError(
+                "results/networks holds no network: name a finished run with --run and --profile"
+            )
+        name = best.record.name
+    return Network.shipped(ROOT, name, tta)

@@ -16,14 +16,19 @@ from PIL import Image
 from scipy.stats import beta
 from support.laboratory import deep_png
 from support.results import run_record
-from support.trained import RUN, assert_answers_as_stored, trained, trained_template  # noqa: F401
+from support.trained import (  # noqa: F401
+    RUN,
+    assert_answers_as_stored,
+    labelled,
+    trained,
+    trained_template,
+)
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.prepare import decode
 from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
-from benchmark.laboratory.label_images import label_images
 from benchmark.laboratory.networks import Network
 from benchmark.metrics import probabilities
 from benchmark.study.predictions import Predictions
@@ -120,10 +125,10 @@ def test_flags_keep_what_the_calibration_part_guarantees(trained: Path) -> None:
     assert low == pytest.approx(probabilities(np.array([[4.0, 0, 0, 0, 0]])).max())
     assert high == np.inf
     assert "images like those of toy-a ONLY" in str(network.gauge(0.97))
-    flags = label_images(Path(), "tiny", RUN, CLASSES, Path("new"), accuracy=0.98)[0]["flag"]
+    flags = labelled(Path("new"), accuracy=0.98).table["flag"]
     assert set(flags) == {"reject"}
     own = folder_of("own")
-    answered = label_images(Path(), "tiny", RUN, CLASSES, own, crop=0.9, accuracy=0.97)[0]
+    answered = labelled(own, crop=0.9, accuracy=0.97).table
     like = ~answered["reason"].str.contains("unlike toy-a's")
     assert like.mean() >= 0.9
     assert ((answered["flag"] == "accept") == (answered["confidence"] >= low) & like).all()
@@ -244,7 +249,7 @@ def test_a13_the_threshold_is_of_confidences_that_nothing_was_fitted_to(trained:
     gauge = network.gauge(0.95)
     assert gauge.temperature != 1
     assert gauge.threshold == pytest.approx(probabilities(np.array(right[:1])).max())
-    table, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
+    table = labelled(Path("new")).table
     stated = table.filter(like="p_").to_numpy()
     unscaled = probabilities(np.log(stated) * gauge.temperature).max(axis=1)
     np.testing.assert_allclose(table["confidence"], unscaled)
@@ -273,7 +278,7 @@ def test_a13_predict_and_evaluate_fit_the_same_temperature_and_threshold(trained
 def test_a13_a_written_confidence_can_be_told_from_the_threshold(trained: Path, wbc_shift) -> None:
     """Confidences and the threshold differ from 1, and from each other, in the tenth digit."""
     network = Network.of_run(Path(), "tiny", RUN, CLASSES)
-    highest = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))[0]["confidence"].max()
+    highest = labelled(Path("new")).table["confidence"].max()
     gauge = replace(network.gauge(0.95), threshold=float(np.nextafter(highest, 1)))
     assert gauge.digits(highest) != gauge.digits(gauge.threshold)
     assert replace(gauge, threshold=0.75).digits(1 - 3e-10) == "0.9999999997"
@@ -351,12 +356,12 @@ def test_a_folder_without_images_is_one_line(trained: Path, wbc_shift) -> None:
 
 def test_a_checkpoint_answers_without_the_file_of_its_initial_weights(trained: Path) -> None:
     path = Path("results/tiny/runs") / RUN / "run.json"
-    before, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
+    before = labelled(Path("new")).table
     record = read_json(path)
     record["method"]["weights"] = "gone"
     record["settings"]["weights"] = {"file": "weights/gone.safetensors"}
     write_json(path, record)
-    after, _ = label_images(Path(), "tiny", RUN, CLASSES, Path("new"))
+    after = labelled(Path("new")).table
     assert after["label"].tolist() == before["label"].tolist()
 
 

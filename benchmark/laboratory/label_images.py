@@ -1,4 +1,4 @@
-"""Label a laboratory's images with a finished run: label, confidence, and whether to accept it.
+"""Label a laboratory's images: label, confidence, and whether to accept it.
 
 Temperature and threshold of rejection are fitted on the source's calibration part, held out from
 training and from the choice of the epoch, and are those of the evaluation's tables
@@ -12,6 +12,7 @@ and for no other laboratory's: beyond the range of the source's own images
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,18 @@ from benchmark.audit.images import address, small_picture
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
-from benchmark.domains.ranges import appearance, beyond
+from benchmark.domains.ranges import PARTS, SourceRange, appearance, beyond
 from benchmark.errors import UserError
+from benchmark.evaluation.calibration import NO_TEMPERATURE
 from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import write_text
-from benchmark.laboratory.judge import look_at_own
+from benchmark.laboratory.adaptation import (
+    Adaptation,
+    adapted_logits,
+    cautions,
+    check_adaptation,
+)
+from benchmark.laboratory.judge import ALIKE, look_at_own
 from benchmark.laboratory.networks import Gauge, Network
 from benchmark.metrics import predicted_classes, probabilities
 from benchmark.progress import track
@@ -37,34 +45,43 @@ MOST_PICTURES = 3000
 """Images that the sheet shows: all are in the CSV."""
 
 
+class Labelled(NamedTuple):
+    """A folder's images, labelled.
+
+    Attributes:
+        table: image, label, confidence (the largest probability as stated, which the flag follows
+            from), flag (accept, reject or unreadable; check where the network was adapted),
+            flag_holds_for, reason (why a file is not read, or what of it was; why an image is not
+            like the source's, and so not accepted at any confidence), and a probability per class,
+            scaled by the temperature; the least confident first.
+        gauge: what the flags rest on.
+        notes: what else is to be said.
+    """
+
+    table: pd.DataFrame
+    gauge: Gauge
+    notes: list[str]
+
+
 def label_images(
     root: Path,
-    profile: str,
-    run_id: str,
-    classes: list[str],
+    network: Network,
     folder: Path,
     crop: float = 1.0,
-    tta: bool = False,
     accuracy: float = 0.95,
-) -> tuple[pd.DataFrame, Gauge]:
+    adapt: Adaptation | None = None,
+) -> Labelled:
     """Label every image below a folder.
 
     Args:
         crop: side of the centred square that shows one cell, as a fraction of the shorter side; a
-            run's own framing makes it larger or smaller.
-        tta: average the probabilities of the 8 flips and quarter turns.
+            network's own framing makes it larger or smaller.
         accuracy: that accepted predictions shall have, on the source.
-
-    Returns:
-        image, label, confidence (the largest probability as stated, which the flag follows from),
-        flag (accept, reject, or unreadable), flag_holds_for, reason (why a file is not read, or
-        what of it was; why an image is not like the source's, and so not accepted at any
-        confidence), and a probability per class, scaled by the temperature, the least confident
-        first; what the flags rest on.
+        adapt: how the network is adapted to these images first.
 
     Raises:
-        UserError: no image; no such run; its checkpoint is not here, or more than one network
-            predicts; how the source's images look is not known.
+        UserError: no image; how the source's images look is not known; the adaptation does nothing
+            to this network.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -76,8 +93,12 @@ def label_images(
         raise UserError(
             f"{folder}: no image in it: {'; '.join([*passed, ', '.join(FORMATS) + ' are read'])}"
         )
-    network = Network.of_run(root, profile, run_id, classes, tta)
-    gauge, ranges = network.gauge(accuracy), network.ranges
+    classes, ranges = network.classes, network.ranges
+    if adapt is None:
+        gauge = network.gauge(accuracy)
+    else:
+        check_adaptation(network, adapt)
+        gauge = Gauge(network.source, 0, NO_TEMPERATURE, float("inf"), accuracy, adapt)
     files = [folder / path for path in found.images]
     looks, bits = look_at_own(files, root / "datasets" / "cache" / "audit")
     reasons = [seen.fault or seen.note for seen in looks] + list(found.passed_over.values())
@@ -85,6 +106,7 @@ def label_images(
     sound = np.flatnonzero(~np.array(unreadable))
     logits = np.full((len(reasons), len(classes)), np.nan)
     facts = np.full((len(reasons), 8), np.nan)
+    whole: list[np.ndarray] = []
     for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
         rows = sound[start : start + CHUNK]
         chosen = [files[row] for row in rows]
@@ -92,6 +114,13 @@ def label_images(
         pixels = decode_all(chosen, framed, network.image_size, folder.name, bits)
         logits[rows] = network.logits(pixels)
         facts[rows] = appearance(pixels)
+        if adapt is not None:
+            whole.append(pixels)
+    notes = [size for size in [size_note(ranges, facts[sound], crop)] if size]
+    if adapt is not None and len(sound):
+        before = logits[sound]
+        logits[sound] = adapted_logits(network, np.concatenate(whole), adapt)
+        notes += cautions(before, logits[sound], classes)
     confidence = maximum_probability(logits)
     table = pd.DataFrame(
         {
@@ -99,7 +128,7 @@ def label_images(
             "label": "",
             "confidence": confidence,
             "flag": np.where(confidence >= gauge.threshold, "accept", "reject"),
-            "flag_holds_for": f"{gauge.source} only",
+            "flag_holds_for": "no laboratory" if gauge.adapted else f"{gauge.source} only",
             "reason": reasons,
         }
     )
@@ -111,11 +140,44 @@ def label_images(
         if why:
             table.loc[row, "flag"] = "reject"
             table.loc[row, "reason"] = "; ".join(filter(None, (why, table.loc[row, "reason"])))
-    return table.sort_values(["confidence", "image"], ignore_index=True), gauge
+    if gauge.adapted:
+        # What is unlike the source is what adapting is for: neither flag would say anything.
+        table.loc[table["flag"] != "unreadable", "flag"] = "check"
+    table = table.sort_values(["confidence", "image"], ignore_index=True)
+    return Labelled(table, gauge, notes)
 
 
-def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, out: Path) -> Path:
+def size_note(ranges: list[SourceRange], facts: np.ndarray, crop: float) -> str:
+    """A line where the nucleus of most images is of another size in the picture than the source's:
+    the crop is another one, or the pictures are whole fields; else "".
+
+    Args:
+        facts: `appearance` of the images that can be read, [N, 8].
+    """
+    column = PARTS["size of the nucleus"].start
+    known = facts[~np.isnan(facts[:, column]), column]
+    if len(known) < max(1, len(facts) / 2):
+        return (
+            "in most images no single nucleus is found in the middle: are they whole fields? "
+            "`predict` labels pictures of one cell each"
+        )
+    size = float(np.median(known))
+    own = min(ranges, key=lambda one: abs(np.log(one.mean[column] / size)))
+    factor = size / own.mean[column]
+    if 1 / ALIKE <= factor <= ALIKE:
+        return ""
+    wanted = crop * factor
+    closer = f"try --crop {wanted:.2f} if each picture shows one cell"
+    mend = closer if wanted <= 1 else "the pictures are cut too closely"
+    return (
+        f"the nucleus is {100 * size:.0f} % of the square's side, in {own.source}'s images "
+        f"{100 * own.mean[column]:.0f} %, which a network does not bridge: {mend}"
+    )
+
+
+def write_labels(labelled: Labelled, folder: Path, network: str, out: Path) -> Path:
     """Write the CSV, and a sheet of the images beside it, which is one file; return the sheet."""
+    table, gauge, notes = labelled
     # In all digits: rounded, a confidence could not be told from the threshold, or from 1.
     shown = table.assign(image=table["image"].map(csv_path), reason=table["reason"].map(csv_cell))
     write_text(out, shown.to_csv(index=False, lineterminator="\n"))
@@ -129,8 +191,9 @@ def write_labels(table: pd.DataFrame, gauge: Gauge, folder: Path, run_id: str, o
     sheet = out.with_suffix(".html")
     text = environment.get_template("label_images.html.jinja").render(
         folder=visible(folder.name),
-        run_id=run_id,
+        network=network,
         gauge=gauge,
+        notes=notes,
         counts=pd.crosstab(readable["label"], readable["flag"]),
         images=list(zip(shown.to_dict("records"), thumbnails, strict=True)),
         hidden=len(readable) - len(shown),

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark import metrics
-from benchmark.evaluation.columns import resample
+from benchmark.evaluation.columns import counted_targets, resample
 from benchmark.evaluation.experiments import RecordedRun, ScenarioRuns
 from benchmark.evaluation.intervals import Interval, interval
 from benchmark.evaluation.rejection import maximum_probability
 from benchmark.laboratory.networks import Gauge, gauge_of, part_of
 from benchmark.laboratory.shipped import LARGEST, NETWORK, Shipped
 from benchmark.metrics import HEADLINE, METRICS
+from benchmark.scenarios import sources_of
 from benchmark.study.predictions import by_test_set, row_order
 from benchmark.texts import markdown, templates_beside
 
@@ -71,11 +72,6 @@ class Scores:
     worst: Interval
     gauge: Gauge
     foreign: dict[str, tuple[int, int]]
-
-    @property
-    def headline(self) -> dict[str, float]:
-        """Target → macro-F1."""
-        return {score.domain: score.macro_f1.mean for score in self.targets}
 
 
 def scores_of(shipped: Shipped) -> Scores:
@@ -132,26 +128,45 @@ def scores_of(shipped: Shipped) -> Scores:
     return Scores(home, targets, resampled.counted, mean, worst, gauge, foreign)
 
 
-def recommended(shipped: list[Shipped], scores: list[Scores]) -> str | None:
-    """The name of the network with the highest mean macro-F1 over the targets on which all can be
-    compared: those that all were tested on, of no set that any was trained on; None of none."""
+def headline(shipped: Shipped) -> dict[str, float]:
+    """Target that is counted → macro-F1, without an interval.
+
+    Raises:
+        UserError: the predictions are missing, or are not those of the network.
+    """
+    record, stored = shipped.record, shipped.stored()
+    scenario, names = record.run.scenario, list(record.classes)
+    confusions = {}
+    for target in scenario.targets:
+        logits, labels = part_of(stored, names, target, "shifted")
+        predicted = metrics.predicted_classes(logits)
+        confusions[target] = metrics.confusion_matrix(labels, predicted, len(names))
+    counts = np.array([metrics.support(own) for own in confusions.values()])
+    counted = counted_targets(scenario, counts.reshape(-1, len(names)))
+    return {name: float(METRICS[HEADLINE].of_confusion(confusions[name])) for name in counted}
+
+
+def recommended(shipped: list[Shipped]) -> Shipped | None:
+    """The network with the highest mean macro-F1 over the targets on which all can be compared:
+    those that all were tested on, of no set that any was trained on; None of none."""
     if not shipped:
         return None
     trained_on = {
         own.record.sets[domain].dataset
         for own in shipped
-        for domain in own.record.run.scenario.source.split("+")
+        for domain in sources_of(own.record.run.scenario.source)
     }
-    common = set.intersection(*(set(own.counted) for own in scores))
+    headlines = [headline(own) for own in shipped]
     datasets = {name: known.dataset for own in shipped for name, known in own.record.sets.items()}
+    common = set.intersection(*map(set, headlines))
     fair = sorted(name for name in common if datasets[name] not in trained_on)
 
-    def standing(own: Scores) -> float:
-        chosen = fair or list(own.counted)
-        return float(np.mean([own.headline[name] for name in chosen])) if chosen else -1.0
+    def standing(found: dict[str, float]) -> float:
+        values = [found[name] for name in fair or found]
+        return float(np.mean(values)) if values else -1.0
 
-    best = max(zip(shipped, scores, strict=True), key=lambda pair: standing(pair[1]))
-    return best[0].record.name
+    place = max(range(len(shipped)), key=lambda place: standing(headlines[place]))
+    return shipped[place]
 
 
 def percent(value: Interval | float) -> str:
@@ -191,7 +206,7 @@ def model_card(shipped: Shipped) -> str:
     environment = templates_beside(__file__).overlay(autoescape=False)
     environment.filters |= {"markdown": markdown, "percent": percent}
     record = shipped.record
-    sources = record.run.scenario.source.split("+")
+    sources = sources_of(record.run.scenario.source)
     tested = [name for name in record.sets if name not in sources]
     return environment.get_template("model_card.md.jinja").render(
         record=record,

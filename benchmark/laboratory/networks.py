@@ -12,12 +12,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmark.data.arrays import Images, PreparedImages
+from benchmark.data.arrays import Images, PreparedImages, facts_path, read_prepared
 from benchmark.data.split import fold_of
 from benchmark.data.stain import Moments, Stain, moments_of, restored_stain
 from benchmark.domains.ranges import SourceRange, read_ranges
@@ -40,6 +41,7 @@ from benchmark.metrics import predicted_classes
 from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.models.weights import Preprocessing
 from benchmark.parts import PLAIN
+from benchmark.scenarios import sources_of
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
 from benchmark.study.runs import Run, RunRecord
@@ -60,6 +62,8 @@ class Gauge:
         temperature: divides the logits before they become the probabilities of the classes.
         threshold: the confidence from which on a prediction is accepted; inf if none is.
         accuracy: what the accepted are guaranteed to reach, on the source.
+        adapted: to what of the folder the network was adapted (`batch`, `colour`); "" if it was
+            not. Neither a temperature nor a threshold is known of an adapted network.
     """
 
     source: str
@@ -67,8 +71,15 @@ class Gauge:
     temperature: float
     threshold: float
     accuracy: float
+    adapted: str = ""
 
     def __str__(self) -> str:
+        if self.adapted:
+            return (
+                f"adapted to the folder's own images (--adapt {self.adapted}, track transductive): "
+                f"thresholds were fitted on {self.source} without that, and hold no more, so that "
+                "nothing is accepted; the flag `check` says that a person has to look"
+            )
         what = f"{self.accuracy:.1%} accuracy of what is accepted, at {1 - ERROR:.0%} certainty"
         fewest = images_needed(self.accuracy, ERROR)
         if self.images < fewest:
@@ -91,6 +102,8 @@ class Gauge:
     @property
     def scaling(self) -> str:
         """What was done to the probabilities of the classes."""
+        if self.adapted:
+            return "Probabilities are as the adapted network states them: no temperature was fitted"
         if self.temperature == NO_TEMPERATURE:
             return (
                 f"Temperature 1: none can be fitted to the {self.images} calibration images of "
@@ -209,6 +222,11 @@ class Network(ABC):
         """
 
     @property
+    @abstractmethod
+    def crops(self) -> dict[str, Any]:
+        """Source domain → which part of its pictures shows one cell, as in its card."""
+
+    @property
     def source(self) -> str:
         """What the network was trained on: a domain, or several (`a+b`)."""
         return self.record.scenario.source
@@ -323,6 +341,11 @@ class RunNetwork(Network):
         plain = self.run.method.stain == PLAIN["stain"]
         return None if plain else self.context.images_of(self.run).stain
 
+    @property
+    def crops(self) -> dict[str, Any]:
+        known = read_prepared(facts_path(self.context.root, self.context.profile))["domains"]
+        return {name: known[name]["crop"] for name in sources_of(self.source)}
+
     @cached_property
     def moments(self) -> Moments:
         framed = self.context.images.seen_by(self.source, PLAIN["stain"], self.run.method.framing)
@@ -370,6 +393,10 @@ class ShippedNetwork(Network):
     def moments(self) -> Moments:
         kept = self.files.record.colour
         return Moments(np.array(kept.mean), np.array(kept.spread))
+
+    @property
+    def crops(self) -> dict[str, Any]:
+        return {name: self.files.record.sets[name].crop for name in sources_of(self.source)}
 
     @cached_property
     def stain(self) -> Stain | None:

@@ -62,6 +62,7 @@ from benchmark.laboratory.shipped import (
 from benchmark.metrics import HEADLINE, METRICS
 from benchmark.parts import PLAIN
 from benchmark.progress import track
+from benchmark.scenarios import sources_of
 from benchmark.schema import check_name
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import Predictions
@@ -128,7 +129,7 @@ def add_network(
         (folder / NETWORK).write_bytes(content)
         table = pa.Table.from_pandas(answers, preserve_index=False)
         pq.write_table(table, folder / PREDICTIONS, compression="zstd")
-        stain = network.stain
+        stain, moments = network.stain, network.moments
         record = ShippedRecord(
             schema_version=1,
             name=name,
@@ -144,9 +145,7 @@ def add_network(
             stain=None
             if stain is None
             else KeptStain(name=network.record.method.stain, fitted=fitted_numbers(stain)),
-            colour=KeptMoments(
-                mean=network.moments.mean.tolist(), spread=network.moments.spread.tolist()
-            ),
+            colour=KeptMoments(mean=tuple(moments.mean), spread=tuple(moments.spread)),
             ranges=[vars(own) for own in network.ranges],
             sets=shown_sets(root, profile, published),
             chosen=chosen or Choice(by="hand"),
@@ -221,7 +220,7 @@ def shown_sets(root: Path, profile: str, run: Run) -> dict[str, ShownSet]:
             crop=crop_facts(card.domains[domain].crop_for(label_space)),
         )
 
-    domains = [*run.scenario.source.split("+"), *run.scenario.targets]
+    domains = [*sources_of(run.scenario.source), *run.scenario.targets]
     return {domain: shown(domain, card_of(cards, domain)) for domain in domains}
 
 

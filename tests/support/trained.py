@@ -11,7 +11,8 @@ import pytest
 from conftest import CLASSES, draw_disc, working_copy
 from PIL import Image
 
-from benchmark.laboratory.label_images import label_images
+from benchmark.laboratory.label_images import Labelled, label_images
+from benchmark.laboratory.networks import Network
 from benchmark.metrics import probabilities
 
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
@@ -42,6 +43,11 @@ def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+def labelled(folder: Path, run: str = RUN, **options: object) -> Labelled:
+    """The images of a folder, labelled by a toy run."""
+    return label_images(Path(), Network.of_run(Path(), "tiny", run, CLASSES), folder, **options)
+
+
 def assert_answers_as_stored(run: str) -> None:
     """Label the in-domain test images of a toy run as if they were new, and compare."""
     stored = pd.read_parquet(Path("results/tiny/runs") / run / "predictions.parquet")
@@ -49,7 +55,7 @@ def assert_answers_as_stored(run: str) -> None:
     Path("known").mkdir()
     for path in stored.index:
         shutil.copy(Path("datasets/raw/toy") / path, Path("known") / path.replace("/", "_"))
-    table, gauge = label_images(Path(), "tiny", run, CLASSES, Path("known"), crop=0.9)
+    table, gauge, _ = labelled(Path("known"), run, crop=0.9)
     table = table.set_index("image").loc[[path.replace("/", "_") for path in stored.index]]
     logits = stored[[f"logit_{name}" for name in CLASSES]].to_numpy(float)
     expected = probabilities(logits, gauge.temperature)
