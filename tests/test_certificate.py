@@ -84,7 +84,7 @@ def certified(
     gauge = Gauge("home", 300, 1.0, 0.5, 0.95)
     classes = CLASSES[: len(table)]
     answers = answers_of(table, groups)
-    return numbers("lab", answers, scored, gauge, [source_range()], classes, level)
+    return numbers(answers, scored, gauge, [source_range()], classes, level)
 
 
 def diagonal(right: list[int], wrong: list[int]) -> list[list[int]]:
@@ -140,7 +140,7 @@ def test_a_class_of_one_patient_carries_no_claim() -> None:
     home = answers_of(GOOD_HOME)
     scored = Scored("home", home.labels, home.predicted, home.groups)
     gauge = Gauge("home", 300, 1.0, 0.5, 0.95)
-    found = numbers("lab", answers, scored, gauge, [source_range()], CLASSES[:3], 0.9)
+    found = numbers(answers, scored, gauge, [source_range()], CLASSES[:3], 0.9)
     row = found["classes"]["lymphocyte"]
     assert (row["claim"], row["groups"]) == (False, 1)
     assert (row["sensitivity"]["low"], row["sensitivity"]["high"]) == (0, 1)

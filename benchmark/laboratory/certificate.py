@@ -86,7 +86,11 @@ class Answers:
 
 
 class Scored(NamedTuple):
-    """Labels, predictions and groups of images of the network's classes, by name."""
+    """Labels, predictions and groups of images of the network's classes.
+
+    Their name fixes the random numbers of resamples: the same images have the same intervals,
+    whatever a certificate is called.
+    """
 
     name: str
     labels: np.ndarray
@@ -387,7 +391,6 @@ def needed(rows: dict[str, dict[str, Any]], names: list[str]) -> str:
 
 
 def numbers(
-    name: str,
     answers: Answers,
     home: Scored,
     gauge: Gauge,
@@ -397,7 +400,7 @@ def numbers(
 ) -> dict[str, Any]:
     """All numbers of a network on a laboratory's images, as `certificate.json` holds them."""
     known, size = answers.known, len(classes)
-    here = Scored(name, answers.labels[known], answers.predicted[known], answers.groups[known])
+    here = Scored("here", answers.labels[known], answers.predicted[known], answers.groups[known])
     confusion = confusion_matrix(here.labels, here.predicted, size)
     counts = support(confusion)
     at_home = compared(here, home, size)

@@ -153,7 +153,7 @@ def certify(
         home = home_of(network.stored(), classes, network.source)
         gauge, ranges = network.gauge(ACCURACY), network.ranges
         tested.append(
-            Tested(network, answers, numbers(name, answers, home, gauge, ranges, classes, level))
+            Tested(network, answers, numbers(answers, home, gauge, ranges, classes, level))
         )
     certificate = {
         "schema_version": 1,
