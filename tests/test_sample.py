@@ -19,7 +19,7 @@ DATASETS = REPOSITORY / "datasets"
 IMAGES = DATASETS / "images"
 MOST_BYTES = 30_000_000
 WORDS = ("README.md", "LICENSE", "ATTRIBUTION.md")
-LICENCES = {"pbc": "CC BY 4.0", "chula": "MIT"}
+LICENCES = {"pbc": "CC BY 4.0", "bccd_fields": "MIT", "chula": "MIT"}
 """Folder → the licence under which its images may be passed on."""
 DEMO = load_params(REPOSITORY / "params.yaml").profile("demo")
 
@@ -106,6 +106,17 @@ def test_the_sample_of_pbc_follows_its_rule() -> None:
         count = numbers[label] * shares[part] // 10
         assert len(rows) >= count
         chosen |= set(rows.sort_values("sha256")["path"][:count])
+    assert set(table.loc[table["sample"] == "1", "path"]) == chosen
+
+
+def test_the_sample_of_fields_follows_its_rule() -> None:
+    table = pd.read_csv(DATASETS / "manifests/bccd-wide.csv", dtype=str, keep_default_na=False)
+    most = {"Eosinophil": 50, "Neutrophil": 60}
+    chosen = {
+        path
+        for label, rows in table.groupby("label")
+        for path in rows.sort_values("sha256")["path"][: most.get(label, len(rows))]
+    }
     assert set(table.loc[table["sample"] == "1", "path"]) == chosen
 
 
