@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +18,10 @@ from benchmark.data.stain import (
     Reinhard,
     correlation,
     fit_stain,
+    fitted_numbers,
     lab_of,
     masked_percentiles,
+    restored_stain,
     rgb_of,
     stains_of,
 )
@@ -273,3 +276,15 @@ def test_an_image_without_contrast_is_standardised_to_nothing_and_not_to_noise()
     blank[0, :, 0, 0] += 1e-4
     found = standardise(blank, replace(IMAGENET, each_image=True))
     assert found.abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", STAINS)
+def test_a_stain_is_made_again_from_the_numbers_it_was_fitted_to(name: str) -> None:
+    """As they stand in a JSON file: nothing of the source's images is needed."""
+    generator = np.random.default_rng(3)
+    train, pixels = generator.integers(30, 230, (2, 12, 24, 24, 3)).astype(np.uint8)
+    stain = fit_stain(name, train)
+    numbers = json.loads(json.dumps(fitted_numbers(stain)))
+    again = restored_stain(name, numbers)
+    for mine, theirs in zip(again(pixels), stain(pixels), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

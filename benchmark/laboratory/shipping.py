@@ -286,7 +286,8 @@ def renew(root: Path, profile: str, classes: list[str], label_space: str) -> Ite
             f"({len(missing)} of {len(wanted)} networks that the rule chooses are not here)"
         )
     for source, own, choice in wanted:
-        mean = f"mean of targets {100 * own.mean:.1f} % over {len(own.runs)} seeds"
+        seeds = "one seed" if len(own.runs) == 1 else f"{len(own.runs)} seeds"
+        mean = f"mean of targets {100 * own.mean:.1f} % over {seeds}"
         if (kept := find_of(there, root, profile, own)) is not None:
             yield f"{source}: kept {kept} ({own.method}, {mean})"
             continue
@@ -427,8 +428,8 @@ def check(root: Path, shipped: Shipped) -> Iterator[tuple[bool, str]]:
         line = differing[0] if differing else min(len(expected), len(found)) + 1
         yield False, f"{card}: line {line} is not what the predictions beside it give"
     else:
-        numbers = sum(len(own.confusion) > 0 for own in [*scores_of(shipped).targets]) + 1
-        yield True, f"{name}: every number of the card, of {numbers} test sets, computed again"
+        tested = len(shipped.record.run.scenario.test_sets)
+        yield True, f"{name}: every number of the card, of {tested} test sets, computed again"
     if not table_path(cache_folder(root, shipped.record.profile)).exists():
         yield (
             True,
