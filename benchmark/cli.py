@@ -138,9 +138,14 @@ ProfileOption = Annotated[
         help="A profile of params.yaml, as shipped: demo, phantom, core, core2 or full.",
     ),
 ]
-LabelledFolder = Annotated[Path, Argument(help="A folder per class, or what --labels names.")]
+LabelledFolder = Annotated[
+    Path,
+    Argument(
+        help="A folder per class, what --labels names, or fields with boxes (VOC, YOLO, COCO)."
+    ),
+]
 LabelsOption = Annotated[
-    Path | None, Option(help="CSV with the columns path, label and perhaps group.")
+    Path | None, Option(help="CSV with the columns path, label and perhaps group, or boxes.")
 ]
 CropOption = Annotated[
     float, Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
@@ -764,13 +769,17 @@ def domain_add(
     folder: LabelledFolder,
     name: Annotated[str, Option(help="What the domain is to be called.")],
     labels: LabelsOption = None,
-    crop: CropOption = 1.0,
+    crop: Annotated[
+        float | None,
+        Option(min=0.05, max=1.0, help="Part of an image's side that is one cell; default: all."),
+    ] = None,
     told: MapOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Make a folder of labelled images a target of every `source->*` scenario.
 
-    Reads the folder, which stays as it is: broken images are left out, and of copies one stays.
+    Reads the folder, which stays as it is: broken images are left out, and of copies one stays; of
+    fields, every cell with a box is cut out.
     Writes copies to datasets/raw/NAME, which git ignores, and datasets/NAME.yaml, params.yaml and
     the profiles' dvc.yaml.
     """

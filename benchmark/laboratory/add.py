@@ -19,11 +19,14 @@ import pandas as pd
 from benchmark import schema
 from benchmark.audit.images import look_at
 from benchmark.data.cards import OPEN_SET, Card, card_of, load_cards, read_label_spaces
+from benchmark.data.fields import ORIGIN
+from benchmark.data.layouts import CsvLabels
 from benchmark.data.prepare import UnusableImage
 from benchmark.data.split import split_path
 from benchmark.errors import UserError, suggest
 from benchmark.files import write_text
 from benchmark.laboratory.judge import (
+    ReadableImages,
     crop_advice,
     images_at_hand,
     judge,
@@ -32,6 +35,7 @@ from benchmark.laboratory.judge import (
     published_nuclei,
     read_own,
 )
+from benchmark.laboratory.labels import cells_cut_in
 from benchmark.laboratory.transaction import (
     FOUND,
     LABELS,
@@ -60,10 +64,12 @@ def add_domain(
     """Make the images of a folder a domain of a profile, or those of one that is there.
 
     Args:
-        folder: holds a folder per class, or the images that `labels` names; only read.
-        labels: a CSV of the columns path (below `folder`) and label, and perhaps group.
+        folder: holds a folder per class, the images that `labels` names, or fields with boxes, of
+            which cells are cut; only read.
+        labels: a CSV of the columns path (below `folder`) and label, and perhaps group; and of a
+            box, if the images are fields.
         crop: side of the centred square that shows one cell, as a fraction of the shorter side; by
-            default the whole, or what the domain has.
+            default the whole, of cells that were cut `fields.SHOWN`, or what the domain has.
         cells: the laboratory's label → cell type, where it cannot be told from the label.
         update: take the place of the images of the domain of this name.
 
@@ -80,26 +86,30 @@ def add_domain(
         params, cards = load_params(root / PARAMS), load_cards(root / "datasets")
         profile = params.profile(profile_name)
         if update or name in finished:
-            own_card_of(cards, name)
-            crop = cards[name].domains[name].crop if crop is None else crop
+            before = own_card_of(cards, name)
             cards = {key: card for key, card in cards.items() if key != name}
         else:
             check_name(root / "datasets", cards, name)
+            before = None
         others = [domain for domain in profile.domains if domain != name]
-        images, found, card, lines = examine(
-            root,
-            profile_name,
-            profile.model_copy(update={"domains": others}),
-            cards,
-            folder,
-            name,
-            labels,
-            crop or 1.0,
-            cells or {},
-        )
-        if name not in profile.domains and not update:
-            with_domain(root / PARAMS, profile_name, name)
-        place(root, folder, images, found, card, None if update else profile_name)
+        cache = root / "datasets" / "cache"
+        with cells_cut_in(cache) as scratch:
+            own, images, found, card, lines = examine(
+                root,
+                profile_name,
+                profile.model_copy(update={"domains": others}),
+                cards,
+                folder,
+                name,
+                labels,
+                crop,
+                cells or {},
+                scratch,
+                before,
+            )
+            if name not in profile.domains and not update:
+                with_domain(root / PARAMS, profile_name, name)
+            place(root, own.folder, images, found, card, None if update else profile_name)
     return lines
 
 
@@ -111,20 +121,28 @@ def examine(
     folder: Path,
     name: str,
     labels: Path | None,
-    crop: float,
+    crop: float | None,
     cells: dict[str, str],
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], list[str]]:
-    """Look at the images of a folder: those to be copied, what was found in them, their card, and
-    what is to be told.
+    scratch: Path,
+    before: Card | None = None,
+) -> tuple[ReadableImages, pd.DataFrame, pd.DataFrame, dict[str, Any], list[str]]:
+    """Look at the images of a folder: what was read, those to be copied, what was found in them,
+    their card, and what is to be told.
 
     Args:
         profile: without the domain.
         cards: those of other sets.
+        scratch: folder that cells of fields are cut into.
+        before: the domain's card, if it is there: its crop stays, unless it was of whole images
+            and is of cells that are cut now, or the other way round.
     """
     datasets = root / "datasets"
     spaces = read_label_spaces(datasets)
     cache = datasets / "cache" / "audit"
-    own = read_own(folder, labels, spaces, cells, cache)
+    own = read_own(folder, labels, spaces, cells, cache, scratch)
+    if crop is None and before is not None and was_cut(before) == (own.crop is not None):
+        crop = before.domains[name].crop
+    crop = crop or own.crop or 1.0
     targets, notes = spaces.labels_of(own.types), own.notes
     classes_of = own.table["label"].map(targets[profile.label_space])
     images = own.table.assign(class_name=classes_of.fillna(""))
@@ -152,10 +170,11 @@ def examine(
             with suppress(UnusableImage):
                 theirs[source] = nuclei(datasets / "raw", here, source_crop, source)
     of_class = used[used["class_name"].isin(list(classes))]
-    notes += crop_advice(folder, of_class, crop, name, theirs)
-    card = own_card(name, judged["label"], targets, crop, own.grouped)
+    notes += crop_advice(own.folder, of_class, crop, name, theirs)
+    card = own_card(name, judged, targets, crop, own.grouped)
     outside = int(used["class_name"].isin(OPEN_SET).sum())
-    return judged, found, card, lines_on(name, profile_name, classes, outside, found, notes, unseen)
+    lines = lines_on(name, profile_name, classes, outside, found, notes, unseen)
+    return own, judged, found, card, lines
 
 
 def lines_on(
@@ -227,12 +246,19 @@ def check_name(datasets: Path, cards: dict[str, Card], name: str) -> None:
 
 def own_card(
     name: str,
-    labels: pd.Series,
+    images: pd.DataFrame,
     targets: dict[str, dict[str, str | None]],
     crop: float,
     grouped: bool,
 ) -> dict[str, Any]:
-    """The card of a laboratory's images, ready for YAML."""
+    """The card of a laboratory's images, ready for YAML.
+
+    Args:
+        images: column label; of cells that were cut also `ORIGIN`.
+    """
+    groups = "group, as the laboratory names it"
+    groups += ", else the field" if "field" in images else ""
+    kept = ["group", "excluded", *(column for column in ORIGIN if column in images)]
     return {
         "name": name,
         "title": name,
@@ -248,14 +274,21 @@ def own_card(
             "tables": {LABELS: "{image}"},
             "image": "path",
             "label": "label",
-            "columns": {"group": "group", "excluded": "excluded"},
+            "columns": {column: column for column in kept},
         },
-        "counts": {label: int(n) for label, n in labels.value_counts().sort_index().items()},
+        "counts": {
+            label: int(n) for label, n in images["label"].value_counts().sort_index().items()
+        },
         "counts_source": "counted",
-        "groups": "group, as the laboratory names it" if grouped else None,
+        "groups": groups if grouped else None,
         "domains": {name: {"title": name, "crop": crop}},
         "labels": targets,
     }
+
+
+def was_cut(card: Card) -> bool:
+    """Whether the images of a laboratory's card are cells that were cut from fields."""
+    return isinstance(card.layout, CsvLabels) and "field" in card.layout.columns
 
 
 def is_own(card: Card | None) -> bool:

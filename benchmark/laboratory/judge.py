@@ -43,13 +43,16 @@ class ReadableImages(NamedTuple):
     """A laboratory's labelled images that can be read.
 
     Attributes:
-        table: path, label, cell_type, and group (the path itself where none is known).
+        table: path, label, cell_type, and group (the path itself where none is known); of a cell
+            that was cut also the field, and its box.
         looks: of the same rows.
         types: label → cell type, of all labels.
         found: path, finding and reason of what was left out, and of what was converted.
         notes: what a user must know of how labels and groups were found.
         grouped: whether the laboratory tells of groups.
         bits: of the values of 16-bit files, 0 if there are none.
+        folder: where the images lie.
+        crop: side of the centred square that shows one cell, as a fraction, if that is known.
     """
 
     table: pd.DataFrame
@@ -59,24 +62,33 @@ class ReadableImages(NamedTuple):
     notes: list[str]
     grouped: bool
     bits: int
+    folder: Path
+    crop: float | None
 
 
 def read_own(
-    folder: Path, labels: Path | None, spaces: LabelSpaces, cells: dict[str, str], cache: Path
+    folder: Path,
+    labels: Path | None,
+    spaces: LabelSpaces,
+    cells: dict[str, str],
+    cache: Path,
+    scratch: Path | None = None,
 ) -> ReadableImages:
-    """The labelled images of a folder that can be read, by its folders or a CSV.
+    """The labelled images of a folder that can be read, by its folders or a CSV, or the cells of
+    its fields.
 
     Args:
         cells: the laboratory's label → cell type, where it cannot be told from the label.
         cache: folder of the miniatures.
+        scratch: folder that cells of fields are cut into; None: fields are refused.
 
     Raises:
         UserError: what `read_images` refuses; labels whose cell type is unknown; no image that can
             be read.
     """
-    images, left_out, notes = read_images(folder, labels, spaces, cells)
+    images, left_out, notes, lie, crop = read_images(folder, labels, spaces, cells, scratch)
     types = cell_types(images["label"], spaces, cells, folder)
-    looks, bits = look_at_own([folder / path for path in images["path"]], cache)
+    looks, bits = look_at_own([lie / path for path in images["path"]], cache)
     seen = list(zip(images["path"], looks, strict=True))
     left_out += [(path, "left out", look.fault) for path, look in seen if look.fault is not None]
     taken = [(path, "converted", look.note) for path, look in seen if not look.fault and look.note]
@@ -89,7 +101,8 @@ def read_own(
         cell_type=images["label"].map(types), group=images["group" if grouped else "path"]
     ).iloc[sound]
     found = pd.DataFrame(left_out + taken, columns=FINDINGS)
-    return ReadableImages(table, [looks[row] for row in sound], types, found, notes, grouped, bits)
+    looks = [looks[row] for row in sound]
+    return ReadableImages(table, looks, types, found, notes, grouped, bits, lie, crop)
 
 
 def look_at_own(files: list[Path], cache: Path) -> tuple[list[Look], int]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
 
+from benchmark.data.annotations import FORMS, Marked, as_number, forms_of
 from benchmark.data.cards import LabelSpaces
+from benchmark.data.fields import MARGIN, SHOWN, Fields, checked, cut_cells, groups_of, read_fields
 from benchmark.data.image_files import find_images
 from benchmark.data.layouts import located, refuse_links_outwards
 from benchmark.errors import UserError, suggest
 from benchmark.tables import plain, read_table, shown, tidy, tidy_path
 
-BOXES = re.compile(r"(x|y)_?(min|max)|bbox.*|left|top|right|bottom|(x|y)_?(center|centre)")
+BOXES = re.compile(r"(x|y)_?(min|max)|bbox.*|left|top|right|bottom|(x|y)_?(center|centre)|box_.*")
 """Columns that say where in a field a cell lies."""
+CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
+SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("box_x", "box_y", "box_w", "box_h"))
+"""Columns of boxes that are read, in pixels; `x_min` is `xmin`."""
 ALIKE = 0.85
 """How much of a label must be that of a cell type to be taken for a typing error: promonocyte is
 0.84 like monocyte."""
@@ -26,27 +34,38 @@ class OwnImages(NamedTuple):
     """The labelled images of a laboratory.
 
     Attributes:
-        table: path (below the folder, with `/`), label, and group if there is one, by path.
+        table: path (below the folder, with `/`), label, and group if there is one, by path. Of a
+            cell that was cut: the field, and the box in it (`fields.BOX`).
         left_out: what is not used of what was named: path, finding, because.
         notes: what a user must know of how labels and groups were found.
+        folder: where the images lie: the laboratory's, or the one that cells were cut into.
+        crop: side of the centred square that shows one cell, as a fraction, if that is known.
     """
 
     table: pd.DataFrame
     left_out: list[tuple[str, str, str]]
     notes: list[str]
+    folder: Path
+    crop: float | None = None
 
 
 def read_images(
-    folder: Path, labels: Path | None, known: LabelSpaces, cells: dict[str, str]
+    folder: Path,
+    labels: Path | None,
+    known: LabelSpaces,
+    cells: dict[str, str],
+    scratch: Path | None = None,
 ) -> OwnImages:
-    """The labelled images of a folder, by a CSV of path, label and perhaps group, or by folders.
+    """The labelled images of a folder, by a CSV of path, label and perhaps group, or by folders; or
+    the cells of its fields, by annotations, or by a CSV that says where in a field each lies.
 
     Args:
         cells: as in `cell_types`.
+        scratch: folder that cells are cut into; None: fields are refused.
 
     Raises:
-        UserError: no folder, no image, a link that leaves the folder; images that are fields of
-            several cells; folders of which it cannot be told whether they are labels.
+        UserError: no folder, no image, a link that leaves the folder; fields of which no box can
+            be used; folders of which it cannot be told whether they are labels.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -54,7 +73,11 @@ def read_images(
     refuse_links_outwards(folder)
     files = find_images(folder)
     if labels is not None:
-        found = by_table(folder, files.images, labels)
+        found = by_table(folder, files.images, labels, cells, scratch)
+    elif files.images and are_fields(folder, files.images, known):
+        if scratch is None:
+            raise fields_refused(folder, folder)
+        found = cells_of(folder, read_fields(folder, keep=cells), scratch)
     elif files.images:
         found = by_folders(folder, files.images, known, cells)
     else:
@@ -65,14 +88,110 @@ def read_images(
     return found._replace(left_out=found.left_out + passed_over)
 
 
-def by_table(folder: Path, paths: list[str], labels: Path) -> OwnImages:
-    """The images that a CSV names, each of which must be there."""
-    table, notes = read_table(labels, ["path", "label"], ["group"])
+def are_fields(folder: Path, paths: list[str], known: LabelSpaces) -> bool:
+    """Whether images are fields with boxes: annotations lie there, and an image that has one is in
+    no folder that is called as a cell type."""
+    forms = forms_of(folder, paths)
+    if not forms:
+        return False
+    marked = {file.stem for kind in ("*.xml", "*.txt") for file in folder.rglob(kind)}
+    beside = [path for path in paths if "coco" in forms or PurePosixPath(path).stem in marked]
+    return any(
+        all(cell_type_of(name, known) is None for name in folders_of(path)) for path in beside
+    )
+
+
+@contextmanager
+def cells_cut_in(cache: Path) -> Iterator[Path]:
+    """A folder that cells of fields are cut into, below one that git ignores; removed at the end.
+
+    Args:
+        cache: `datasets/cache`.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="cells-", dir=cache, ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
+
+
+def fields_refused(folder: Path, where: Path) -> UserError:
+    """That fields were given where images of one cell each are needed."""
+    return UserError(
+        f"{where}: the images are fields with cells marked in them, and images of one cell each "
+        f"are needed here: cut the cells out first (wbc-shift domain add {folder.name} does)"
+    )
+
+
+def cells_of(
+    folder: Path, fields: Fields, scratch: Path, groups: dict[str, str] | None = None
+) -> OwnImages:
+    """The cells of fields, cut into a folder.
+
+    Args:
+        groups: field → patient or slide, if they are told.
+    """
+    cut = cut_cells(folder, fields.table, scratch)
+    if cut.table.empty:
+        path, _, why = cut.left_out[0]
+        raise UserError(f"{folder}: no field can be used, the first {why}: {path}")
+    if groups is None:
+        group, taken = groups_of(cut.table["field"])
+        what = f"the folders {shown(taken)} are taken for" if taken else ""
+    else:
+        group, what = cut.table["field"].map(groups), "the table names"
+    table = cut.table.assign(group=group).sort_values("path", ignore_index=True)
+    whose = f"{what} patients or slides" if what else "the cells of a field are one group"
+    mirrored = int(cut.table["mirrored"].sum())
+    notes = [
+        f"{len(table)} cells were cut of {table['field'].nunique()} fields "
+        f"({FORMS.get(fields.form, 'table')}): squares of {cut.side} px, {MARGIN:g} times the "
+        f"median longer edge of the boxes, of which the centred {SHOWN:g} is shown (--crop); "
+        f"{mirrored} leave their field and are mirrored at its edge; {whose}"
+    ]
+    left_out = fields.left_out + cut.left_out
+    return OwnImages(
+        table.drop(columns="mirrored"), left_out, [*notes, *fields.notes], scratch, SHOWN
+    )
+
+
+def boxes_of_table(table: pd.DataFrame, labels: Path) -> pd.DataFrame | None:
+    """Left, top, width and height that a table states, by its lines; None if it states no boxes.
+
+    Raises:
+        UserError: it states them in a way that is not read.
+    """
+    names = {plain(column).replace("_", ""): column for column in table}
+
+    def columns(wanted: tuple[str, ...]) -> list[str] | None:
+        keys = [name.replace("_", "") for name in wanted]
+        return [names[key] for key in keys] if all(key in names for key in keys) else None
+
+    for wanted in (*CORNERS, *SIDES):
+        if chosen := columns(wanted):
+            numbers = table[chosen].map(as_number)
+            left, top, third, fourth = (numbers[column] for column in chosen)
+            width, height = (third - left, fourth - top) if wanted in CORNERS else (third, fourth)
+            return pd.DataFrame({"x": left, "y": top, "width": width, "height": height})
     if boxes := [column for column in table if BOXES.fullmatch(plain(column))]:
         raise UserError(
-            f"{labels}: the columns {', '.join(boxes)} say where cells lie in fields; a domain is "
-            "made of images of one cell each: cut the cells out, and list those images"
+            f"{labels}: the columns {', '.join(boxes)} say where cells lie in fields, but not as "
+            "is read here: name them xmin, ymin, xmax, ymax, or x, y (left, top), width, height, "
+            "in pixels"
         )
+    return None
+
+
+def by_table(
+    folder: Path,
+    paths: list[str],
+    labels: Path,
+    cells: dict[str, str],
+    scratch: Path | None = None,
+) -> OwnImages:
+    """The images that a CSV names, each of which must be there; or cells, if it states boxes."""
+    table, notes = read_table(labels, ["path", "label"], ["group"])
+    boxes = boxes_of_table(table, labels)
+    if boxes is not None and scratch is None:
+        raise fields_refused(folder, labels)
     table["label"] = table["label"].map(tidy)
     named, labelled = table["path"].str.strip() != "", table["label"] != ""
     there = {tidy_path(path): path for path in paths}
@@ -92,7 +211,7 @@ def by_table(folder: Path, paths: list[str], labels: Path) -> OwnImages:
     if table.empty:
         raise UserError(f"{labels}: no row has both a path and a label")
     table = table.assign(path=located(folder, table["path"], f"named in {labels.name}"))
-    if table["path"].duplicated().any():
+    if boxes is None and table["path"].duplicated().any():
         raise UserError(f"{labels}: {named_twice(table)}")
     if "group" in table:
         table["group"] = table["group"].map(tidy)
@@ -104,8 +223,28 @@ def by_table(folder: Path, paths: list[str], labels: Path) -> OwnImages:
             )
     told = {path for path, *_ in left_out} | set(table["path"])
     left_out += [(path, "left out", "has no label") for path in paths if path not in told]
+    if boxes is not None:
+        marked = [
+            Marked(row.path, row.label, *boxes.loc[row.Index], f"line {row.Index} of {labels.name}")
+            for row in table.itertuples()
+        ]
+        fields = checked(folder, "table", marked, left_out, notes, cells)
+        return cells_of(folder, fields, scratch, groups_told(table, labels))
     columns = [column for column in ("path", "label", "group") if column in table]
-    return OwnImages(table[columns].sort_values("path", ignore_index=True), left_out, notes)
+    table = table[columns].sort_values("path", ignore_index=True)
+    return OwnImages(table, left_out, notes, folder)
+
+
+def groups_told(table: pd.DataFrame, labels: Path) -> dict[str, str] | None:
+    """Field → group, if a table has a column for it; a field is of one patient or slide."""
+    if "group" not in table:
+        return None
+    several = table.groupby("path")["group"].nunique()
+    if (several > 1).any():
+        path = several.index[several > 1][0]
+        named = shown(table.loc[table["path"] == path, "group"].unique())
+        raise UserError(f"{labels}: {path} is a field of several groups: {named}: correct them")
+    return dict(zip(table["path"], table["group"], strict=True))
 
 
 def named_twice(table: pd.DataFrame) -> str:
@@ -134,7 +273,6 @@ def by_folders(
     def is_label(name: str) -> bool:
         return plain(name) in told or cell_type_of(name, known) is not None
 
-    refuse_fields(folder, paths, known)
     rows, below = [], {}
     for path in paths:
         above = folders_of(path)
@@ -180,29 +318,12 @@ def by_folders(
         )
     else:
         table = table.drop(columns="group")
-    return OwnImages(table.sort_values("path", ignore_index=True), left_out, notes)
+    return OwnImages(table.sort_values("path", ignore_index=True), left_out, notes, folder)
 
 
 def folders_of(path: str) -> list[str]:
     """The folders of a path, from the outermost."""
     return path.split("/")[:-1]
-
-
-def refuse_fields(folder: Path, paths: list[str], known: LabelSpaces) -> None:
-    """Refuse images beside which annotations lie, in folders that are not called as a cell type:
-    boxes in fields, as in Pascal VOC (a .xml for each) or YOLO (a .txt)."""
-    notes = {
-        file.stem: file for suffix in ("*.xml", "*.txt") for file in sorted(folder.rglob(suffix))
-    }
-    for path in paths:
-        named = any(cell_type_of(name, known) is not None for name in folders_of(path))
-        note = notes.get(PurePosixPath(path).stem)
-        if note is not None and not named:
-            raise UserError(
-                f"{folder}: {path} has an annotation, {note.relative_to(folder)}: it "
-                "is a field with cells marked in it, and a domain is made of images of one cell "
-                "each: cut the cells out first"
-            )
 
 
 def cell_types(

@@ -23,6 +23,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from benchmark.acquire.manifest import write_manifest
 from benchmark.data.cards import Card, load_cards
+from benchmark.data.fields import BOX, ORIGIN
 from benchmark.errors import UserError
 from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_json, write_text
 from benchmark.progress import say, track
@@ -96,7 +97,10 @@ def place(
             with atomic(work / file_name(path)) as temporary:
                 shutil.copyfile(folder / path, temporary)
         # Read again by the harness, so nothing is added to a cell; names are as copied.
-        labels = images[["path", "label", "group", "excluded"]].map(file_name)
+        columns = ["path", "label", "group", "excluded"]
+        columns += [column for column in ORIGIN if column in images]
+        texts = [column for column in columns if column not in BOX]
+        labels = images[columns].assign(**images[texts].map(file_name))
         write_text(work / LABELS, labels.to_csv(index=False, lineterminator="\n"))
         found = found.map(csv_cell).assign(path=found["path"].map(csv_path))
         write_text(work / FOUND, found.to_csv(index=False, lineterminator="\n"))
