@@ -498,48 +498,133 @@ def test_b17_where_no_folder_is_a_cell_type_the_likely_one_is_proposed(
     assert "'P01=" not in outcome.err
 
 
-def field_set() -> None:
-    """Whole fields with three cells each, as Pascal VOC has them."""
-    for number in range(2):
-        field = Image.new("RGB", (256, 128), (235, 215, 215))
-        for place, name in enumerate(CLASSES[:3]):
-            field.paste(cell(name, 10 * number + place), (70 * place, 30))
-        put(f"JPEGImages/{number}.jpg", field)
-        notes = Path("lab/Annotations")
-        notes.mkdir(exist_ok=True)
-        (notes / f"{number}.xml").write_text("<annotation><object/></annotation>")
+FIELD_CELLS = [
+    (name, 40 + 150 * column, 30 + 140 * row)
+    for row in range(2)
+    for column, name in enumerate(CLASSES[:3])
+]
+"""Label, left and top of the cells of a field, 64 px each."""
 
 
-@pytest.mark.parametrize("told", [(), ("--map", "JPEGImages=neutrophil")])
-def test_b17_fields_with_annotations_are_refused_by_that_reason(
-    project: Path, wbc_shift, told: tuple[str, ...]
+def field_set(number: int = 2, annotated: bool = True) -> None:
+    """Whole fields with six cells each, and as Pascal VOC has them, red cells and wrong boxes."""
+    for field in range(number):
+        picture = Image.new("RGB", (512, 320), (235, 215, 215))
+        boxes = [("RBC", 0, 0, 20, 20), ("monocyte", 600, 10, 30, 30)]
+        for place, (name, left, top) in enumerate(FIELD_CELLS):
+            picture.paste(cell(name, 10 * field + place), (left, top))
+            boxes.append((name, left + 12, top + 12, 40, 40))
+        put(f"JPEGImages/{field}.png", picture)
+        objects = "".join(
+            f"<object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
+            f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+            for name, x, y, w, h in boxes
+        )
+        if annotated:
+            notes = Path("lab/Annotations")
+            notes.mkdir(exist_ok=True)
+            (notes / f"{field}.xml").write_text(f"<annotation>{objects}</annotation>")
+
+
+def cells_are_those_of_the_fields(side: int) -> None:
+    """Each copied cell is the square of its field around the box that labels.csv states."""
+    labels = pd.read_csv(RAW / "labels.csv")
+    assert len(labels) == 2 * len(FIELD_CELLS)
+    for row in labels.itertuples():
+        left, top = row.box_x + row.box_w / 2 - side / 2, row.box_y + row.box_h / 2 - side / 2
+        field = Image.open(Path("lab") / row.field)
+        expected = field.crop((left, top, left + side, top + side))
+        np.testing.assert_array_equal(np.asarray(Image.open(RAW / row.path)), expected)
+
+
+def test_cells_of_annotated_fields_become_a_domain_grouped_by_field(
+    project: Path, wbc_shift
 ) -> None:
     field_set()
-    outcome = wbc_shift(*ADD, *told)
-    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
-    assert "it is a field with cells marked in it" in outcome.err
-    assert "--map" not in outcome.err
+    outcome = wbc_shift(*ADD)
+    assert outcome.status == 0, outcome.err
+    assert "our-lab: 12 images used (4 neutrophil, 4 lymphocyte, 4 monocyte" in outcome.out
+    assert "12 cells were cut of 2 fields (Pascal VOC): squares of 80 px, 2 times" in outcome.out
+    assert "3 left out" in outcome.out
+    cells_are_those_of_the_fields(80)
+    used = manifest()
+    assert used["group"].nunique() == 2
+    assert (used["group"] == used["field"]).all()
+    first = used.loc["JPEGImages/1_1.png", ["field", "box_x", "box_w"]]
+    assert first.tolist() == ["JPEGImages/1.png", "52.0", "40.0"]
+    assert load_cards(Path("datasets"))["our-lab"].domains["our-lab"].crop == 0.7
+    reasons = pd.read_csv(RAW / "audit.csv", keep_default_na=False)
+    assert "2 boxes labelled RBC: no leucocytes" in set(reasons["because"])
+    outside = reasons[reasons["because"].str.contains("lies outside the field")]
+    assert sorted(outside["path"]) == ["JPEGImages/0.png", "JPEGImages/1.png"]
+    assert not list(Path("datasets/cache").glob("cells-*"))
+
+
+def test_a_table_of_boxes_gives_the_same_cells_as_annotations(project: Path, wbc_shift) -> None:
+    field_set(annotated=False)
+    rows = [
+        f"JPEGImages/{field}.png,{name},{left + 12},{top + 12},{left + 52},{top + 52},s{field}"
+        for field in range(2)
+        for name, left, top in FIELD_CELLS
+    ]
+    header = "path,label,x_min,y_min,x_max,y_max,group\n"
+    Path("labels.csv").write_text(header + "\n".join(rows) + "\n")
+    outcome = wbc_shift(*ADD, "--labels", "labels.csv")
+    assert outcome.status == 0, outcome.err
+    assert "the table names patients or slides" in outcome.out
+    cells_are_those_of_the_fields(80)
+    assert set(manifest()["group"]) == {"s0", "s1"}
+
+
+def test_the_crop_of_a_domain_follows_from_images_to_cells_and_back(
+    project: Path, wbc_shift
+) -> None:
+    def crop() -> float:
+        return load_cards(Path("datasets"))["our-lab"].domains["our-lab"].crop
+
+    lab()
+    assert wbc_shift(*ADD, "--crop", "0.9").status == 0
+    shutil.rmtree("lab")
+    field_set()
+    update = ("domain", "update", "our-lab", "lab", "--profile", "tiny")
+    outcome = wbc_shift(*update)
+    assert (outcome.status, crop()) == (0, 0.7), outcome.err
+    assert wbc_shift(*update, "--crop", "0.6").status == 0
+    assert wbc_shift(*update).status == 0
+    assert crop() == 0.6
+    shutil.rmtree("lab")
+    lab()
+    assert wbc_shift(*update).status == 0
+    assert crop() == 1.0
+    assert "field" not in manifest()
 
 
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("path,label,xmin\nJPEGImages/0.jpg,neutrophil,3\n", "say where cells lie in fields"),
         (
-            "path,label\nJPEGImages/0.jpg,neutrophil\nJPEGImages/0.jpg,monocyte\n",
-            "JPEGImages/0.jpg stands in 2 rows (lines 2, 3), labelled neutrophil, monocyte: if it "
+            "path,label,xmin\nJPEGImages/0.png,neutrophil,3\n",
+            "the columns xmin say where cells lie in fields, but not as is read here",
+        ),
+        (
+            "path,label,x,y,width,height\nJPEGImages/0.png,neutrophil,600,3,9,9\n",
+            "no box of a white cell can be used",
+        ),
+        (
+            "path,label\nJPEGImages/0.png,neutrophil\nJPEGImages/0.png,monocyte\n",
+            "JPEGImages/0.png stands in 2 rows (lines 2, 3), labelled neutrophil, monocyte: if it "
             "is a field of several cells",
         ),
         (
-            "path,label\nJPEGImages/0.jpg,monocyte\nJPEGImages/0.jpg,monocyte\n",
-            "JPEGImages/0.jpg stands in 2 rows (lines 2, 3): remove one of them",
+            "path,label\nJPEGImages/0.png,monocyte\nJPEGImages/0.png,monocyte\n",
+            "JPEGImages/0.png stands in 2 rows (lines 2, 3): remove one of them",
         ),
     ],
 )
-def test_b17_tables_of_fields_are_refused_by_that_reason(
+def test_b17_tables_of_fields_without_usable_boxes_are_refused_by_that_reason(
     project: Path, wbc_shift, table: str, said: str
 ) -> None:
-    field_set()
+    field_set(annotated=False)
     Path("labels.csv").write_text(table)
     outcome = wbc_shift(*ADD, "--labels", "labels.csv")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)

@@ -108,10 +108,9 @@ class Fieldnames:
         candidates = ending or candidates
         if len(candidates) < 2:
             return candidates[0] if candidates else None
-        own = [BESIDE.get(part, part) for part in beside.split("/")[:-1]]
-        near = [
-            len({*path.split("/")[:-1]} & {*own, *beside.split("/")[:-1]}) for path in candidates
-        ]
+        own = beside.split("/")[:-1]
+        own += [BESIDE.get(part, part) for part in own]
+        near = [len(set(path.split("/")[:-1]) & set(own)) for path in candidates]
         best = [p for p, n in zip(candidates, near, strict=True) if n == max(near)]
         return best[0] if len(best) == 1 else None
 
