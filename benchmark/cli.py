@@ -860,10 +860,20 @@ def domain_cards(
 def certify(
     folder: LabelledFolder,
     name: Annotated[str, Option(help="What is tested, as the certificate is to call it.")],
+    network: Annotated[
+        str | None,
+        Option(
+            autocompletion=complete_network,
+            help="One of `wbc-shift networks`; default: the recommended one.",
+        ),
+    ] = None,
     run: Annotated[
-        str,
-        Option(autocompletion=complete_run, help="A finished run: METHOD/SCENARIO/seedK."),
-    ],
+        str | None,
+        Option(
+            autocompletion=complete_run,
+            help="Instead, a finished run of --profile: METHOD/SCENARIO/seedK.",
+        ),
+    ] = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     labels: LabelsOption = None,
     crop: Annotated[
@@ -896,8 +906,13 @@ def certify(
     """
     from benchmark.laboratory import site_test
     from benchmark.laboratory.networks import Network
+    from benchmark.laboratory.shipped import shipped_names
 
-    networks = [Network.of_run(ROOT, profile, run, classes_of(profile))]
+    if network is not None and run is not None:
+        raise UserError("test: give --network or --run, not both")
+    first = chosen_network(network, run, profile, tta=False)
+    others = [] if run is not None else [own for own in shipped_names(ROOT) if own != first.name]
+    networks = [first, *(Network.shipped(ROOT, own) for own in others)]
     asked = (labels, crop, cell_types_told(told), level, out, with_file_names)
     say_each(site_test.certify(ROOT, folder, name, networks, __version__, *asked))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -31,9 +32,9 @@ from benchmark.laboratory.certificate import (
     numbers,
     per_cent,
 )
-from benchmark.laboratory.networks import Gauge
+from benchmark.laboratory.networks import Gauge, Network
 from benchmark.laboratory.printing import BROWSERS
-from benchmark.laboratory.site_test import choose_crop
+from benchmark.laboratory.site_test import beside, choose_crop
 from benchmark.study.records import write_run
 
 TEST = ("test", "lab", "--name", "our-scanner", "--run", RUN, "-p", "tiny")
@@ -653,3 +654,49 @@ def test_it_prints_on_one_sheet(trained: Path, wbc_shift, monkeypatch, length: i
 def pages(pdf: bytes) -> int:
     """Pages of a PDF."""
     return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf))
+
+
+def test_without_a_run_it_is_of_the_recommended_network_and_the_others_stand_beside(
+    trained: Path, wbc_shift
+) -> None:
+    focal = RUN.replace("-ce/", "-focal/")
+    for run, name in ((RUN, "plain"), (focal, "focal")):
+        outcome = wbc_shift("networks", "add", run, "--name", name, "-p", "tiny")
+        assert outcome.status == 0, outcome.err
+    lab()
+    outcome = wbc_shift("test", "lab", "--name", "our-scanner", "--crop", "0.9")
+    assert outcome.status == 0, outcome.err
+    found = read_json(OUT / "certificate.json")
+    (other,) = found["other_networks"]
+    assert {found["network"]["name"], other["name"]} == {"plain", "focal"}
+    file = Path("results/networks") / found["network"]["name"] / "network.safetensors"
+    assert found["network"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    page = (OUT / "certificate.html").read_text()
+    assert found["network"]["sha256"] in page
+    assert "Other networks on the same images" in page
+    asked = ("test", "lab", "--name", "our-scanner", "--crop", "0.9", "--network", other["name"])
+    assert wbc_shift(*asked).status == 0
+    swapped = read_json(OUT / "certificate.json")
+    assert swapped["confusion"] == other["numbers"]["confusion"]
+    assert swapped["other_networks"][0]["numbers"]["confusion"] == found["confusion"]
+    both = wbc_shift(*asked, "--run", RUN, "-p", "tiny")
+    assert (both.status, both.err) == (1, "error: test: give --network or --run, not both\n")
+
+
+def test_a_network_is_not_compared_on_images_of_its_own_source(trained: Path) -> None:
+    lab()
+    network = Network.of_run(Path(), "tiny", RUN, CLASSES)
+    manifest = pd.read_csv("datasets/manifests/toy.csv")
+    chosen = manifest.groupby("acquisition").head(3).groupby("acquisition")["sha256"]
+    for domain, known in (("a", 3), ("b", 0)):
+        files = sorted(Path("lab").rglob("*.png"))
+        images = pd.DataFrame(
+            {
+                "class_name": [file.parent.name for file in files],
+                "group": [str(file) for file in files],
+                "sha256": [*chosen.get_group(domain), *[""] * (len(files) - 3)],
+            }
+        )
+        found = beside(Path(), network, images, files, 0.9, 0, "lab", 0.9)
+        assert found["images_of_its_source"] == known
+        assert (found["numbers"] is None) == (known > 0)

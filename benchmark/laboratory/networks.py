@@ -382,6 +382,11 @@ class ShippedNetwork(Network):
         return self.files.record.run
 
     @property
+    def sha256(self) -> str:
+        """Of the file `network.safetensors`."""
+        return self.files.record.sha256
+
+    @property
     def preprocessing(self) -> Preprocessing:
         return Preprocessing(**self.files.record.preprocessing.model_dump())
 

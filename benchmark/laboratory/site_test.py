@@ -96,7 +96,7 @@ class CropChoice:
 
 
 class Tested(NamedTuple):
-    """What a network answered, and the numbers that follow."""
+    """A network on a laboratory's images."""
 
     network: Network
     answers: Answers
@@ -147,14 +147,7 @@ def certify(
     writable_folder(out)
     files = [folder / path for path in images["path"]]
     chosen = choose_crop(files, images["class_name"], crop, first, bits, folder.name)
-    tested = []
-    for network in networks:
-        answers = answer(network, images, files, chosen.used, bits, folder.name)
-        home = home_of(network.stored(), classes, network.source)
-        gauge, ranges = network.gauge(ACCURACY), network.ranges
-        tested.append(
-            Tested(network, answers, numbers(answers, home, gauge, ranges, classes, level))
-        )
+    tested = tried(first, images, files, chosen.used, bits, folder.name, level)
     certificate = {
         "schema_version": 1,
         "made_by": MADE_BY,
@@ -165,15 +158,16 @@ def certify(
         "crop": asdict(chosen),
         "files": {kind: int((found["finding"] == kind).sum()) for kind in FOUND},
         "by_group": bool(images["group"].duplicated().any()),
-        **tested[0].numbers,
+        **tested.numbers,
         "other_networks": [
-            facts_of(other.network) | {"numbers": other.numbers} for other in tested[1:]
+            beside(root, other, images, files, chosen.used, bits, folder.name, level)
+            for other in networks[1:]
         ],
     }
     write_text(out / ".gitignore", "*\n")
     write_json(out / "certificate.json", certificate)
     write_table(out / "audit.csv", found)
-    table = table_of(images, tested[0])
+    table = table_of(images, tested)
     write_table(out / "predictions.csv", table)
     write_crop_sheet(out / "crop.html", name, images, files, chosen, first, bits)
     wrong = table[(table["class"] != table["predicted"]) & table["class"].isin(classes)]
@@ -201,14 +195,20 @@ def refuse_others_folder(out: Path) -> None:
 def images_to_test(
     root: Path, folder: Path, labels: Path | None, cells: dict[str, str], network: Network
 ) -> tuple[pd.DataFrame, int, pd.DataFrame, list[str]]:
-    """The images that are used (path, label, class_name, group), the bits of 16-bit files, what was
-    found in the others, and what a user must know of how labels and groups were found."""
+    """The images that are used, the bits of 16-bit files, what was found in the others, and notes.
+
+    Returns:
+        path, label, class_name, group and sha256 of the first; the rest as in `ReadableImages`.
+    """
     datasets = root / "datasets"
     spaces, cards = read_label_spaces(datasets), load_cards(datasets)
     own = read_own(folder, labels, spaces, cells, datasets / "cache" / "audit")
     space = next(name for name, known in spaces.spaces.items() if known == network.classes)
     targets = spaces.labels_of(own.types)[space]
-    images = own.table.assign(class_name=own.table["label"].map(targets).fillna(""))
+    images = own.table.assign(
+        class_name=own.table["label"].map(targets).fillna(""),
+        sha256=[seen.sha256 for seen in own.looks],
+    )
     nothing = pd.DataFrame(columns=["domain", "path", "class_name"])
     trained_on = source_hashes(datasets, cards, network.source)
     judged, found = judge(images, own.looks, nothing, [], trained_on)
@@ -340,6 +340,37 @@ def answer(
         facts,
         beyond(network.ranges, facts),
     )
+
+
+def tried(
+    network: Network,
+    images: pd.DataFrame,
+    files: list[Path],
+    crop: float,
+    bits: int,
+    name: str,
+    level: float,
+) -> Tested:
+    """What a network answers to images, and the numbers that follow."""
+    answers = answer(network, images, files, crop, bits, name)
+    home = home_of(network.stored(), network.classes, network.source)
+    gauge = network.gauge(ACCURACY)
+    found = numbers(answers, home, gauge, network.ranges, network.classes, level)
+    return Tested(network, answers, found)
+
+
+def beside(root: Path, network: Network, images: pd.DataFrame, *how: Any) -> dict[str, Any]:
+    """What the certificate of another network says of this one: its numbers too, unless images are
+    of its own source, which it may have learnt.
+
+    Args:
+        how: as in `tried`.
+    """
+    datasets = root / "datasets"
+    learnt = source_hashes(datasets, load_cards(datasets), network.source)
+    known = int(images["sha256"].isin(list(learnt)).sum())
+    found = None if known else tried(network, images, *how).numbers
+    return facts_of(network) | {"images_of_its_source": known, "numbers": found}
 
 
 def facts_of(network: Network) -> dict[str, Any]:
