@@ -547,6 +547,34 @@ def test_fields_without_boxes_are_refused(trained: Path, wbc_shift) -> None:
     refused(wbc_shift)
 
 
+def test_cells_of_fields_are_tested_by_field_and_nothing_of_them_stays(
+    trained: Path, wbc_shift
+) -> None:
+    generator = np.random.default_rng(5)
+    Path("lab").mkdir()
+    Path("lab/classes.txt").write_text("\n".join(CLASSES))
+    for number in range(12):
+        field, lines = Image.new("RGB", (640, 200), (230, 210, 210)), []
+        for label in range(len(CLASSES)):
+            disc = Image.fromarray(draw_disc(label, 1.0, generator))
+            field.paste(disc, (64 + 128 * label - disc.width // 2, 100 - disc.height // 2))
+            lines.append(f"{label} {(64 + 128 * label) / 640} 0.5 {40 / 640} {40 / 200}")
+        field.save(f"lab/{number}.png")
+        Path(f"lab/{number}.txt").write_text("\n".join(lines))
+    outcome = wbc_shift(*TEST)
+    assert outcome.status == 0, outcome.err
+    assert "our-scanner: 60 images used (12 neutrophil, 12 lymphocyte" in outcome.out
+    assert "60 cells were cut of 12 fields (YOLO)" in outcome.out
+    certificate = read_json(OUT / "certificate.json")
+    assert certificate["by_group"]
+    assert certificate["crop"]["whole"] == 0.7
+    table = pd.read_csv(OUT / "predictions.csv")
+    assert table.groupby("field")["image"].count().tolist() == [5] * 12
+    assert (table.groupby("field")["group"].nunique() == 1).all()
+    assert (table[["box_y", "box_w", "box_h"]].round(3) == [80, 40, 40]).all(axis=None)
+    assert not list(Path("datasets/cache").glob("cells-*"))
+
+
 class Sees:
     """A network of which only what it sees matters."""
 

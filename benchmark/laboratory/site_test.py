@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from benchmark.audit.images import address, small_picture
 from benchmark.data.cards import OPEN_SET, Card, load_cards, read_label_spaces, share_cells
+from benchmark.data.fields import ORIGIN
 from benchmark.data.manifests import read_manifest
 from benchmark.data.prepare import crop_box, decode_all, scaled
 from benchmark.domains.ranges import PARTS, appearance, beyond
@@ -27,7 +28,8 @@ from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import read_json, writable_folder, write_json, write_text
 from benchmark.laboratory.add import NAME
 from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, per_cent
-from benchmark.laboratory.judge import ALIKE, MOST, judge, read_own
+from benchmark.laboratory.judge import ALIKE, MOST, ReadableImages, judge, read_own
+from benchmark.laboratory.labels import cells_cut_in
 from benchmark.laboratory.networks import Network
 from benchmark.laboratory.printing import print_page
 from benchmark.metrics import MINIMUM_SUPPORT, predicted_classes, probabilities
@@ -66,6 +68,7 @@ class CropChoice:
         nucleus: diameter of the nucleus as a fraction of the network's view, median over classes,
             in the crop that was given (or the whole image), and in the one that was used.
         nucleus_of_source: the source's mean.
+        whole: the crop that stands for the whole image (`choose_crop`).
     """
 
     given: float | None
@@ -73,11 +76,12 @@ class CropChoice:
     proposed: float | None
     nucleus: tuple[float, float]
     nucleus_of_source: float
+    whole: float = 1.0
 
     @property
     def automatic(self) -> bool:
         """Whether it was applied without being asked for."""
-        return self.given is None and self.used != 1.0
+        return self.given is None and self.used != self.whole
 
     def __str__(self) -> str:
         before, after = (f"{100 * share:.0f} %" for share in self.nucleus)
@@ -87,7 +91,8 @@ class CropChoice:
                 f"{self.used:.2f}, chosen by the size of the nucleus: without it nuclei took "
                 f"{before} of the side, with it {after}, the source's {theirs}"
             )
-        whose = "as asked for" if self.given is not None else "the whole image"
+        uncut = "the whole image" if self.whole == 1.0 else "cells as cut around their boxes"
+        whose = "as asked for" if self.given is not None else uncut
         text = f"{self.used:.2f}, {whose}: nuclei take {after} of the side, the source's"
         text = f"{text} {theirs}"
         if self.proposed is not None:
@@ -142,39 +147,41 @@ def certify(
     out = Path(out) if out is not None else Path(name)
     refuse_others_folder(out)
     classes = first.classes
-    images, bits, found, notes = images_to_test(root, folder, labels, cells or {}, first)
-    refuse_too_few(folder, images, classes)
-    writable_folder(out)
-    files = [folder / path for path in images["path"]]
-    chosen = choose_crop(files, images["class_name"], crop, first, bits, folder.name)
-    tested = tried(first, images, files, chosen.used, bits, folder.name, level)
-    certificate = {
-        "schema_version": 1,
-        "made_by": MADE_BY,
-        "version": version,
-        "date": date.today().isoformat(),
-        "name": name,
-        "network": facts_of(first),
-        "crop": asdict(chosen),
-        "files": {kind: int((found["finding"] == kind).sum()) for kind in FOUND},
-        "by_group": bool(images["group"].duplicated().any()),
-        **tested.numbers,
-        "other_networks": [
-            beside(root, other, images, files, chosen.used, bits, folder.name, level)
-            for other in networks[1:]
-        ],
-    }
-    write_text(out / ".gitignore", "*\n")
-    write_json(out / "certificate.json", certificate)
-    write_table(out / "audit.csv", found)
-    table = table_of(images, tested)
-    write_table(out / "predictions.csv", table)
-    write_crop_sheet(out / "crop.html", name, images, files, chosen, first, bits)
-    wrong = table[(table["class"] != table["predicted"]) & table["class"].isin(classes)]
-    page = out / "certificate.html"
-    write_text(page, page_of(certificate, chosen, wrong if with_file_names else None))
-    printed = print_page(page)
-    return lines_on(certificate, out, chosen, found, notes, printed)
+    with cells_cut_in(root / "datasets" / "cache") as scratch:
+        images, own, found = images_to_test(root, folder, labels, cells or {}, first, scratch)
+        refuse_too_few(folder, images, classes)
+        writable_folder(out)
+        files, bits = [own.folder / path for path in images["path"]], own.bits
+        whole = own.crop or 1.0
+        chosen = choose_crop(files, images["class_name"], crop, first, bits, folder.name, whole)
+        tested = tried(first, images, files, chosen.used, bits, folder.name, level)
+        certificate = {
+            "schema_version": 1,
+            "made_by": MADE_BY,
+            "version": version,
+            "date": date.today().isoformat(),
+            "name": name,
+            "network": facts_of(first),
+            "crop": asdict(chosen),
+            "files": {kind: int((found["finding"] == kind).sum()) for kind in FOUND},
+            "by_group": bool(images["group"].duplicated().any()),
+            **tested.numbers,
+            "other_networks": [
+                beside(root, other, images, files, chosen.used, bits, folder.name, level)
+                for other in networks[1:]
+            ],
+        }
+        write_text(out / ".gitignore", "*\n")
+        write_json(out / "certificate.json", certificate)
+        write_table(out / "audit.csv", found)
+        table = table_of(images, tested)
+        write_table(out / "predictions.csv", table)
+        write_crop_sheet(out / "crop.html", name, images, files, chosen, first, bits)
+        wrong = table[(table["class"] != table["predicted"]) & table["class"].isin(classes)]
+        page = out / "certificate.html"
+        write_text(page, page_of(certificate, chosen, wrong if with_file_names else None))
+        printed = print_page(page)
+        return lines_on(certificate, out, chosen, found, own.notes, printed)
 
 
 def refuse_others_folder(out: Path) -> None:
@@ -193,16 +200,22 @@ def refuse_others_folder(out: Path) -> None:
 
 
 def images_to_test(
-    root: Path, folder: Path, labels: Path | None, cells: dict[str, str], network: Network
-) -> tuple[pd.DataFrame, int, pd.DataFrame, list[str]]:
-    """The images that are used, the bits of 16-bit files, what was found in the others, and notes.
+    root: Path,
+    folder: Path,
+    labels: Path | None,
+    cells: dict[str, str],
+    network: Network,
+    scratch: Path,
+) -> tuple[pd.DataFrame, ReadableImages, pd.DataFrame]:
+    """The images that are used (path, label, class_name, group, sha256), what was read of the
+    folder, and what was found in the images that are not used.
 
-    Returns:
-        path, label, class_name, group and sha256 of the first; the rest as in `ReadableImages`.
+    Args:
+        scratch: folder that cells of fields are cut into.
     """
     datasets = root / "datasets"
     spaces, cards = read_label_spaces(datasets), load_cards(datasets)
-    own = read_own(folder, labels, spaces, cells, datasets / "cache" / "audit")
+    own = read_own(folder, labels, spaces, cells, datasets / "cache" / "audit", scratch)
     space = next(name for name, known in spaces.spaces.items() if known == network.classes)
     targets = spaces.labels_of(own.types)[space]
     images = own.table.assign(
@@ -217,7 +230,7 @@ def images_to_test(
     because = "is labelled " + passed["label"] + ", which is neither a class nor a cell to reject"
     passed = pd.DataFrame({"path": passed["path"], "finding": "not used", "because": because})
     used = judged[wanted & (judged["excluded"] == "")].reset_index(drop=True)
-    return used, own.bits, pd.concat([own.found, found, passed], ignore_index=True), own.notes
+    return used, own, pd.concat([own.found, found, passed], ignore_index=True)
 
 
 def source_hashes(datasets: Path, cards: dict[str, Card], source: str) -> dict[str, str]:
@@ -262,12 +275,18 @@ def choose_crop(
     network: Network,
     bits: int,
     name: str,
+    whole: float = 1.0,
 ) -> CropChoice:
     """The crop to use: what is given, else the whole image, unless nuclei are far from the source's
-    size and another crop shows them alike."""
+    size and another crop shows them alike.
+
+    Args:
+        whole: the crop that stands for the whole image: of cells cut from fields, without what was
+            cut around them so that a wider crop is possible.
+    """
     column = PARTS["size of the nucleus"].start
     theirs = float(np.mean([own.mean[column] for own in network.ranges]))
-    crop = given or 1.0
+    crop = given or whole
     first = share = nucleus_share(files, classes, crop, network, bits, name)
     wanted = crop
     for _ in range(TRIES):
@@ -281,8 +300,8 @@ def choose_crop(
     proposed = round(wanted, 2) if alike and abs(wanted - crop) >= 0.02 else None
     clearly = not 1 / CLEARLY <= first / theirs <= CLEARLY
     if given is None and proposed is not None and clearly:
-        return CropChoice(None, proposed, None, (first, share), theirs)
-    return CropChoice(given, crop, proposed, (first, first), theirs)
+        return CropChoice(None, proposed, None, (first, share), theirs, whole)
+    return CropChoice(given, crop, proposed, (first, first), theirs, whole)
 
 
 def nucleus_share(
@@ -386,7 +405,8 @@ def facts_of(network: Network) -> dict[str, Any]:
 
 
 def table_of(images: pd.DataFrame, tested: Tested) -> pd.DataFrame:
-    """A row per image that was used: what it is labelled, and what the network said."""
+    """A row per image that was used: what it is labelled, and what the network said; of a cell that
+    was cut, where it lies in which field."""
     network, answers = tested.network, tested.answers
     threshold = tested.numbers["accepted"]["threshold"]
     confidence = maximum_probability(answers.logits)
@@ -406,12 +426,15 @@ def table_of(images: pd.DataFrame, tested: Tested) -> pd.DataFrame:
     )
     for name, column in zip(network.classes, probabilities(answers.logits).T, strict=True):
         table[f"p_{name}"] = column
+    for column in ORIGIN:
+        if column in images:
+            table[column] = images[column]
     return table
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV that people open."""
-    paths = [column for column in ("image", "path", "group") if column in table]
+    paths = [column for column in ("image", "path", "group", "field") if column in table]
     shown = table.map(csv_cell).assign(**{name: table[name].map(csv_path) for name in paths})
     write_text(path, shown.to_csv(index=False, lineterminator="\n"))
 
