@@ -465,7 +465,8 @@ def answers_again(root: Path, shipped: Shipped) -> tuple[bool, str]:
             f"than stored (logits differ by more than {TOLERANCE}; {worst['image']} of "
             f"{worst['domain']} by {apart.max():.3f})"
         )
+    ties = f"{other.sum()} labels differ, all of near ties" if other.any() else "no label differs"
     return True, (
         f"{name}: the network answers {len(stored)} images as stored (logits within {TOLERANCE}, "
-        f"the largest difference {apart.max():.4f}; {other.sum()} labels differ, all near ties)"
+        f"the largest difference {apart.max():.4f}; {ties})"
     )
