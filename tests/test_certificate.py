@@ -32,9 +32,10 @@ from benchmark.laboratory.certificate import (
     numbers,
     per_cent,
 )
+from benchmark.laboratory.crop import Cells, CropChoice, choose_crop
 from benchmark.laboratory.networks import Gauge, Network
 from benchmark.laboratory.printing import BROWSERS
-from benchmark.laboratory.site_test import beside, choose_crop
+from benchmark.laboratory.site_test import beside
 from benchmark.study.records import write_run
 
 TEST = ("test", "lab", "--name", "our-scanner", "--run", RUN, "-p", "tiny")
@@ -567,7 +568,7 @@ def test_cells_of_fields_are_tested_by_field_and_nothing_of_them_stays(
     assert "60 cells were cut of 12 fields (YOLO)" in outcome.out
     certificate = read_json(OUT / "certificate.json")
     assert certificate["by_group"]
-    assert certificate["crop"]["whole"] == 0.7
+    assert certificate["crop"]["start"] == 0.7
     table = pd.read_csv(OUT / "predictions.csv")
     assert table.groupby("field")["image"].count().tolist() == [5] * 12
     assert (table.groupby("field")["group"].nunique() == 1).all()
@@ -601,9 +602,14 @@ def small_cells(tmp_path: Path) -> list[Path]:
     return files
 
 
+def chosen_for(files: list[Path], given: float | None, network: Sees) -> CropChoice:
+    """The crop for files of one class."""
+    table = pd.DataFrame({"class_name": ["neutrophil"] * len(files)})
+    return choose_crop(Cells(table, files, 0, "lab"), given, network)
+
+
 def test_a_crop_is_chosen_where_nuclei_are_far_from_the_sources_size(small_cells) -> None:
-    classes = pd.Series(["neutrophil"] * 12)
-    chosen = choose_crop(small_cells, classes, None, Sees(0.4), 0, "lab")
+    chosen = chosen_for(small_cells, None, Sees(0.4))
     assert chosen.automatic
     assert chosen.used == pytest.approx(0.5, abs=0.08)  # 0.2 of the whole is 0.4 of its half
     assert chosen.nucleus[0] == pytest.approx(0.2, abs=0.03)
@@ -612,24 +618,22 @@ def test_a_crop_is_chosen_where_nuclei_are_far_from_the_sources_size(small_cells
 
 
 def test_a_crop_that_is_given_is_kept_and_the_better_one_proposed(small_cells) -> None:
-    classes = pd.Series(["neutrophil"] * 12)
-    chosen = choose_crop(small_cells, classes, 1.0, Sees(0.4), 0, "lab")
+    chosen = chosen_for(small_cells, 1.0, Sees(0.4))
     assert (chosen.used, chosen.automatic) == (1.0, False)
     assert chosen.proposed == pytest.approx(0.5, abs=0.08)
     assert f"--crop {chosen.proposed:.2f} would show them alike" in str(chosen)
 
 
 def test_a_crop_that_differs_little_is_proposed_and_not_taken(small_cells) -> None:
-    classes = pd.Series(["neutrophil"] * 12)
-    chosen = choose_crop(small_cells, classes, None, Sees(0.25), 0, "lab")
+    chosen = chosen_for(small_cells, None, Sees(0.25))
     assert chosen.used == 1.0
     assert chosen.proposed == pytest.approx(0.8, abs=0.1)
-    alike = choose_crop(small_cells, classes, None, Sees(0.2), 0, "lab")
+    alike = chosen_for(small_cells, None, Sees(0.2))
     assert (alike.used, alike.proposed) == (1.0, None)
 
 
 def test_cells_larger_than_any_crop_shows_them_are_left_as_they_are(small_cells) -> None:
-    chosen = choose_crop(small_cells, pd.Series(["neutrophil"] * 12), None, Sees(0.05), 0, "lab")
+    chosen = chosen_for(small_cells, None, Sees(0.05))
     assert (chosen.used, chosen.proposed) == (1.0, None)
 
 
@@ -725,6 +729,44 @@ def test_a_network_is_not_compared_on_images_of_its_own_source(trained: Path) ->
                 "sha256": [*chosen.get_group(domain), *[""] * (len(files) - 3)],
             }
         )
-        found = beside(Path(), network, images, files, 0.9, 0, "lab", 0.9)
+        found = beside(Path(), network, Cells(images, files, 0, "lab"), 0.9, 0.9)
         assert found["images_of_its_source"] == known
         assert (found["numbers"] is None) == (known > 0)
+
+
+def test_cells_of_fields_are_cut_around_their_boxes(trained: Path, wbc_shift) -> None:
+    """Pascal VOC: two cells in a field, and a box without area, which is counted and named."""
+    Path("lab").mkdir()
+    generator = np.random.default_rng(3)
+    for number in range(30):
+        field = np.full((120, 240, 3), 180, np.uint8)
+        objects = ""
+        for place in range(2):
+            label = (number + place) % 3
+            left = 32 + 112 * place
+            field[32:88, left : left + 56] = draw_disc(label, 1.0, generator)
+            edges = {"xmin": left + 8, "ymin": 40, "xmax": left + 48, "ymax": 80}
+            if (number, place) == (7, 1):
+                edges["xmax"] = edges["xmin"]
+            box = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges.items())
+            objects += f"<object><name>{CLASSES[label]}</name><bndbox>{box}</bndbox></object>"
+        Image.fromarray(field).save(f"lab/field{number}.png")
+        Path(f"lab/field{number}.xml").write_text(
+            f"<annotation><filename>field{number}.png</filename><size><width>240</width>"
+            f"<height>120</height><depth>3</depth></size>{objects}</annotation>"
+        )
+    before = project_files()
+    outcome = wbc_shift(*TEST)
+    assert outcome.status == 0, outcome.err
+    assert project_files() == before
+    assert list(Path("datasets/cache").glob("cells-*")) == [], "what was cut is removed"
+    found, table = read_json(OUT / "certificate.json"), pd.read_csv(OUT / "predictions.csv")
+    assert found["images"] == len(table) == 59
+    assert found["files"]["left out"] == 1
+    assert pd.read_csv(OUT / "audit.csv")["path"].tolist().count("field7.png") >= 1
+    assert found["by_group"], "the cells of a field are one group"
+    assert table.groupby("field").size().max() == 2
+    assert set(table[["box_w", "box_h"]].to_numpy().ravel()) == {40}
+    crop = found["crop"]
+    assert (crop["given"], crop["start"]) == (None, 0.7)
+    assert "field" not in json.dumps(found["crop"])

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
 
-from benchmark.audit.images import address, small_picture
 from benchmark.data.cards import OPEN_SET, Card, load_cards, read_label_spaces, share_cells
 from benchmark.data.fields import ORIGIN
 from benchmark.data.manifests import read_manifest
-from benchmark.data.prepare import crop_box, decode_all, scaled
-from benchmark.domains.ranges import PARTS, appearance, beyond
+from benchmark.domains.ranges import appearance, beyond
 from benchmark.errors import UserError
 from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import read_json, writable_folder, write_json, write_text
 from benchmark.laboratory.add import NAME
 from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, per_cent
-from benchmark.laboratory.judge import ALIKE, MOST, ReadableImages, judge, read_own
+from benchmark.laboratory.crop import Cells, CropChoice, choose_crop, write_crop_sheet
+from benchmark.laboratory.judge import judge, read_own
 from benchmark.laboratory.labels import cells_cut_in
 from benchmark.laboratory.networks import Network
 from benchmark.laboratory.printing import print_page
@@ -41,63 +39,11 @@ MADE_BY = "wbc-shift test"
 """In `certificate.json`: a folder without it was made by something else, and is left alone."""
 ACCURACY = 0.95
 """Of accepted predictions, on the source: the default of `wbc-shift predict`."""
-CLEARLY = 1.4
-"""Nuclei smaller or larger than the source's by this factor are cropped for without being asked:
-no cell type's nuclei differ so much between laboratories that see them at one scale."""
-TRIES = 4
-"""Crops that are measured before one is proposed: nuclei are found more easily in the right one."""
 FOUND = ("left out", "not used", "in one group", "label to be checked", "converted")
 """What `domain add` finds in files that are not simply used, as far as the certificate counts it:
 broken or unlabelled; copies, conflicts and what is outside its scope; images of one cell; …"""
 CHUNK = 1024
 """Images decoded at a time."""
-SHOWN = 12
-"""Cells on the contact sheet."""
-SHOWN_SIDE = 160
-
-
-@dataclass(frozen=True)
-class CropChoice:
-    """The crop that was used, and why.
-
-    Attributes:
-        given: by the user; None if none was.
-        used: side of the centred square, as a fraction of the shorter side.
-        proposed: the one that would show nuclei as large as the source's; None if the used one does
-            or none would.
-        nucleus: diameter of the nucleus as a fraction of the network's view, median over classes,
-            in the crop that was given (or the whole image), and in the one that was used.
-        nucleus_of_source: the source's mean.
-        whole: the crop that stands for the whole image (`choose_crop`).
-    """
-
-    given: float | None
-    used: float
-    proposed: float | None
-    nucleus: tuple[float, float]
-    nucleus_of_source: float
-    whole: float = 1.0
-
-    @property
-    def automatic(self) -> bool:
-        """Whether it was applied without being asked for."""
-        return self.given is None and self.used != self.whole
-
-    def __str__(self) -> str:
-        before, after = (f"{100 * share:.0f} %" for share in self.nucleus)
-        theirs = f"{100 * self.nucleus_of_source:.0f} %"
-        if self.automatic:
-            return (
-                f"{self.used:.2f}, chosen by the size of the nucleus: without it nuclei took "
-                f"{before} of the side, with it {after}, the source's {theirs}"
-            )
-        uncut = "the whole image" if self.whole == 1.0 else "cells as cut around their boxes"
-        whose = "as asked for" if self.given is not None else uncut
-        text = f"{self.used:.2f}, {whose}: nuclei take {after} of the side, the source's"
-        text = f"{text} {theirs}"
-        if self.proposed is not None:
-            text += f"; --crop {self.proposed:.2f} would show them alike"
-        return text
 
 
 class Tested(NamedTuple):
@@ -146,15 +92,11 @@ def certify(
         raise UserError(f"--name {name}: use small letters, digits and hyphens")
     out = Path(out) if out is not None else Path(name)
     refuse_others_folder(out)
-    classes = first.classes
     with cells_cut_in(root / "datasets" / "cache") as scratch:
-        images, own, found = images_to_test(root, folder, labels, cells or {}, first, scratch)
-        refuse_too_few(folder, images, classes)
-        writable_folder(out)
-        files, bits = [own.folder / path for path in images["path"]], own.bits
-        whole = own.crop or 1.0
-        chosen = choose_crop(files, images["class_name"], crop, first, bits, folder.name, whole)
-        tested = tried(first, images, files, chosen.used, bits, folder.name, level)
+        own, found, notes = cells_to_test(root, folder, labels, cells or {}, first, scratch)
+        refuse_too_few(folder, own.table, first.classes)
+        chosen = choose_crop(own, crop, first)
+        tested = tried(first, own, chosen.used, level)
         certificate = {
             "schema_version": 1,
             "made_by": MADE_BY,
@@ -164,24 +106,26 @@ def certify(
             "network": facts_of(first),
             "crop": asdict(chosen),
             "files": {kind: int((found["finding"] == kind).sum()) for kind in FOUND},
-            "by_group": bool(images["group"].duplicated().any()),
+            "by_group": bool(own.table["group"].duplicated().any()),
             **tested.numbers,
             "other_networks": [
-                beside(root, other, images, files, chosen.used, bits, folder.name, level)
-                for other in networks[1:]
+                beside(root, other, own, chosen.used, level) for other in networks[1:]
             ],
         }
+        writable_folder(out)
+        page = out / "certificate.html"
+        for earlier in (page, page.with_suffix(".pdf")):
+            earlier.unlink(missing_ok=True)  # no page stays beside numbers that are not its own
         write_text(out / ".gitignore", "*\n")
         write_json(out / "certificate.json", certificate)
         write_table(out / "audit.csv", found)
-        table = table_of(images, tested)
+        table = table_of(own.table, tested)
         write_table(out / "predictions.csv", table)
-        write_crop_sheet(out / "crop.html", name, images, files, chosen, first, bits)
-        wrong = table[(table["class"] != table["predicted"]) & table["class"].isin(classes)]
-        page = out / "certificate.html"
-        write_text(page, page_of(certificate, chosen, wrong if with_file_names else None))
-        printed = print_page(page)
-        return lines_on(certificate, out, chosen, found, own.notes, printed)
+        write_crop_sheet(out / "crop.html", name, own, chosen, first)
+    wrong = table[(table["class"] != table["predicted"]) & table["class"].isin(first.classes)]
+    write_text(page, page_of(certificate, chosen, wrong if with_file_names else None))
+    printed = print_page(page)
+    return lines_on(certificate, out, chosen, found, notes, printed)
 
 
 def refuse_others_folder(out: Path) -> None:
@@ -199,16 +143,16 @@ def refuse_others_folder(out: Path) -> None:
         )
 
 
-def images_to_test(
+def cells_to_test(
     root: Path,
     folder: Path,
     labels: Path | None,
     cells: dict[str, str],
     network: Network,
     scratch: Path,
-) -> tuple[pd.DataFrame, ReadableImages, pd.DataFrame]:
-    """The images that are used (path, label, class_name, group, sha256), what was read of the
-    folder, and what was found in the images that are not used.
+) -> tuple[Cells, pd.DataFrame, list[str]]:
+    """The cells that are used, and what was found in the other images and how labels were found,
+    as in `ReadableImages`.
 
     Args:
         scratch: folder that cells of fields are cut into.
@@ -230,7 +174,9 @@ def images_to_test(
     because = "is labelled " + passed["label"] + ", which is neither a class nor a cell to reject"
     passed = pd.DataFrame({"path": passed["path"], "finding": "not used", "because": because})
     used = judged[wanted & (judged["excluded"] == "")].reset_index(drop=True)
-    return used, own, pd.concat([own.found, found, passed], ignore_index=True)
+    found = pd.concat([own.found, found, passed], ignore_index=True)
+    files = [own.folder / path for path in used["path"]]
+    return Cells(used, files, own.bits, folder.name, own.crop), found, own.notes
 
 
 def source_hashes(datasets: Path, cards: dict[str, Card], source: str) -> dict[str, str]:
@@ -268,127 +214,41 @@ def refuse_too_few(folder: Path, images: pd.DataFrame, classes: list[str]) -> No
         )
 
 
-def choose_crop(
-    files: list[Path],
-    classes: pd.Series,
-    given: float | None,
-    network: Network,
-    bits: int,
-    name: str,
-    whole: float = 1.0,
-) -> CropChoice:
-    """The crop to use: what is given, else the whole image, unless nuclei are far from the source's
-    size and another crop shows them alike.
-
-    Args:
-        whole: the crop that stands for the whole image: of cells cut from fields, without what was
-            cut around them so that a wider crop is possible.
-    """
-    column = PARTS["size of the nucleus"].start
-    theirs = float(np.mean([own.mean[column] for own in network.ranges]))
-    crop = given or whole
-    first = share = nucleus_share(files, classes, crop, network, bits, name)
-    wanted = crop
-    for _ in range(TRIES):
-        if not np.isfinite(share) or 1 / ALIKE <= share / theirs <= ALIKE:
-            break
-        last, wanted = wanted, float(np.clip(wanted * share / theirs, 0.05, 1.0))
-        if wanted == last:
-            break
-        share = nucleus_share(files, classes, wanted, network, bits, name)
-    alike = np.isfinite(share) and 1 / ALIKE <= share / theirs <= ALIKE
-    proposed = round(wanted, 2) if alike and abs(wanted - crop) >= 0.02 else None
-    clearly = not 1 / CLEARLY <= first / theirs <= CLEARLY
-    if given is None and proposed is not None and clearly:
-        return CropChoice(None, proposed, None, (first, share), theirs, whole)
-    return CropChoice(given, crop, proposed, (first, first), theirs, whole)
-
-
-def nucleus_share(
-    files: list[Path],
-    classes: pd.Series,
-    crop: float,
-    network: Network,
-    bits: int,
-    name: str,
-) -> float:
-    """Diameter of the nucleus as a fraction of the network's view, mean over classes of their
-    medians; NaN where none is found."""
-    rows = [
-        own.index[np.linspace(0, len(own) - 1, min(MOST, len(own))).astype(int)]
-        for label, own in classes.groupby(classes)
-        if label not in OPEN_SET
-    ]
-    pixels = seen_by(network, [files[row] for own in rows for row in own], crop, bits, name)
-    diameters = appearance(pixels)[:, PARTS["size of the nucleus"].start]
-    ends = np.cumsum([len(own) for own in rows])[:-1]
-    medians = [
-        np.median(own[np.isfinite(own)])
-        for own in np.split(diameters, ends)
-        if np.isfinite(own).any()
-    ]
-    return float(np.mean(medians)) if medians else float("nan")
-
-
-def seen_by(network: Network, files: list[Path], crop: float, bits: int, name: str) -> np.ndarray:
-    """Images as a network gets them: uint8 [N, S, S, 3]."""
-    framed = scaled(crop, network.framing_crop)
-    return decode_all(files, framed, network.image_size, name, bits)
-
-
-def answer(
-    network: Network,
-    images: pd.DataFrame,
-    files: list[Path],
-    crop: float,
-    bits: int,
-    name: str,
-) -> Answers:
-    """What a network answers to images, and how these look to it."""
+def answer(network: Network, cells: Cells, crop: float) -> Answers:
+    """What a network answers to cells, and how these look to it."""
     logits, facts = [], []
-    for start in track(range(0, len(files), CHUNK), f"testing {network.name} on {name}"):
-        pixels = seen_by(network, files[start : start + CHUNK], crop, bits, name)
+    rows = range(len(cells.files))
+    for start in track(rows[::CHUNK], f"testing {network.name} on {cells.name}"):
+        pixels = cells.seen_by(network, crop, rows[start : start + CHUNK])
         logits.append(network.logits(pixels))
         facts.append(appearance(pixels))
     facts = np.concatenate(facts)
     place = {label: index for index, label in enumerate(network.classes)}
     return Answers(
-        images["class_name"].map(place).fillna(-1).to_numpy(np.int64),
-        images["group"].to_numpy(str),
+        cells.table["class_name"].map(place).fillna(-1).to_numpy(np.int64),
+        cells.table["group"].to_numpy(str),
         np.concatenate(logits),
         facts,
         beyond(network.ranges, facts),
     )
 
 
-def tried(
-    network: Network,
-    images: pd.DataFrame,
-    files: list[Path],
-    crop: float,
-    bits: int,
-    name: str,
-    level: float,
-) -> Tested:
-    """What a network answers to images, and the numbers that follow."""
-    answers = answer(network, images, files, crop, bits, name)
+def tried(network: Network, cells: Cells, crop: float, level: float) -> Tested:
+    """What a network answers to cells, and the numbers that follow."""
+    answers = answer(network, cells, crop)
     home = home_of(network.stored(), network.classes, network.source)
     gauge = network.gauge(ACCURACY)
     found = numbers(answers, home, gauge, network.ranges, network.classes, level)
     return Tested(network, answers, found)
 
 
-def beside(root: Path, network: Network, images: pd.DataFrame, *how: Any) -> dict[str, Any]:
+def beside(root: Path, network: Network, cells: Cells, crop: float, level: float) -> dict[str, Any]:
     """What the certificate of another network says of this one: its numbers too, unless images are
-    of its own source, which it may have learnt.
-
-    Args:
-        how: as in `tried`.
-    """
+    of its own source, which it may have learnt."""
     datasets = root / "datasets"
     learnt = source_hashes(datasets, load_cards(datasets), network.source)
-    known = int(images["sha256"].isin(list(learnt)).sum())
-    found = None if known else tried(network, images, *how).numbers
+    known = int(cells.table["sha256"].isin(list(learnt)).sum())
+    found = None if known else tried(network, cells, crop, level).numbers
     return facts_of(network) | {"images_of_its_source": known, "numbers": found}
 
 
@@ -426,10 +286,8 @@ def table_of(images: pd.DataFrame, tested: Tested) -> pd.DataFrame:
     )
     for name, column in zip(network.classes, probabilities(answers.logits).T, strict=True):
         table[f"p_{name}"] = column
-    for column in ORIGIN:
-        if column in images:
-            table[column] = images[column]
-    return table
+    of_a_field = [column for column in ORIGIN if column in images]
+    return table.join(images[of_a_field])
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -437,50 +295,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     paths = [column for column in ("image", "path", "group", "field") if column in table]
     shown = table.map(csv_cell).assign(**{name: table[name].map(csv_path) for name in paths})
     write_text(path, shown.to_csv(index=False, lineterminator="\n"))
-
-
-def write_crop_sheet(
-    path: Path,
-    name: str,
-    images: pd.DataFrame,
-    files: list[Path],
-    chosen: CropChoice,
-    network: Network,
-    bits: int,
-) -> None:
-    """Write the contact sheet: some cells as given, and as the network sees them, beside what it
-    would see in the proposed crop."""
-    rows = []
-    for _, own in images.groupby("class_name"):
-        each = max(1, SHOWN // images["class_name"].nunique())
-        rows += list(own.index[np.linspace(0, len(own) - 1, min(each, len(own))).astype(int)])
-    squares = {"used": chosen.used}
-    if chosen.proposed is not None:
-        squares["proposed"] = chosen.proposed
-    seen = {
-        title: seen_by(network, [files[row] for row in rows], crop, bits, name)
-        for title, crop in squares.items()
-    }
-    shown = []
-    for place, row in enumerate(rows):
-        given = small_picture(files[row], SHOWN_SIDE)
-        draw = ImageDraw.Draw(given)
-        for title, crop in squares.items():
-            box = crop_box(given.size, scaled(crop, network.framing_crop))
-            left, top, right, bottom = map(round, box)
-            ink = "#0072B2" if title == "used" else "#D55E00"
-            draw.rectangle((left, top, right - 1, bottom - 1), outline=ink, width=2)
-        views = [
-            address(Image.fromarray(pixels[place]).resize((SHOWN_SIDE, SHOWN_SIDE)))
-            for pixels in seen.values()
-        ]
-        shown.append((images["class_name"][row], address(given), views))
-    text = (
-        templates_beside(__file__)
-        .get_template("crop.html.jinja")
-        .render(name=name, network=network.name, chosen=chosen, titles=list(squares), cells=shown)
-    )
-    write_text(path, text)
 
 
 def page_of(certificate: dict[str, Any], chosen: CropChoice, wrong: pd.DataFrame | None) -> str:
