@@ -1,10 +1,10 @@
 """Site acceptance: how many labelled local cells it takes, and what they buy.
 
-*Certificates*: a laboratory labels n cells of a class and wants to state, with 95 % confidence,
+*Labels needed*: a laboratory labels n cells of a class and wants to state, with 95 % confidence,
 that the network recognises at least so large a share of them: the one-sided exact binomial
 (Clopper-Pearson) bound. `cells` is the smallest n at which that succeeds with probability 80 %, if
 the network's sensitivity is the one observed here. Where that is no higher than what is to be
-stated, no number of cells will do. Cells of one slide are alike, and a certificate assumes that
+stated, no number of cells will do. Cells of one slide are alike, and the bound assumes that
 they are independent: it takes more where few slides are labelled.
 
 *Thresholds*: what to reject is chosen again on 25 to 200 labelled local cells, drawn at random and
@@ -29,10 +29,10 @@ from benchmark.metrics import MINIMUM_SUPPORT
 from benchmark.study.predictions import Predictions, TestSet
 
 SENSITIVITIES = (0.80, 0.90, 0.95)
-"""That a certificate states."""
+"""That a laboratory would state."""
 ERROR = 0.05
 POWER = 0.80
-"""Probability that the certificate is given."""
+"""Probability that it may."""
 MOST_CELLS = 2000
 """Of one class that a laboratory could label; of more, none is said to do."""
 LABELS = (25, 50, 100, 200)
@@ -43,17 +43,17 @@ DRAWS = 20
 SEED = 21
 """Of these choices, beside the digest of the test set."""
 
-CERTIFICATES_SCHEMA = pa.schema(
+LABELS_NEEDED_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("scenario", "method", "domain", "part", "class_name")),
         *((name, pa.float64()) for name in ("stated", "observed")),
         *((name, pa.int64()) for name in ("cells", "errors", "images", "seeds")),
     ]
 )
-"""`certificates.parquet`: the cells of a class to be labelled so that a sensitivity may be stated,
+"""`labels_needed.parquet`: the cells of a class to be labelled so that a sensitivity may be stated,
 and how many of them may be misread; null where no number up to 2000 will do. `observed` is the
 sensitivity over all seeds."""
-THRESHOLDS_SCHEMA = pa.schema(
+LOCAL_THRESHOLDS_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("scenario", "method", "domain", "part", "fit")),
         ("labels", pa.int64()),
@@ -61,8 +61,8 @@ THRESHOLDS_SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("draws", "n", "seeds")),
     ]
 )
-"""`thresholds.parquet`: mean share of the other cells that is accepted, accuracy of all that were
-accepted, share of the draws in which the accepted were as accurate as asked for (of those that
+"""`local_thresholds.parquet`: mean share of the other cells that is accepted, accuracy of all that
+were accepted, share of the draws in which the accepted were as accurate as asked for (of those that
 accepted any), and share of the draws that accepted nothing; `n` is the fewest other cells. The
 rows of the fit `oracle` have the largest coverage that any threshold has, chosen on them."""
 
@@ -74,10 +74,10 @@ def draw_cells(own: Predictions) -> np.ndarray:
     return np.argsort(random.random((DRAWS, len(own.labels))), axis=1)
 
 
-def certificate_rows(
+def labels_needed_rows(
     runs: ScenarioRuns, method: str, predictions: dict[str, dict[TestSet, Predictions]]
 ) -> list[dict]:
-    """Rows of `certificates.parquet` of one method in one scenario, over its seeds."""
+    """Rows of `labels_needed.parquet` of one method in one scenario, over its seeds."""
     members = [predictions[run_id] for _, run_id in runs.members[method]]
     rows = []
     for test_set, own in scored_sets(runs.methods[method], members[0]).items():
@@ -123,13 +123,13 @@ def cells_to_label(sensitivity: float, stated: float) -> tuple[int, int] | None:
     return int(sizes[errors]), errors
 
 
-def threshold_rows(
+def local_threshold_rows(
     runs: ScenarioRuns,
     method: str,
     predictions: dict[str, dict[TestSet, Predictions]],
     drawn: dict[str, np.ndarray],
 ) -> list[dict]:
-    """Rows of `thresholds.parquet` of one method in one scenario, over its seeds.
+    """Rows of `local_thresholds.parquet` of one method in one scenario, over its seeds.
 
     Args:
         predictions: by run id.

@@ -29,11 +29,11 @@ from benchmark.data.haematology import (
 from benchmark.data.split import Fold, fold_of, read_split
 from benchmark.errors import UserError
 from benchmark.evaluation.acceptance import (
-    CERTIFICATES_SCHEMA,
-    THRESHOLDS_SCHEMA,
-    certificate_rows,
+    LABELS_NEEDED_SCHEMA,
+    LOCAL_THRESHOLDS_SCHEMA,
     draw_cells,
-    threshold_rows,
+    labels_needed_rows,
+    local_threshold_rows,
 )
 from benchmark.evaluation.columns import has_reduced_form, resample
 from benchmark.evaluation.comparisons import scenario_columns
@@ -111,8 +111,8 @@ BY_RUN = {
 """Files whose rows belong to one run → schema."""
 BY_METHOD = {
     "differential": DIFFERENTIAL_SCHEMA,
-    "certificates": CERTIFICATES_SCHEMA,
-    "thresholds": THRESHOLDS_SCHEMA,
+    "labels_needed": LABELS_NEEDED_SCHEMA,
+    "local_thresholds": LOCAL_THRESHOLDS_SCHEMA,
 }
 """Files about what a laboratory would do with a method → schema. Inductive methods that answer by
 their own head in one view: what ensembles and adaptation add is asked elsewhere."""
@@ -301,8 +301,8 @@ def method_rows(
     counted = differential_rows(runs, method, known, patients, smears) if patients else []
     return {
         "differential": counted,
-        "certificates": certificate_rows(runs, method, known),
-        "thresholds": threshold_rows(runs, method, known, cells),
+        "labels_needed": labels_needed_rows(runs, method, known),
+        "local_thresholds": local_threshold_rows(runs, method, known, cells),
     }
 
 

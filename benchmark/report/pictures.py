@@ -20,8 +20,17 @@ from benchmark.drawing import STYLE, save
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment
 from benchmark.files import read_json, write_json
+from benchmark.metrics import HEADLINE
 from benchmark.parallel import in_processes
-from benchmark.report.figures import confusion, curves, embedding, intervals, overview, ranks
+from benchmark.report.figures import (
+    confusion,
+    curves,
+    embedding,
+    intervals,
+    overview,
+    questions,
+    ranks,
+)
 from benchmark.report.results import Group, Results, done_ids, plain_targets
 from benchmark.report.tables import OVERVIEW
 from benchmark.speed.records import training_speeds
@@ -110,7 +119,7 @@ def draw_all(results: Results) -> dict[str, list[Picture]]:
     for experiment in results.experiments:
         jobs += experiment_jobs(results, experiment)
     # Read before processes are forked, in which pyarrow may not be used.
-    _ = results.curves, results.confusions
+    _ = results.curves, results.confusions, results.local_thresholds
     folder = results.folder / "figures"
     in_processes([partial(save_job, folder, job) for job in jobs], "figures")
     pictures = {owner: [] for owner in (OVERVIEW, *(e.experiment for e in results.experiments))}
@@ -176,10 +185,60 @@ def overview_jobs(results: Results) -> Iterator[Job]:
         yield job(
             OVERVIEW, "throughput", "../speed", alt, text, partial(overview.speed_figure, found)
         )
+    yield from question_jobs(results)
     for name, own in embedding.embedding_pages(embedding.load_embeddings(results)):
         alt = "Scatter plots of image features: a column per network, by class and by domain."
         draw = partial(embedding.embedding_figure, own)
         yield job(OVERVIEW, name, "embeddings", alt, embedding.embedding_text(own), draw)
+
+
+def question_jobs(results: Results) -> Iterator[Job]:
+    """What laboratories and model makers ask."""
+    best = "the inductive method with the highest mean of targets, which is chosen on them"
+    if questions.has_patient(results):
+        yield job(
+            OVERVIEW,
+            "differential",
+            "differential.parquet",
+            "Dots with limits of agreement by class, a panel per source and test set.",
+            "Differential counts of a healthy adult, 200 cells: mean difference from a faultless "
+            "count of other cells and its limits of agreement (95 %), by class and correction; of "
+            f"{best}. Grey: a network that never errs, whose limits are those of drawing cells.",
+            partial(questions.differential_figure, results),
+        )
+    if questions.has_targets(results):
+        yield job(
+            OVERVIEW,
+            "local_labels",
+            "local_thresholds.parquet",
+            "Line plots of coverage and accuracy against labelled local cells, a panel per test "
+            "set.",
+            "Coverage and accuracy of the accepted with the source's threshold (none) and with one "
+            f"chosen on labelled local cells, mean over choices and seeds; of {best}.",
+            partial(questions.labels_figure, results),
+        )
+    if (results.unlabelled["metric"] == HEADLINE).any():
+        yield job(
+            OVERVIEW,
+            "unlabelled",
+            "unlabelled.parquet",
+            "Scatter plots of estimated against true macro-F1, a panel per estimator.",
+            "Macro-F1 as estimated from unlabelled predictions against the truth, a dot per run "
+            "and test set; mean error on other laboratories. All but the regression know the "
+            "source alone.",
+            partial(questions.unlabelled_figure, results),
+        )
+    if questions.heights_seen(results):
+        yield job(
+            OVERVIEW,
+            "severity",
+            "severity.parquet",
+            "Stacked bars of errors by severity: a bar per source, method and test set.",
+            "Errors by the branch where the lineages of cell and answer part (1: granulocytes, 2: "
+            "granulocyte and monocyte, 4: myeloid and lymphoid), over all seeds. Black: where the "
+            "most severe would begin if wrong answers were drawn from all other classes alike.",
+            partial(questions.severity_figure, results),
+        )
 
 
 def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:

@@ -106,6 +106,26 @@ class Results:
         return self.frame("open_set")
 
     @cached_property
+    def differential(self) -> pd.DataFrame:
+        return self.frame("differential")
+
+    @cached_property
+    def labels_needed(self) -> pd.DataFrame:
+        return self.frame("labels_needed")
+
+    @cached_property
+    def local_thresholds(self) -> pd.DataFrame:
+        return self.frame("local_thresholds")
+
+    @cached_property
+    def unlabelled(self) -> pd.DataFrame:
+        return self.frame("unlabelled")
+
+    @cached_property
+    def severity(self) -> pd.DataFrame:
+        return self.frame("severity")
+
+    @cached_property
     def rejection(self) -> pd.DataFrame:
         return self.frame("rejection")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.report import claims, crossed, rejection, sheets
+from benchmark.report import claims, crossed, questions, rejection, sheets
 from benchmark.report.blocks import class_table, score_tables
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
@@ -45,10 +45,22 @@ def overview_tables(results: Results) -> Tables:
         sheets.ablations_sheet(results),
         sheets.runs_sheet(results.experiments),
         rejection.rejectors_sheet(results),
+        questions.differential_sheet(results),
+        questions.labels_needed_sheet(results),
+        questions.local_thresholds_sheet(results),
+        questions.unlabelled_sheet(results),
+        questions.severity_sheet(results),
         sheets.work_sheet(results),
         sheets.throughput_sheet(results),
     ]
-    return Tables([], [], list(filter(None, lists)), [])
+    long = [
+        questions.differential_by_class_sheet(results),
+        questions.differential_sheet(results, every=True),
+        questions.labels_needed_sheet(results, every=True),
+        questions.local_thresholds_sheet(results, every=True),
+        questions.severity_sheet(results, every=True),
+    ]
+    return Tables([], [], list(filter(None, lists)), list(filter(None, long)))
 
 
 def experiment_tables(results: Results, experiment: Experiment) -> Tables:

@@ -262,7 +262,7 @@ def profile_stages(
         }
     tables = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
     tables += ("rejection", "curves", "open_set", "unlabelled", "severity")
-    tables += ("differential", "certificates", "thresholds")
+    tables += ("differential", "labels_needed", "local_thresholds")
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
