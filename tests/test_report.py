@@ -283,7 +283,7 @@ def test_reporting_again_prints_the_headline_and_gives_the_same_bytes(results, c
 
 def test_figures_are_written_as_pdf_and_png(results):
     figures = {path.name for path in (results / "figures").iterdir()}
-    stems = ["shift_norms", "dumbbell_norms", "heat_map"]
+    stems = ["shift_norms", "dumbbell_norms", "heat_map", "local_labels"]
     stems += [f"{kind}_norms_raabin_to_others" for kind in ("confusion", "reliability", "risk")]
     assert figures == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "png")}
     for path in (results / "figures").glob("*.pdf"):

@@ -228,6 +228,8 @@ def limits(share: float, cells: int) -> tuple[float, float]:
     at least 2.5 %. By the incomplete beta function, so that a corrected k need not be whole.
     """
     tail = (1 - CONFIDENCE) / 2
+    if share in (0, 1):
+        return share, share
 
     def above(k: float) -> float:
         return betainc(k, cells - k + 1, share) - tail
@@ -235,8 +237,8 @@ def limits(share: float, cells: int) -> tuple[float, float]:
     def below(k: float) -> float:
         return betaincc(k + 1, cells - k, share) - tail
 
-    low = 0.0 if share == 0 or below(0) >= 0 else brentq(below, 0, cells - 1e-9)
-    high = float(cells) if share == 1 or above(cells) >= 0 else brentq(above, 1e-9, cells)
+    low = 0.0 if below(0) >= 0 else brentq(below, 0, cells - 1e-9)
+    high = float(cells) if above(cells) >= 0 else brentq(above, 1e-9, cells)
     return low / cells, high / cells
 
 
