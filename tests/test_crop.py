@@ -11,12 +11,16 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image, ImageOps
 
+from benchmark.audit.checks import Audit
+from benchmark.audit.images import look_at, small_picture
+from benchmark.audit.pairs import of_one_family
 from benchmark.data.cards import AroundBox, AroundCell, CentredPixels, load_cards
 from benchmark.data.cell_finder import FINDER
 from benchmark.data.fields import Square
 from benchmark.data.manifests import read_manifest
 from benchmark.data.prepare import crop_box, crop_facts, crop_fraction, decode, placed
 from benchmark.errors import UserError
+from benchmark.files import read_json
 
 # ------------------------------------------------------------------ which square
 
@@ -154,3 +158,77 @@ def test_cells_of_bccd_wide_are_what_pillow_cuts_around_their_boxes():
         box = (x - half, y - half, x + half, y + half)
         expected = np.asarray(sheet.resize((112, 112), Image.Resampling.LANCZOS, box=box))
         np.testing.assert_array_equal(decode(folder / row.path, square, 112)[0], expected)
+
+
+def boxed_toy() -> pd.DataFrame:
+    """Make the cells of the toy project's domains ones of fields, their boxes drawn by chance."""
+    path = Path("datasets/manifests/toy.csv")
+    table = pd.read_csv(path)
+    places = np.random.default_rng(3).integers(2, 30, (len(table), 2))
+    table[["box_x", "box_y"]], table["box_w"], table["box_h"] = places, 20, 16
+    table.to_csv(path, index=False)
+    text = Path("datasets/toy.yaml").read_text()
+    Path("datasets/toy.yaml").write_text(text.replace("crop: 0.9", "crop: {around_box: 40}"))
+    return table.set_index("path")
+
+
+def test_prepare_audit_and_cards_show_what_is_around_the_box(prepared, wbc_shift):
+    text = Path("params.yaml").read_text()
+    assert text.count("    domains: [toy-a, toy-b]\n") == 1
+    framings = "    framings: {tight: {crop: 0.5}}\n"
+    Path("params.yaml").write_text(
+        text.replace("    domains: [toy-a, toy-b]\n", "    domains: [toy-a, toy-b]\n" + framings)
+    )
+    table = boxed_toy()
+    assert wbc_shift("prepare", "-p", "tiny").status == 0
+    rows = pd.read_parquet("datasets/cache/tiny/manifest.parquet").query("domain == 'toy-b'")
+    image = rows["image"].iloc[4]
+    box = table.loc[image]
+    centre = (box["box_x"] + 10, box["box_y"] + 8)
+    for name, side in (("toy-b", 40), ("toy-b@tight", 20)):
+        square = decode(Path("datasets/raw/toy") / image, Square(*centre, side), 48)[0]
+        np.testing.assert_array_equal(np.load(f"datasets/cache/tiny/{name}.npy")[4], square)
+    facts = read_json(Path("results/tiny/data.json"))
+    assert facts["domains"]["toy-b"]["crop"] == {"around_box": 40}
+    assert facts["framings"]["tight"]["domains"]["toy-b"]["crop"] == {"around_box": 20}
+    assert "unchanged" in wbc_shift("prepare", "-p", "tiny").out
+    # Another box is another cell: the array is made again, and its digest is another.
+    edited = pd.read_csv("datasets/manifests/toy.csv")
+    edited.loc[edited["path"] == image, "box_x"] += 5
+    edited.to_csv("datasets/manifests/toy.csv", index=False)
+    assert wbc_shift("prepare", "-p", "tiny").status == 0
+    again = read_json(Path("results/tiny/data.json"))["domains"]
+    assert again["toy-a"]["digest"] == facts["domains"]["toy-a"]["digest"]
+    assert again["toy-b"]["digest"] != facts["domains"]["toy-b"]["digest"]
+    assert wbc_shift("domain", "cards", "-p", "tiny").status == 0
+    outcome = wbc_shift("audit", "-p", "tiny")
+    assert Path("results/tiny/audit.html").exists(), outcome.err
+
+
+def test_the_audit_looks_at_the_square_of_a_field_and_not_at_all_of_it(tmp_path):
+    """Two cells of one field are two looks; the store of whole images is not mixed with them."""
+    noise = np.random.default_rng(1).integers(0, 256, (128, 256, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "field.png")
+    file, squares = tmp_path / "field.png", [Square(64, 64, 128), Square(192, 64, 128), None]
+    first, second, whole = look_at([file] * 3, tmp_path, squares)
+    assert first.sha256 == second.sha256 == whole.sha256
+    grey = np.asarray(
+        Image.fromarray(noise).resize((128, 64), Image.Resampling.LANCZOS).convert("L")
+    )
+    for look, part in ((first, grey[:, :64]), (second, grey[:, 64:])):
+        assert np.abs(look.miniature[4:-4, 4:-4].astype(int) - part[4:-4, 4:-4]).max() <= 2
+    np.testing.assert_array_equal(look_at([file], tmp_path)[0].miniature, whole.miniature)
+    picture = np.asarray(small_picture(file, 128, square=Square(64, 64, 128)))
+    np.testing.assert_array_equal(picture, noise[:, :128])
+
+
+def test_pairs_of_two_sets_of_one_family_are_counted_and_no_find():
+    cards = load_cards(REPOSITORY / "datasets")
+    images = pd.DataFrame({"dataset": ["bccd", "bccd-wide", "bccd-wide", "chula"]})
+    pairs = pd.DataFrame({"first": [0, 1, 0, 0], "second": [1, 2, 2, 3]})
+    audit = Audit()
+    assert of_one_family(audit, cards, images, pairs).tolist() == [True, False, True, False]
+    (known,) = audit.known
+    assert known.text == (
+        "bccd and bccd-wide are of one family: 2 pairs of one cell were found in them"
+    )

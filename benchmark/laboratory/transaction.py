@@ -179,21 +179,23 @@ def with_domain(path: Path, profile: str, name: str) -> str:
         UserError: the profile has no list of its own.
     """
     text, domains = settings_text(path, profile)
+    # A name that YAML takes for a number or a date is a name in quotation marks alone.
+    written = name if YAML(typ="safe", pure=True).load(name) == name else f'"{name}"'
     if not domains.value:
-        start = domains.start_mark.index + 1
-        text = text[:start] + name + text[start:]
+        start = text.index("[", domains.start_mark.index) + 1
+        text = text[:start] + written + text[start:]
         return checked(path, text, profile, lambda listed: [name])
     last = domains.value[-1]
     start, end = last.start_mark.index, last.end_mark.index
     if domains.flow_style:
-        text = f"{text[:end]}, {name}{text[end:]}"
+        text = f"{text[:end]}, {written}{text[end:]}"
     else:
         # After the line of the last one, whose comment stays behind it.
         line, stop = text.rindex("\n", 0, start) + 1, text.find("\n", end)
         stop = len(text) if stop < 0 else stop
-        ending = "\r\n" if text[:stop].endswith("\r") else "\n"
+        ending = "\r\n" if "\r\n" in text else "\n"
         body = text[:stop].removesuffix("\r")
-        text = body + ending + text[line:start] + name + text[len(body) :]
+        text = body + ending + text[line:start] + written + text[len(body) :]
     return checked(path, text, profile, lambda listed: [*listed, name])
 
 
@@ -206,15 +208,36 @@ def without_domain(path: Path, profile: str, name: str) -> str:
     text, domains = settings_text(path, profile)
     row = [item.value for item in domains.value].index(name)
     start, end = domains.value[row].start_mark.index, domains.value[row].end_mark.index
+    line = text.rindex("\n", 0, start) + 1
+    stop = text.find("\n", end) + 1 or len(text)
+    before = domains.value[row - 1].end_mark.index if row else line
     if not domains.flow_style:
-        start = text.rindex("\n", 0, start) + 1
-        end = text.find("\n", end) + 1 or len(text)
-    elif row:
-        start = domains.value[row - 1].end_mark.index
-    elif len(domains.value) > 1:
-        end = domains.value[1].start_mark.index
+        start, end = line, stop
+    elif row and text[before:start].strip(" ") == ",":
+        start = before
+    else:
+        if (comma := comma_after(text, end)) is not None:
+            end = comma + 1
+            end += len(text[end:]) - len(text[end:].lstrip(" "))
+        elif row:
+            # The comma before it goes; comments in between are not its own.
+            comma = comma_after(text, before)
+            text = text[:comma] + text[comma + 1 :]
+            line, start, end, stop = (place - (place > comma) for place in (line, start, end, stop))
+        rest = text[end:stop].strip()
+        # Alone on its line, it goes with the line, and its comment with it.
+        if not text[line:start].strip() and (not rest or rest.startswith("#")):
+            start, end = line, stop
     text = text[:start] + text[end:]
     return checked(path, text, profile, lambda listed: [d for d in listed if d != name])
+
+
+def comma_after(text: str, end: int) -> int | None:
+    """Where the comma after an entry of a list in brackets stands; None if the list ends first."""
+    while end < len(text) and text[end] not in ",]":
+        # A comment may hold either.
+        end = text.find("\n", end) if text[end] == "#" else end + 1
+    return end if text[end] == "," else None
 
 
 def settings_text(path: Path, profile: str) -> tuple[str, SequenceNode]:
