@@ -16,6 +16,7 @@ from benchmark.evaluation.factorial import REST, SEED, analysis_of_variance, cro
 from benchmark.metrics import HEADLINE
 from benchmark.report.crossed import cells_sheet, effects_sheet, grids, levels_sheet
 from benchmark.report.results import Scores
+from benchmark.report.shift_parts import shift_parts_sheet
 from benchmark.report.table import Table
 from benchmark.report.write import to_csv
 
@@ -254,9 +255,77 @@ def test_a_cell_with_fewer_seeds_is_counted_and_shown() -> None:
     assert "found 71 of 72 planned runs" in table.caption
 
 
+def test_answers_of_one_training_are_no_replicates_of_each_other() -> None:
+    """As many runs again, of the same networks under another inference: two lists, not one."""
+    own = experiment()
+    again = [
+        run.model_copy(
+            update={
+                "run_id": f"again-{run.run_id}",
+                "track": "transductive",
+                "method": run.method.model_copy(
+                    update={"name": f"{run.method.name}-moments", "inference": "moments"}
+                ),
+            }
+        )
+        for run in own.runs
+    ]
+    both = own.model_copy(update={"runs": (*own.runs, *again)})
+    table = lines_of(effects_sheet(both, grids(both, *scored(both))))
+    sources = [line["trained on"] for line in table if line["effect"] == REST]
+    assert sources == [
+        name for name in ("raabin", "pbc", "raabin (moments)", "pbc (moments)") for _ in range(2)
+    ]
+    assert {line["df"] for line in table if line["effect"] == REST} == {"22"}  # (12 - 1)(3 - 1)
+
+
 def test_a_single_seed_in_every_cell_is_told() -> None:
     own = experiment()
     own = own.model_copy(update={"runs": tuple(run for run in own.runs if run.seed == 0)})
     table = effects_sheet(own, grids(own, *scored(own)))
     assert "raabin, pbc: a single seed in every cell" in table.notes[0]
     assert {line["effect"] for line in lines_of(table)} >= {"backbone × loss", REST}
+
+
+def answers(outcome: str = "done") -> tuple[Experiment, Scores]:
+    """One training of two seeds under four inferences, the last with this outcome."""
+    won = {"single": (0.2, 0.4), "moments": (0.5, 0.4), "scale": (0.3, 0.5)}
+    won["scale_and_moments"] = (0.8, 0.6)
+    scenario = {"name": "pbc->*", "source": "pbc", "targets": ("bccd", "jtsc")}
+    runs, values = [], {}
+    for (inference, shifted), seed in product(won.items(), range(2)):
+        name = f"net-{inference}"
+        method = RecordedMethod(name=name, backbone="resnet18", inference=inference)
+        run = {"run_id": f"{name}/s/seed{seed}", "method": method, "scenario": scenario}
+        run |= {"track": "inductive", "seed": seed}
+        runs.append(run | {"outcome": outcome if inference == "scale_and_moments" else "done"})
+        # The seeds differ by four points everywhere, so that their mean is what stands above.
+        away = 0.02 * (1 if seed else -1)
+        values[run["run_id"], "pbc", "id_test", "", HEADLINE] = (0.95 + away, 100)
+        for target, value in zip(("bccd", "jtsc"), shifted, strict=True):
+            values[run["run_id"], target, "shifted", "", HEADLINE] = (value + away, 100)
+    facts = {"experiment": "made_of", "title": "Made of", "profile": "toy", "label_space": "wbc5"}
+    own = Experiment(schema_version=1, classes=("neutrophil",), runs=runs, **facts)
+    return own, Scores(values, {}, {}, {}, {"pbc->*": ("bccd", "jtsc")}, {})
+
+
+def test_colour_framing_and_the_rest_add_up_to_the_loss() -> None:
+    lines = {line["target"]: line for line in lines_of(shift_parts_sheet(*answers()))}
+    # By hand, bccd: colour wins 30 alone and 50 beside framing, framing 10 and 30.
+    shown = ("in-domain", "as is", "loss", "colour", "framing", "rest")
+    assert [lines["bccd"][name] for name in shown] == [
+        "95.0", "20.0", "75.0", "40.0", "20.0", "15.0",
+    ]  # fmt: skip
+    # jtsc: colour 0 and 10, framing 10 and 20.
+    assert [lines["jtsc"][name] for name in shown[3:]] == ["5.0", "15.0", "35.0"]
+    mean = lines["mean of targets"]
+    assert [mean[name] for name in shown[2:]] == ["65.0", "22.5", "17.5", "25.0"]
+    assert mean["seeds"] == "2/2"
+    for line in lines.values():
+        parts = (float(line[name]) for name in ("colour", "framing", "rest"))
+        assert sum(parts) == pytest.approx(float(line["loss"]))
+
+
+def test_nothing_is_split_before_all_four_answers_are_there() -> None:
+    assert shift_parts_sheet(*answers(outcome="missing")) is None
+    assert shift_parts_sheet(experiment(), answers()[1]) is None

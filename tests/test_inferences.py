@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark.data.cell_finder import nucleus_diameter
 from benchmark.data.stain import matched, moments_of
 from benchmark.models.normalisation import normalise
 from benchmark.models.predict import (
@@ -15,6 +16,8 @@ from benchmark.models.predict import (
     Conditions,
     log_mean_probability,
     log_prior_ratio,
+    magnified,
+    typical_nucleus,
 )
 from benchmark.models.weights import IMAGENET
 
@@ -164,9 +167,67 @@ def test_matching_undoes_another_lamp(pixels):
     assert np.abs(distance).max() <= 1
 
 
-def test_moments_without_the_source_s_images_are_refused(model, pixels, where):
+def discs(radius, colour=(90, 40, 140), number=5):
+    """Purple nuclei of a radius in pixels in the middle of pale pictures of 64."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    picture = np.full((64, 64, 3), 230, np.uint8)
+    picture[np.hypot(x, y) < radius] = colour
+    return np.repeat(picture[None], number, axis=0)
+
+
+@pytest.mark.parametrize("radius", [9, 14, 20])
+def test_a_nucleus_is_as_wide_as_it_was_drawn(radius):
+    assert nucleus_diameter(discs(radius)[0]) == pytest.approx(2 * radius / 64, rel=0.02)
+
+
+@pytest.mark.parametrize("radius", [9, 20])
+def test_cells_are_shown_as_large_as_the_source_s(radius, where):
+    shown = []
+
+    class Seen(nn.Module):
+        def forward(self, batch):
+            shown.append(batch)
+            return batch.flatten(1)[:, :3]
+
+    source = discs(14)
+    INFERENCES["scale"]()(Seen(), discs(radius), replace(where, source_images=source))
+    deviation = np.array(IMAGENET.std)[:, None, None]
+    seen = 255 * (torch.cat(shown).numpy() * deviation + np.array(IMAGENET.mean)[:, None, None])
+    dark = seen[:, 1] < 135  # half-way between nucleus and background
+    assert np.sqrt(4 / np.pi * dark.sum((1, 2))) == pytest.approx(2 * 14, abs=1)
+    assert typical_nucleus(source) == pytest.approx(28 / 64, rel=0.02)
+
+
+def test_magnified_by_one_is_the_image_and_mirrors_what_lies_beyond(pixels):
+    np.testing.assert_array_equal(magnified(pixels, 1.0), pixels)
+    stripes = np.zeros((1, 8, 8, 3), np.uint8)
+    stripes[:, :, 0] = stripes[:, :, 7] = 200
+    half = magnified(stripes, 0.5)[0, :, :, 0].astype(int)
+    np.testing.assert_array_equal(half, half[:, ::-1])
+    # Column 0 of the picture lies a quarter from the left, its mirror image left of it.
+    assert half[4].tolist() == [0, 100, 100, 0, 0, 100, 100, 0]
+
+
+def test_a_set_without_a_nucleus_is_not_magnified(where):
+    blank = np.full((3, 8, 8, 3), 200, np.uint8)
+    flat = nn.Flatten()
+    plain = INFERENCES["single"]()(flat, blank, where)
+    np.testing.assert_array_equal(INFERENCES["scale"]()(flat, blank, where), plain)
+
+
+def test_scale_and_moments_is_one_after_the_other(where):
+    target, near = discs(20, (120, 90, 160)), replace(where, source_images=discs(14))
+    factor = typical_nucleus(near.source_images) / typical_nucleus(target)
+    moved = magnified(target, factor)
+    by_hand = INFERENCES["moments"]()(nn.Flatten(), moved, near)
+    both = INFERENCES["scale_and_moments"]()(nn.Flatten(), target, near)
+    np.testing.assert_array_equal(both, by_hand)
+
+
+@pytest.mark.parametrize("name", ["moments", "scale", "scale_and_moments"])
+def test_what_is_matched_to_the_source_needs_its_images(name, model, pixels, where):
     with pytest.raises(ValueError, match="source"):
-        INFERENCES["moments"]()(model, pixels, replace(where, source_images=None))
+        INFERENCES[name]()(model, pixels, replace(where, source_images=None))
 
 
 def test_shares_of_a_test_set_are_found_again():

@@ -182,7 +182,16 @@ def test_two_experiments_never_share_the_file_of_a_table(params: Path) -> None:
 
 
 def test_no_other_endings_of_tables_can_be_confused() -> None:
-    endings = {*METRICS, "per_class", "open_set", "corruptions", "effects", "levels", "cells"}
+    endings = {
+        *METRICS,
+        "per_class",
+        "open_set",
+        "corruptions",
+        "effects",
+        "levels",
+        "cells",
+        "shares",
+    }
     endings |= {f"rejection{more}" for more in ("", "_summary", "_transductive")}
     within = {(a, b) for a in endings for b in endings if a.endswith(f"_{b}")}
     assert within == {("balanced_accuracy", "accuracy")}

@@ -22,7 +22,8 @@ from benchmark.training.alignment import alignment, discrepancy
 from benchmark.training.contracts import Batch, OfLogits, Recipe, join
 from benchmark.training.fit import Fit, fit
 from benchmark.training.losses import LOSSES
-from benchmark.training.recipes import RECIPES, early_stages, mix_statistics
+from benchmark.training.mixing import early_stages, mix_statistics
+from benchmark.training.recipes import RECIPES
 
 CPU = torch.device("cpu")
 SEVERAL = ("interdomain_mixup", "coral", "groupdro", "idg_boda")

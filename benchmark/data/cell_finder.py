@@ -105,6 +105,25 @@ def find_cell(image: Image.Image, diameter: float) -> Found:
     return Found(x, y, float(contrast))
 
 
+NUCLEUS_WITHIN = 0.45
+"""Radius around the middle of a cell's picture in which its nucleus is looked for, in sides."""
+
+
+def nucleus_diameter(pixels: np.ndarray) -> float:
+    """Equivalent diameter of the nucleus in a picture of one cell, as a share of its side.
+
+    That of a disc of the area that stands out in purple (Otsu) around the middle; 0 where nothing
+    does. A single picture's may be wrong, a set's median says how large its cells are shown.
+
+    Args:
+        pixels: uint8 [S, S, 3], the cell in the middle.
+    """
+    excess, side = purple(pixels), len(pixels)
+    around = distance_from(np.full(2, (side - 1) / 2), excess.shape) < NUCLEUS_WITHIN * side
+    inner = excess[around]
+    return float(np.sqrt(4 / np.pi * (inner > otsu(inner)).sum()) / side)
+
+
 def purple(pixels: np.ndarray) -> np.ndarray:
     """Density in green above those in red and blue: uint8 [H, W, 3] → float64 [H, W].
 

@@ -16,10 +16,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmark.data.cell_finder import nucleus_diameter
 from benchmark.data.stain import LEAST_GREY_SPREAD, matched, moments_of
 from benchmark.models.weights import IMAGENET, Preprocessing
 from benchmark.schema import BelowOne
@@ -270,6 +272,51 @@ class MatchedMoments(Inference):
         return conditions.predict(model, matched(pixels, source))
 
 
+class MatchedScale(Inference):
+    """Cells shown as large as the source's: all images of the test set are magnified about their
+    middle by one factor, which makes the median diameter of their nuclei the source's.
+
+    Where they are made smaller, what lies beyond the picture is its mirror image. With `colour`,
+    mean and deviation of R, G, B are matched as well, afterwards. Nuclei differ in size between
+    classes too: like `MatchedMoments` it wants a test set of mixed classes.
+    """
+
+    transductive = True
+
+    def __init__(self, colour: bool = False) -> None:
+        self.colour = colour
+
+    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+        source = conditions.source_images
+        if source is None:
+            raise ValueError("scale is matched to that of the source's images: give them")
+        own, wanted = typical_nucleus(pixels), typical_nucleus(source)
+        if own and wanted:
+            pixels = magnified(pixels, wanted / own)
+        if self.colour:
+            pixels = matched(pixels, moments_of(source))
+        return conditions.predict(model, pixels)
+
+
+def typical_nucleus(pixels: np.ndarray) -> float:
+    """Median diameter of the nuclei of images uint8 [N, S, S, 3], as a share of the side."""
+    return float(np.median([nucleus_diameter(image) for image in pixels]))
+
+
+def magnified(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Images uint8 [N, S, S, 3] magnified about their middle, bilinearly, mirrored at the edge."""
+    theta = torch.tensor([[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]])
+    changed = []
+    for start in range(0, len(pixels), BATCH):
+        batch = torch.from_numpy(pixels[start : start + BATCH]).permute(0, 3, 1, 2).float()
+        grid = F.affine_grid(theta.expand(len(batch), 2, 3), list(batch.shape), align_corners=False)
+        moved = F.grid_sample(
+            batch, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+        changed.append(moved.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(np.concatenate(changed))
+
+
 class PriorCorrection(Inference):
     """Predictions corrected for the class shares of the test set (Saerens et al. 2002).
 
@@ -323,4 +370,6 @@ INFERENCES: dict[str, Callable[..., Inference]] = {
     "tent": Tent,
     "prior_correction": PriorCorrection,
     "moments": MatchedMoments,
+    "scale": MatchedScale,
+    "scale_and_moments": partial(MatchedScale, colour=True),
 }

@@ -13,6 +13,7 @@ from benchmark.evaluation.comparisons import holm
 from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.evaluation.factorial import SEED, analysis_of_variance, crossed_parts
 from benchmark.metrics import HEADLINE
+from benchmark.parts import ANSWERING, PLAIN
 from benchmark.report.notes import found_of_planned, gap_notes
 from benchmark.report.results import Records, Scores, counted_sets, values
 from benchmark.report.sheets import OWN
@@ -25,7 +26,7 @@ SPEED = "images/s"
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs of a scenario and track that cross the choices of several parts.
+    """The runs of a scenario, answered alike, that cross the choices of several parts.
 
     Attributes:
         choices: part → its choices, in plan order.
@@ -50,15 +51,21 @@ class Grid:
 
 
 def grids(experiment: Experiment, scores: Scores, records: Records) -> list[Grid]:
-    """The crossed grids of an experiment, one for each scenario and track that has one."""
+    """The crossed grids of an experiment: of each scenario, by how images are answered, since
+    answers of one training are no replicates of each other."""
+    blocks: dict[tuple[Scenario, tuple[str, ...]], list[RecordedRun]] = {}
+    for run in experiment.runs:
+        answered = {part: getattr(run.method, part) for part in ANSWERING}
+        other = tuple(name for part, name in answered.items() if name != PLAIN[part])
+        blocks.setdefault((run.scenario, other), []).append(run)
     found = []
-    for (scenario, track), planned in experiment.blocks().items():
+    for (scenario, other), planned in blocks.items():
         methods = {run.method.name: run.method for run in planned}
         if choices := crossed_parts(methods.values()):
             lines = [
                 line_of(run, choices, scenario, scores, records) for run in planned if run.done
             ]
-            source = scenario.source if track == "inductive" else f"{scenario.source} ({track})"
+            source = f"{scenario.source} ({', '.join(other)})" if other else scenario.source
             columns = [*choices, SEED, HOME, SHIFTED, SPEED]
             runs = pd.DataFrame(lines, columns=columns).dropna(subset=[HOME, SHIFTED])
             found.append(Grid(source, choices, runs, len(planned)))

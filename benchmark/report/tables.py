@@ -10,6 +10,7 @@ from benchmark.report.blocks import class_table, score_tables
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
 from benchmark.report.results import Results
+from benchmark.report.shift_parts import shift_parts_sheet
 from benchmark.report.table import Table
 
 OVERVIEW = ""
@@ -74,6 +75,7 @@ def experiment_tables(results: Results, experiment: Experiment) -> Tables:
     lists = [
         crossed.effects_sheet(experiment, crossing),
         crossed.levels_sheet(experiment, crossing),
+        shift_parts_sheet(experiment, scores),
         sheets.corruption_sheet(experiment, scores),
         rejection.rejection_sheet(experiment, results.rejection_counted, whole=False),
         rejection.open_set_sheet(experiment, results.open_set),

@@ -43,7 +43,8 @@ BLOCKS: dict[str, str] = {
     "freezing": "none last16 linear",
     "stain": "none jpeg95 macenko reinhard image_moments white_background grey standardised",
     "readout": "head linear_probe nearest_neighbours decoupled",
-    "inference": "single tta tta_as_released adabn bn_mix tent prior_correction moments",
+    "inference": "single tta tta_as_released adabn bn_mix tent prior_correction moments "
+    "scale scale_and_moments",
     "optimiser": "adamw sgd",
     "schedule": "cosine steps as_released",
     "sampler": "instance class_balanced domain_balanced",
