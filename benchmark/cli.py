@@ -148,7 +148,8 @@ LabelsOption = Annotated[
     Path | None, Option(help="CSV with the columns path, label and perhaps group, or boxes.")
 ]
 CropOption = Annotated[
-    float, Option(min=0.05, max=1.0, help="Part of the image's side that is one cell.")
+    float | None,
+    Option(min=0.05, max=1.0, help="Part of an image's side that is one cell; default: all of it."),
 ]
 MapOption = Annotated[
     list[str] | None, Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
@@ -769,10 +770,7 @@ def domain_add(
     folder: LabelledFolder,
     name: Annotated[str, Option(help="What the domain is to be called.")],
     labels: LabelsOption = None,
-    crop: Annotated[
-        float | None,
-        Option(min=0.05, max=1.0, help="Part of an image's side that is one cell; default: all."),
-    ] = None,
+    crop: CropOption = None,
     told: MapOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
@@ -1007,7 +1005,9 @@ def networks_renew(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
 @command(LABORATORY)
 def predict(
-    folder: Annotated[Path, Argument(help="Images of one cell each, in any folders below.")],
+    folder: Annotated[
+        Path, Argument(help="Images of one cell each, or fields with boxes (VOC, YOLO, COCO).")
+    ],
     network: Annotated[
         str | None,
         Option(
@@ -1026,7 +1026,7 @@ def predict(
     out: Annotated[
         Path, Option(help="The CSV to write; a sheet of the images goes beside it.")
     ] = Path("predictions.csv"),
-    crop: CropOption = 1.0,
+    crop: CropOption = None,
     adapt: Annotated[
         str | None,
         Option(
@@ -1052,7 +1052,7 @@ def predict(
     the CSV and, beside it, an HTML page that shows the images.
     """
     from benchmark.laboratory.adaptation import ADAPTATIONS
-    from benchmark.laboratory.label_images import label_images, write_labels
+    from benchmark.laboratory.label_images import label_folder
 
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: name a .csv file")
@@ -1061,9 +1061,7 @@ def predict(
     if network is not None and run is not None:
         raise UserError("predict: give --network or --run, not both")
     chosen = chosen_network(network, run, profile, tta)
-    labelled = label_images(ROOT, chosen, folder, crop, accuracy, adapt)
-    table, gauge, notes = labelled
-    sheet = write_labels(labelled, folder, chosen.name, out)
+    (table, gauge, notes), sheet = label_folder(ROOT, chosen, folder, out, crop, accuracy, adapt)
     say(f"network {chosen.name}, trained on {chosen.source}")
     for flag, number in table["flag"].value_counts().items():
         say(f"{number} {flag}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, draw_disc
 from PIL import Image
 from scipy.stats import beta
 from support.laboratory import deep_png
@@ -25,6 +25,7 @@ from support.trained import (  # noqa: F401
 )
 
 from benchmark.data.arrays import PreparedImages
+from benchmark.data.fields import cut_cells, read_fields
 from benchmark.data.prepare import decode
 from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
@@ -376,3 +377,33 @@ def test_c9_the_csv_that_predict_writes_is_scored(trained: Path, wbc_shift) -> N
     assert "note: 1 row left out, without an answer: line " in outcome.out
     assert "rows name no test image of this scenario and were left out: a/" in outcome.out
     assert "ECE" in outcome.out
+
+
+def test_the_boxed_cells_of_fields_are_labelled_and_found_again(trained: Path, wbc_shift) -> None:
+    """The answers are those to the same cells cut beforehand, whatever they are called."""
+    Path("fields").mkdir()
+    generator = np.random.default_rng(1)
+    for number in range(3):
+        field, lines = Image.new("RGB", (360, 160), (230, 210, 210)), ["1 0.5 0.9 0.1 0.1"]
+        for label in range(3):
+            disc = Image.fromarray(draw_disc(label, 1.0, generator))
+            field.paste(disc, (32 + 120 * label, 52))
+            lines.append(f"0 {(60 + 120 * label) / 360} 0.5 {40 / 360} {40 / 160}")
+        field.save(f"fields/{number}.png")
+        Path(f"fields/{number}.txt").write_text("\n".join(lines))
+    Path("fields/classes.txt").write_text("WBC\nRBC\n")
+    outcome = wbc_shift(*PREDICT[:1], "fields", *PREDICT[2:], "--out", "cut.csv")
+    assert outcome.status == 0, outcome.err
+    assert "9 cells were cut of 3 fields (YOLO)" in outcome.out
+    assert "the first: 3 boxes labelled RBC: no leucocytes" in outcome.out
+    table = pd.read_csv("cut.csv").sort_values("image", ignore_index=True)
+    assert table["field"].tolist() == [f"{number}.png" for number in range(3) for _ in range(3)]
+    assert table["box_x"].round(3).tolist() == [40, 160, 280] * 3
+    cut_cells(Path("fields"), read_fields(Path("fields")).table, Path("cells"))
+    assert (
+        wbc_shift("predict", "cells", *PREDICT[2:], "--crop", "0.7", "--out", "b.csv").status == 0
+    )
+    again = pd.read_csv("b.csv").sort_values("image", ignore_index=True)
+    pd.testing.assert_frame_equal(table[again.columns], again)
+    assert Path("cut.html").read_text().count("data:image/jpeg;base64") == 9
+    assert not list(Path("datasets/cache").glob("cells-*"))

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 
 from benchmark.audit.images import address, small_picture
+from benchmark.data.cards import read_label_spaces
+from benchmark.data.fields import ORIGIN
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
 from benchmark.data.prepare import decode_all, scaled
@@ -33,6 +35,7 @@ from benchmark.laboratory.adaptation import (
     check_adaptation,
 )
 from benchmark.laboratory.judge import ALIKE, look_at_own
+from benchmark.laboratory.labels import boxed_cells, cells_cut_in
 from benchmark.laboratory.networks import Gauge, Network
 from benchmark.metrics import predicted_classes, probabilities
 from benchmark.progress import track
@@ -61,6 +64,49 @@ class Labelled(NamedTuple):
     table: pd.DataFrame
     gauge: Gauge
     notes: list[str]
+
+
+def label_folder(
+    root: Path,
+    network: Network,
+    folder: Path,
+    out: Path,
+    crop: float | None = None,
+    accuracy: float = 0.95,
+    adapt: Adaptation | None = None,
+) -> tuple[Labelled, Path]:
+    """Label every image below a folder, or every boxed cell of its fields, and write the CSV and
+    its sheet.
+
+    Args:
+        out: the CSV.
+        crop: as in `label_images`; None: the whole image, of cells cut from fields what shows one.
+
+    Returns:
+        The labels, of cells with the field and the box of each; and the sheet.
+
+    Raises:
+        UserError: as `label_images`; fields of which no box can be used.
+    """
+    folder = Path(folder)
+    datasets = Path(root) / "datasets"
+    with cells_cut_in(datasets / "cache") as scratch:
+        cells = boxed_cells(folder, read_label_spaces(datasets), scratch / folder.resolve().name)
+        if cells is None:
+            labelled = label_images(root, network, folder, crop or 1.0, accuracy, adapt)
+            return labelled, write_labels(labelled, folder, network.name, out)
+        table, gauge, notes = label_images(
+            root, network, cells.folder, crop or cells.crop or 1.0, accuracy, adapt
+        )
+        places = cells.table[["path", *ORIGIN]].rename(columns={"path": "image"})
+        told = list(cells.notes)
+        if cells.left_out:
+            path, _, why = cells.left_out[0]
+            first = " ".join(filter(None, (path, why)))
+            told.append(f"{len(cells.left_out)} fields or boxes were left out, the first: {first}")
+        table = table.merge(places, on="image", how="left", validate="one_to_one")
+        labelled = Labelled(table, gauge, [*told, *notes])
+        return labelled, write_labels(labelled, cells.folder, network.name, out)
 
 
 def label_images(
@@ -180,6 +226,8 @@ def write_labels(labelled: Labelled, folder: Path, network: str, out: Path) -> P
     table, gauge, notes = labelled
     # In all digits: rounded, a confidence could not be told from the threshold, or from 1.
     shown = table.assign(image=table["image"].map(csv_path), reason=table["reason"].map(csv_cell))
+    if "field" in shown:
+        shown["field"] = shown["field"].map(csv_path)
     write_text(out, shown.to_csv(index=False, lineterminator="\n"))
     environment = templates_beside(__file__)
     readable = table[table["flag"] != "unreadable"]

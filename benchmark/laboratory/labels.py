@@ -101,6 +101,20 @@ def are_fields(folder: Path, paths: list[str], known: LabelSpaces) -> bool:
     )
 
 
+def boxed_cells(folder: Path, known: LabelSpaces, scratch: Path) -> OwnImages | None:
+    """The cells of a folder of fields with boxes, whatever their labels; None if it is another.
+
+    Raises:
+        UserError: a link that leaves the folder; no box can be used.
+    """
+    if not folder.is_dir():
+        return None
+    refuse_links_outwards(folder)
+    if not are_fields(folder, find_images(folder).images, known):
+        return None
+    return cells_of(folder, read_fields(folder), scratch)
+
+
 @contextmanager
 def cells_cut_in(cache: Path) -> Iterator[Path]:
     """A folder that cells of fields are cut into, below one that git ignores; removed at the end.
