@@ -3,6 +3,7 @@ where nothing else is."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import REPOSITORY
 from benchmark.data.cards import Card, card_of, load_cards
 from benchmark.data.manifests import domain_images, open_set_images, read_manifest
 from benchmark.files import read_json, sha256_file
+from benchmark.parts import PLAIN
 from benchmark.settings import load_params
 
 DATASETS = REPOSITORY / "datasets"
@@ -21,7 +23,8 @@ MOST_BYTES = 30_000_000
 WORDS = ("README.md", "LICENSE", "ATTRIBUTION.md")
 LICENCES = {"pbc": "CC BY 4.0", "bccd_fields": "MIT", "chula": "MIT"}
 """Folder → the licence under which its images may be passed on."""
-DEMO = load_params(REPOSITORY / "params.yaml").profile("demo")
+PARAMS = load_params(REPOSITORY / "params.yaml")
+DEMO = PARAMS.profile("demo")
 
 
 def files() -> list[Path]:
@@ -143,10 +146,13 @@ def test_the_data_of_the_demo_come_with_the_repository(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WBC_MIRROR", raising=False)
     monkeypatch.setenv("WBC_OFFLINE", "1")
-    for command in ("fetch", "prepare", "audit"):
+    said = {}
+    for command in ("fetch", "prepare", "audit", "plan"):
         outcome = wbc_shift(command, "-p", "demo")
         assert outcome.status == 0, outcome.err
-    assert "audit of profile demo passed" in outcome.out
+        said[command] = outcome.out
+    assert "audit of profile demo passed: 0 new findings" in said["audit"]
+    assert re.search(r"demo/shift: (\d+) runs planned, 0 done or skipped", said["plan"])
     data = read_json(tmp_path / "results/demo/data.json")
     assert data["subset"] == "sample"
     cards = load_cards(DATASETS)
@@ -155,3 +161,18 @@ def test_the_data_of_the_demo_come_with_the_repository(
         assert data["domains"][domain]["images"] == len(images)
         # A class that no image stands for, or almost none, would make the demo's mean a lottery.
         assert images["class_name"].nunique() >= 4
+
+
+def test_the_demo_changes_one_part_of_a_plain_network_at_a_time() -> None:
+    """So that what it finds, in one sentence, has one cause each."""
+    (experiment,) = DEMO.experiments.values()
+    networks = {
+        method.canonical_name: method.chosen()
+        for method in PARAMS.methods_of(experiment).values()
+        if method.readout == PLAIN["readout"]
+    }
+    plain = networks.pop("resnet10t-bn-ce")
+    changed = [
+        {part for part in parts if parts[part] != plain.get(part)} for parts in networks.values()
+    ]
+    assert sorted(changed, key=str) == [{"augmentation"}, {"inference"}, {"normalisation"}]
