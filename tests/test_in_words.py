@@ -84,6 +84,8 @@ def test_of_many_changes_the_largest_are_named_and_the_others_counted() -> None:
 def test_one_other_domain_is_named_and_has_no_lowest() -> None:
     text = outcome(FALL, HELP, targets={"b": Cell(30.0)}).sentence
     assert " at home to 30.0 % on b (one constant answer: 10.0 %);" in text
+    unknown = outcome(FALL, HELP, targets={"b": Cell(30.0)})._replace(constant=NOTHING).sentence
+    assert " at home to 30.0 % on b; " in unknown
 
 
 def test_the_numbers_are_those_of_the_tables() -> None:

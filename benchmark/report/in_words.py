@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
     targets: dict[str, Cell]
     """by domain, those that `away` is the mean of"""
     constant: float
-    """mean of targets of the commonest class of each, answered for every image"""
+    """mean of targets of the commonest class of each, answered for every image; NaN if unknown"""
     changes: list[Change]
 
     @property
@@ -82,12 +82,14 @@ class Outcome(NamedTuple):
             fall = f"rises from a macro-F1 of {home} at home to {away} {others}"
         else:
             fall = f"has a macro-F1 of {home} at home and of {away} {others}, not shown to differ"
-        aside = [f"one constant answer: {number(self.constant)} %"]
+        aside = []
         if len(self.targets) > 1:
             lowest = min(self.targets, key=lambda name: self.targets[name].mean)
-            aside.insert(0, f"lowest: {number(self.targets[lowest].mean)} %, {lowest}")
-        text = f"Trained on {self.source}, {self.method} {fall} ({'; '.join(aside)})"
-        return f"{text}; {self.verdicts}."
+            aside.append(f"lowest: {number(self.targets[lowest].mean)} %, {lowest}")
+        if not math.isnan(self.constant):
+            aside.append(f"one constant answer: {number(self.constant)} %")
+        aside = f" ({'; '.join(aside)})" if aside else ""
+        return f"Trained on {self.source}, {self.method} {fall}{aside}; {self.verdicts}."
 
     @property
     def verdicts(self) -> str:
@@ -158,7 +160,7 @@ def outcome_of(
         cell(results.scores, where, method, HEADLINE, "", column)
         for column in ("in_domain", "mean_target", "shift_drop", *counted)
     )
-    if math.isnan(home.mean) or math.isnan(away.mean):
+    if any(math.isnan(cell.mean) for cell in (home, away, *targets)):
         return None
     columns = [Column("mean_target", MAJORITY)]
     (constant,) = constant_cells(results.scores, scenario, HEADLINE, columns)
