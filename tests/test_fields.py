@@ -245,7 +245,12 @@ def test_a_hostile_or_broken_xml_costs_its_field_and_is_never_expanded(
 
 @pytest.mark.parametrize(
     "content",
-    ['{"images": [], "annotations": [}', '{"images": [{"id": 1}], "annotations": [3, {"a": 1}]}'],
+    [
+        '{"images": [{"id": [1], "file_name": "a.png"}], "annotations": [{"image_id": [1]}]}',
+        "[" * 100_000 + '"images" "annotations"',
+        '{"images": [], "annotations": [}',
+        '{"images": [{"id": 1}], "annotations": [3, {"a": 1}]}',
+    ],
 )
 def test_a_broken_json_is_one_line(tmp_path: Path, content: str) -> None:
     coco(tmp_path, BOXES)

@@ -19,8 +19,8 @@ from benchmark.files import read_yaml
 from benchmark.tables import tidy, tidy_path
 from benchmark.texts import shortened
 
-MOST_BYTES = 2**28
-"""Of an annotation file."""
+MOST_BYTES, MOST_BYTES_OF_ALL = 2**24, 2**28
+"""Of the annotation of a field, and of one file for all fields."""
 CLASS_NAMES = ("classes.txt", "obj.names")
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 """Files that name the classes of YOLO, in the order of their numbers."""
@@ -79,7 +79,6 @@ def files_like(folder: Path, pattern: str) -> list[Path]:
         path
         for path in sorted(folder.rglob(pattern))
         if path.is_file()
-        and path.stat().st_size <= MOST_BYTES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
@@ -131,6 +130,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     Raises:
         ValueError: it is none, or has one.
     """
+    refuse_large(path)
     parser = ElementTree.XMLParser(target=NoDocumentType())
     try:
         with path.open("rb") as file:
@@ -142,6 +142,12 @@ def read_xml(path: Path) -> ElementTree.Element:
         raise ValueError(f"it is no XML ({error})") from None
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from None
+
+
+def refuse_large(path: Path) -> None:
+    """Raise a ValueError if a file is larger than the annotation of a field."""
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes")
 
 
 def is_voc(path: Path) -> bool:
@@ -201,6 +207,7 @@ def as_number(text: object) -> float:
 
 def lines_of(path: Path) -> list[list[str]]:
     """The words of each line of a text; a ValueError if it is none."""
+    refuse_large(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -281,8 +288,9 @@ def class_names(folder: Path) -> tuple[dict[str, str], str]:
                     raise UserError(f"{file}: {why}: name a class in each line") from None
                 while listed and not listed[-1]:
                     listed.pop()
-            pairs = listed.items() if isinstance(listed, dict) else enumerate(listed or [])
-            found = {str(key): str(name) for key, name in pairs}
+            listed = listed if isinstance(listed, dict | list) else []
+            pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
+            found = {str(key): tidy(str(name)) for key, name in pairs}
             if known and found and found != known:
                 raise UserError(
                     f"{folder}: {source} and {own} name the classes differently: keep one of them"
@@ -302,6 +310,8 @@ def read_json_of_coco(path: Path) -> dict[str, Any] | None:
         UserError: its name or beginning says that it is one, and it is broken.
     """
     try:
+        if path.stat().st_size > MOST_BYTES_OF_ALL:
+            return None
         content = path.read_bytes()
         if b'"annotations"' not in content or b'"images"' not in content:
             return None
@@ -327,29 +337,29 @@ def read_coco(folder: Path, images: Sequence[str]) -> Annotations:
             continue
         own = file.relative_to(folder).as_posix()
         categories = {
-            one.get("id"): tidy(str(one.get("name", "")))
+            str(one.get("id")): tidy(str(one.get("name", "")))
             for one in content.get("categories") or []
             if isinstance(one, dict)
         }
-        fields: dict[Any, tuple[str, tuple[int, int] | None]] = {}
-        missing: dict[Any, str] = {}
+        fields: dict[str, tuple[str, tuple[int, int] | None]] = {}
+        missing: dict[str, str] = {}
         for one in content["images"]:
             if not isinstance(one, dict):
                 continue
             stated = str(one.get("file_name", ""))
             field = names.find(stated, own) if stated else None
             if field is None:
-                missing[one.get("id")] = stated
+                missing[str(one.get("id"))] = stated
                 continue
             annotated.add(field)
             sides = [as_number(one.get(side)) for side in ("width", "height")]
             known = all(isfinite(side) and side > 0 for side in sides)
-            fields[one.get("id")] = (field, tuple(map(int, sides)) if known else None)
-        of_missing: Counter[Any] = Counter()
+            fields[str(one.get("id"))] = (field, tuple(map(int, sides)) if known else None)
+        of_missing: Counter[str] = Counter()
         for one in content["annotations"]:
             if not isinstance(one, dict):
                 continue
-            named, image = f"annotation {one.get('id')} of {own}", one.get("image_id")
+            named, image = f"annotation {one.get('id')} of {own}", str(one.get("image_id"))
             if image in missing:
                 of_missing[image] += 1
                 continue
@@ -360,7 +370,7 @@ def read_coco(folder: Path, images: Sequence[str]) -> Annotations:
             if one.get("iscrowd"):
                 left_out.append((field, LEFT_OUT, f"{named} marks a crowd of cells"))
                 continue
-            label = categories.get(one.get("category_id"))
+            label = categories.get(str(one.get("category_id")))
             if label is None:
                 because = f"{named}: class number {one.get('category_id')} is no category"
                 left_out.append((field, LEFT_OUT, because))
