@@ -143,7 +143,8 @@ def unlabelled_figure(results: Results) -> Figure:
             x, y = 100 * rows["truth"], 100 * rows["estimate"]
             axes.plot(x, y, ".", color=colour, markersize=1.6, alpha=0.6, rasterized=True)
         off = own.loc[own["tested"] == KINDS[2], "error"].abs()
-        text = f"{ESTIMATOR_NAMES[name]}" + (f": {off.mean():.0f} points off" if len(off) else "")
+        text = ESTIMATOR_NAMES[name].split(" (")[0]
+        text += f": {off.mean():.0f} points off" if len(off) else ""
         axes.set_title(text, fontsize=5.8, color=INK)
         axes.set(xlim=(0, 100), ylim=(0, 100))
     ticks = range(0, 101, 20)
