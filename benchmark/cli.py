@@ -1027,6 +1027,10 @@ def predict(
         Path, Option(help="The CSV to write; a sheet of the images goes beside it.")
     ] = Path("predictions.csv"),
     crop: CropOption = None,
+    boxes: Annotated[
+        Path | None,
+        Option(help="CSV of where cells lie in fields: path, x, y, width, height, in pixels."),
+    ] = None,
     adapt: Annotated[
         str | None,
         Option(
@@ -1061,7 +1065,8 @@ def predict(
     if network is not None and run is not None:
         raise UserError("predict: give --network or --run, not both")
     chosen = chosen_network(network, run, profile, tta)
-    (table, gauge, notes), sheet = label_folder(ROOT, chosen, folder, out, crop, accuracy, adapt)
+    asked = (crop, accuracy, adapt, boxes)
+    (table, gauge, notes), sheet = label_folder(ROOT, chosen, folder, out, *asked)
     say(f"network {chosen.name}, trained on {chosen.source}")
     for flag, number in table["flag"].value_counts().items():
         say(f"{number} {flag}")

@@ -394,6 +394,48 @@ def test_whole_fields_are_not_accepted_however_sure(shipped: Path, wbc_shift) ->
     assert table["reason"].str.contains("unlike toy-a's").all()
 
 
+def test_cells_of_fields_are_cut_by_their_boxes(shipped: Path, wbc_shift) -> None:
+    """Pascal VOC, whose labels are not looked at, or a CSV; what has no box is named."""
+    cells = PreparedImages(Path(), "tiny", CLASSES).domain("toy-a").pixels
+    field = np.full((200, 300, 3), 180, np.uint8)
+    corners = [(20, 30), (150, 100)]
+    for (x, y), cell in zip(corners, cells[[0, 9]], strict=True):
+        field[y : y + 48, x : x + 48] = cell
+    Path("fields").mkdir()
+    for name in ("one", "bare"):
+        Image.fromarray(field).save(f"fields/{name}.png")
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x + 8}</xmin><ymin>{y + 8}</ymin>"
+        f"<xmax>{x + 40}</xmax><ymax>{y + 40}</ymax></bndbox></object>"
+        for (x, y), label in zip(corners, ("WBC", "unknown"), strict=True)
+    )
+    size = "<size><width>300</width><height>200</height><depth>3</depth></size>"
+    xml = f"<annotation><filename>one.png</filename>{size}{objects}</annotation>"
+    Path("fields/one.xml").write_text(xml)
+    outcome = wbc_shift("predict", "fields")
+    assert outcome.status == 0, outcome.err
+    assert "2 cells were cut of 1 fields" in " ".join(outcome.out.split())
+    table = pd.read_csv("predictions.csv").set_index("image")
+    assert "the first: bare.png has no annotation" in " ".join(outcome.out.split())
+    cut = table
+    assert set(cut["field"]) == {"one.png"}
+    assert sorted(zip(cut["box_x"], cut["box_y"], strict=True)) == [(28, 38), (158, 108)]
+    assert cut["label"].isin(CLASSES).all()
+    assert Path("predictions.html").read_text().count("data:image/jpeg;base64") == 2
+    assert list(Path("datasets/cache").glob("cells-*")) == []
+    Path("fields/one.xml").unlink()
+    Path("boxes.csv").write_text(
+        "path,x,y,width,height\none.png,28,38,32,32\none.png,158,108,32,32\n"
+    )
+    assert wbc_shift("predict", "fields", "--boxes", "boxes.csv", "--out", "by.csv").status == 0
+    by_csv = pd.read_csv("by.csv").set_index("image").loc[cut.index]
+    assert by_csv["label"].tolist() == cut["label"].tolist()
+    Path("boxes.csv").write_text("path,x\none.png,28\n")
+    outcome = wbc_shift("predict", "fields", "--boxes", "boxes.csv")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "boxes.csv: no boxes of cells: the columns" in outcome.err
+
+
 def test_adapted_answers_are_never_accepted(shipped: Path, wbc_shift) -> None:
     ten_images()
     for how in ("batch", "colour"):

@@ -74,6 +74,7 @@ def label_folder(
     crop: float | None = None,
     accuracy: float = 0.95,
     adapt: Adaptation | None = None,
+    boxes: Path | None = None,
 ) -> tuple[Labelled, Path]:
     """Label every image below a folder, or every boxed cell of its fields, and write the CSV and
     its sheet.
@@ -81,6 +82,7 @@ def label_folder(
     Args:
         out: the CSV.
         crop: as in `label_images`; None: the whole image, of cells cut from fields what shows one.
+        boxes: CSV that says where in the fields the cells lie; None: annotations tell.
 
     Returns:
         The labels, of cells with the field and the box of each; and the sheet.
@@ -91,7 +93,9 @@ def label_folder(
     folder = Path(folder)
     datasets = Path(root) / "datasets"
     with cells_cut_in(datasets / "cache") as scratch:
-        cells = boxed_cells(folder, read_label_spaces(datasets), scratch / folder.resolve().name)
+        cells = boxed_cells(
+            folder, read_label_spaces(datasets), scratch / folder.resolve().name, boxes
+        )
         if cells is None:
             labelled = label_images(root, network, folder, crop or 1.0, accuracy, adapt)
             return labelled, write_labels(labelled, folder, network.name, out)
@@ -202,6 +206,8 @@ def size_note(ranges: list[SourceRange], facts: np.ndarray, crop: float) -> str:
     """
     column = PARTS["size of the nucleus"].start
     known = facts[~np.isnan(facts[:, column]), column]
+    if not len(facts):
+        return ""
     if len(known) < max(1, len(facts) / 2):
         return (
             "in most images no single nucleus is found in the middle: are they whole fields? "

@@ -101,18 +101,41 @@ def are_fields(folder: Path, paths: list[str], known: LabelSpaces) -> bool:
     )
 
 
-def boxed_cells(folder: Path, known: LabelSpaces, scratch: Path) -> OwnImages | None:
+def boxed_cells(
+    folder: Path, known: LabelSpaces, scratch: Path, boxes: Path | None = None
+) -> OwnImages | None:
     """The cells of a folder of fields with boxes, whatever their labels; None if it is another.
 
+    Args:
+        boxes: CSV of path and box (`CORNERS` or `SIDES`), in pixels; None: annotations tell.
+
     Raises:
-        UserError: a link that leaves the folder; no box can be used.
+        UserError: a link that leaves the folder; no box can be used; a CSV that states no boxes, or
+            names a field that is not there.
     """
     if not folder.is_dir():
         return None
     refuse_links_outwards(folder)
-    if not are_fields(folder, find_images(folder).images, known):
-        return None
-    return cells_of(folder, read_fields(folder), scratch)
+    images = find_images(folder).images
+    if boxes is None:
+        found = are_fields(folder, images, known)
+        return cells_of(folder, read_fields(folder), scratch) if found else None
+    table, notes = read_table(boxes, ["path"])
+    numbers = boxes_of_table(table, boxes)
+    if numbers is None:
+        raise UserError(
+            f"{boxes}: no boxes of cells: the columns xmin, ymin, xmax, ymax, or x, y (left, top), "
+            "width, height, in pixels, are needed"
+        )
+    named = located(folder, table["path"], f"named in {boxes.name}")
+    marked = [
+        Marked(path, "white cell", *numbers.loc[line], f"line {line} of {boxes.name}")
+        for line, path in zip(table.index, named, strict=True)
+    ]
+    fields = checked(folder, "table", marked, [], notes)
+    bare = sorted(set(images) - set(named))
+    fields.left_out.extend((path, "left out", f"has no box in {boxes.name}") for path in bare)
+    return cells_of(folder, fields, scratch)
 
 
 @contextmanager
