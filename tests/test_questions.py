@@ -182,3 +182,19 @@ def test_without_the_facts_it_is_said_and_the_rest_is_there(
     assert questions.differential_sheet(other) is None
     assert questions.severity_sheet(other) is None
     assert questions.labels_needed_sheet(other) is not None
+
+
+def test_of_methods_that_saw_the_target_nothing_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "datasets").symlink_to(REPOSITORY / "datasets")
+    folder = tmp_path / "results" / "toy"
+    record = run_record(METHODS[0], 0, None) | {"track": "transductive"}
+    record["predictions_sha256"] = write_run(folder, record["run_id"], predictions(0, 1.0, SIZES))
+    write_experiment(folder, [record])
+    evaluate(folder)
+    found = Results.of(folder)
+    assert found.differential.empty
+    assert found.labels_needed.empty
+    assert found.local_thresholds.empty
+    assert set(found.unlabelled["run_id"]) == {record["run_id"]}
+    assert questions.differential_sheet(found) is None
+    assert questions.local_thresholds_sheet(found) is None

@@ -263,7 +263,8 @@ def laboratory_rows(
     for runs in by_scenario(experiments):
         own = [run for run in runs.runs if run.track == "inductive" and run.method.answers_itself]
         runs = runs._replace(runs=tuple(own))
-        if not any(corruption_of(target) is None for target in runs.scenario.targets):
+        plain = [name for name in runs.scenario.targets if corruption_of(name) is None]
+        if not own or not plain:
             continue
         sets = {
             one.digest: one
