@@ -285,14 +285,17 @@ class MatchedScale(Inference):
 
     def __init__(self, colour: bool = False) -> None:
         self.colour = colour
+        self.source: np.ndarray | None = None
 
     def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
         source = conditions.source_images
         if source is None:
             raise ValueError("scale is matched to that of the source's images: give them")
-        own, wanted = typical_nucleus(pixels), typical_nucleus(source)
-        if own and wanted:
-            pixels = magnified(pixels, wanted / own)
+        if source is not self.source:  # one source, and many test sets
+            self.source, self.wanted = source, typical_nucleus(source)
+        own = typical_nucleus(pixels)
+        if own and self.wanted:
+            pixels = magnified(pixels, self.wanted / own)
         if self.colour:
             pixels = matched(pixels, moments_of(source))
         return conditions.predict(model, pixels)
