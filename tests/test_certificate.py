@@ -423,6 +423,9 @@ def test_the_page_prints_what_the_file_says_and_names_no_file(certificate: dict,
     for side in ("here", "home"):
         found = certificate["compared"]["macro_f1"][side]
         assert per_cent(found["mean"]) in text
+    assert certificate["groups_told"] is False
+    assert "The limits take every cell" in text
+    assert "where several are of one patient or slide, they are too narrow" in text
     assert "Not a medical device; not a validation under ISO 15189 or CLSI" in text
     for name in ("certificate.html", "certificate.json"):
         content = (OUT / name).read_text()
@@ -449,7 +452,9 @@ def test_groups_that_are_told_widen_the_limits(trained: Path, wbc_shift) -> None
     assert outcome.status == 0, outcome.err
     found = read_json(OUT / "certificate.json")
     assert found["by_group"]
-    assert "Korn–Graubard" in (OUT / "certificate.html").read_text()
+    page = (OUT / "certificate.html").read_text()
+    assert "Korn–Graubard" in page
+    assert "The limits take patients, slides or fields, as told, for independent" in page
     for row in found["classes"].values():
         assert row["groups"] == 4
         known = binomtest(row["sensitivity"]["right"], 20).proportion_ci(0.95, "exact")

@@ -44,6 +44,7 @@ class Cells(NamedTuple):
         bits: of the values of 16-bit files, 0 if there are none.
         name: of the folder, for the progress.
         crop: side of the centred square that shows one cell, if that is known.
+        grouped: whether the laboratory tells of patients or slides, or the cells are of fields.
     """
 
     table: pd.DataFrame
@@ -51,6 +52,7 @@ class Cells(NamedTuple):
     bits: int
     name: str
     crop: float | None = None
+    grouped: bool = False
 
     def seen_by(self, network: Network, crop: float, rows: Sequence[int]) -> np.ndarray:
         """Some of them as a network gets them: uint8 [N, S, S, 3]."""

@@ -107,6 +107,7 @@ def certify(
             "crop": asdict(chosen),
             "files": {kind: int((found["finding"] == kind).sum()) for kind in FOUND},
             "by_group": bool(own.table["group"].duplicated().any()),
+            "groups_told": own.grouped,
             **tested.numbers,
             "other_networks": [
                 beside(root, other, own, chosen.used, level) for other in networks[1:]
@@ -176,7 +177,8 @@ def cells_to_test(
     used = judged[wanted & (judged["excluded"] == "")].reset_index(drop=True)
     found = pd.concat([own.found, found, passed], ignore_index=True)
     files = [own.folder / path for path in used["path"]]
-    return Cells(used, files, own.bits, folder.name, own.crop), found, own.notes
+    cells_used = Cells(used, files, own.bits, folder.name, own.crop, own.grouped)
+    return cells_used, found, own.notes
 
 
 def source_hashes(datasets: Path, cards: dict[str, Card], source: str) -> dict[str, str]:
