@@ -98,7 +98,7 @@ def test_the_same_boxes_are_read_from_every_form(tmp_path: Path, form: str) -> N
     np.testing.assert_allclose([row[2:] for row in rows], [row[2:] for row in wanted], atol=1e-4)
     assert all((tmp_path / path).is_file() for path in found.table["path"])
     assert found.form == form
-    assert found.left_out == [("", "left out", "1 boxes labelled RBC: no leucocytes")]
+    assert found.left_out == [("", "left out", "1 box labelled RBC: no leucocytes")]
     assert found.notes == ["1 of 3 annotated fields have no box of a white cell that is used"]
 
 
@@ -172,7 +172,7 @@ def test_a_field_that_is_no_image_costs_its_boxes_only(tmp_path: Path, form: str
     found = read_fields(tmp_path)
     assert len(found.table) == 3
     assert [because for path, _, because in found.left_out if "bad" in path] == [
-        "the field is not an image (1 boxes)"
+        "the field is not an image (1 box)"
     ]
 
 
@@ -212,7 +212,7 @@ def test_a_box_far_smaller_than_the_rest_is_used_and_spoken_of(tmp_path: Path) -
     voc(tmp_path, BOXES | {"s": [("neutrophil", 100, 100, 8, 8)]})
     found = read_fields(tmp_path)
     assert len(found.table) == 4
-    assert "1 boxes are more than 3 times smaller than the median" in " ".join(found.notes)
+    assert "1 box more than 3 times smaller than the median" in " ".join(found.notes)
     assert "8 x 8 px, neutrophil in JPEGImages/s.png" in " ".join(found.notes)
 
 

@@ -194,6 +194,11 @@ def read_voc(folder: Path, images: Sequence[str]) -> Annotations:
     return Annotations(boxes, left_out, annotated, [])
 
 
+def counted(boxes: int) -> str:
+    """How many boxes, in words."""
+    return "1 box" if boxes == 1 else f"{boxes} boxes"
+
+
 def as_number(text: object) -> float:
     """A number; NaN for anything else."""
     try:
@@ -379,7 +384,7 @@ def read_coco(folder: Path, images: Sequence[str]) -> Annotations:
             box = box if isinstance(box, list) and len(box) == 4 else [float("nan")] * 4
             boxes.append(Marked(field, label, *map(as_number, box), named, size))
         for image, stated in missing.items():
-            because = f"its field {stated} {MISSING} ({of_missing[image]} boxes)"
+            because = f"its field {stated} {MISSING} ({counted(of_missing[image])})"
             left_out.append((own, LEFT_OUT, because))
     return Annotations(boxes, left_out, annotated, [])
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmark.data.annotations import FORMS, LEFT_OUT, READERS, Marked, forms_of
+from benchmark.data.annotations import FORMS, LEFT_OUT, READERS, Marked, counted, forms_of
 from benchmark.data.image_files import (
     Unreadable,
     bits_of_set,
@@ -200,7 +200,7 @@ def checked(
         else:
             wanted.append(box)
     for label, times in others.most_common():
-        left_out.append(("", LEFT_OUT, f"{times} boxes labelled {label}: no leucocytes"))
+        left_out.append(("", LEFT_OUT, f"{counted(times)} labelled {label}: no leucocytes"))
     paths = sorted({box.path for box in wanted})
     sizes = dict(zip(paths, in_threads(size_of, [folder / p for p in paths]), strict=True))
     usable: list[tuple[Marked, tuple[float, float, float, float]]] = []
@@ -217,7 +217,7 @@ def checked(
         else:
             usable.append((box, pixels))
     for (path, why), times in unlike.items():
-        left_out.append((path, LEFT_OUT, f"{why} ({times} boxes)"))
+        left_out.append((path, LEFT_OUT, f"{why} ({counted(times)})"))
     usable, twice = without_doubles(usable)
     left_out += twice
     rows = [(box.path, box.label, *pixels) for box, pixels in usable]
@@ -331,7 +331,7 @@ def notes_on_sizes(table: pd.DataFrame) -> list[str]:
             row = table[chosen].iloc[0]
             box = f"{row['width']:.0f} x {row['height']:.0f} px, {row['label']} in {row['path']}"
             notes.append(
-                f"{chosen.sum()} boxes are more than {FAR_FROM_MEDIAN:g} times {word} than the "
+                f"{counted(chosen.sum())} more than {FAR_FROM_MEDIAN:g} times {word} than the "
                 f"median ({middle:.0f} px), the first {box}: look at these cells"
             )
     return notes
@@ -389,7 +389,7 @@ def cut_cells(folder: Path, table: pd.DataFrame, to: Path, margin: float = MARGI
     sizes = dict(zip(paths, in_threads(one, paths, "cutting cells"), strict=True))
     faults = {path: size for path, size in sizes.items() if isinstance(size, str)}
     left_out = [
-        (path, LEFT_OUT, f"the field {why} ({len(groups[path])} boxes)")
+        (path, LEFT_OUT, f"the field {why} ({counted(len(groups[path]))})")
         for path, why in faults.items()
     ]
     cells = cells[~cells["field"].isin(list(faults))].reset_index(drop=True)
