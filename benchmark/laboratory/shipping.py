@@ -255,6 +255,15 @@ def renew(root: Path, profile: str, classes: list[str], label_space: str) -> Ite
         UserError: no such run; a checkpoint that is needed is not here.
     """
     by_source = standings(root, profile)
+    results = profile_folder(root, profile)
+    indexed = {run.run_id for one in load_experiments(results) for run in one.runs}
+    paths = (results / "runs").glob("*/*/*/run.json")
+    found = {path.parent.relative_to(results / "runs").as_posix() for path in paths}
+    if others := sorted(found - indexed):
+        yield (
+            f"note: {len(others)} runs stand in no experiment's index and were not looked at, the "
+            f"first {others[0]}: `wbc-shift train -p {profile}` writes the index"
+        )
     there = {own.record.name: own for own in all_shipped(root)}
     wanted: list[tuple[str, Standing, Choice]] = []
     for source, known in by_source.items():
@@ -393,9 +402,9 @@ def checkpoint_of(root: Path, profile: str, run: RecordedRun) -> Path:
 
 def fits(root: Path, profile: str, run: RecordedRun, classes: int) -> bool:
     """Whether a run's network in half precision is small enough, told without its weights."""
-    with torch.device("meta"):
-        record = read_run(root, profile, run.run_id)
-        model, _ = build_network(record, classes, torch.ones(classes), state_follows=True)
+    # Not on the meta device: losses that look at the counts of the classes cannot be built there.
+    record = read_run(root, profile, run.run_id)
+    model, _ = build_network(record, classes, state_follows=True)
     values = model.state_dict().values()
     size = sum(v.numel() * (2 if v.is_floating_point() else v.element_size()) for v in values)
     return size <= LARGEST
