@@ -1056,7 +1056,7 @@ def predict(
     the CSV and, beside it, an HTML page that shows the images.
     """
     from benchmark.laboratory.adaptation import ADAPTATIONS
-    from benchmark.laboratory.label_images import label_folder
+    from benchmark.laboratory.label_images import differential, label_folder
 
     if out.suffix != ".csv":
         raise UserError(f"--out {out}: name a .csv file")
@@ -1070,6 +1070,8 @@ def predict(
     say(f"network {chosen.name}, trained on {chosen.source}")
     for flag, number in table["flag"].value_counts().items():
         say(f"{number} {flag}")
+    if (labelled := table.loc[table["label"] != "", "label"]).any():
+        say(differential(labelled, chosen.classes))
     unlike = table["reason"].str.contains("unlike", regex=False).sum()
     if unlike and not adapt:
         say(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from conftest import CLASSES, draw_disc
 from PIL import Image
-from scipy.stats import beta
+from scipy.stats import beta, binomtest
 from support.laboratory import deep_png
 from support.results import run_record
 from support.trained import (  # noqa: F401
@@ -407,3 +407,15 @@ def test_the_boxed_cells_of_fields_are_labelled_and_found_again(trained: Path, w
     pd.testing.assert_frame_equal(table[again.columns], again)
     assert Path("cut.html").read_text().count("data:image/jpeg;base64") == 9
     assert not list(Path("datasets/cache").glob("cells-*"))
+
+
+def test_the_differential_of_a_folder_has_the_exact_limits_of_its_counts(
+    trained: Path, wbc_shift
+) -> None:
+    said = wbc_shift(*PREDICT, "--out", "out/labels.csv").out
+    counts = pd.read_csv("out/labels.csv")["label"].value_counts()
+    (line,) = [line for line in said.splitlines() if line.startswith("differential of 10 cells")]
+    for name in CLASSES:
+        limits = binomtest(int(counts.get(name, 0)), 10).proportion_ci(method="exact")
+        share = f"{name} {counts.get(name, 0) / 10:.1%}"
+        assert f"{share} [{100 * limits.low:.1f}, {100 * limits.high:.1f}]" in line

@@ -26,6 +26,7 @@ from benchmark.data.prepare import decode_all, scaled
 from benchmark.domains.ranges import PARTS, SourceRange, appearance, beyond
 from benchmark.errors import UserError
 from benchmark.evaluation.calibration import NO_TEMPERATURE
+from benchmark.evaluation.exact import exact_limits
 from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import write_text
 from benchmark.laboratory.adaptation import (
@@ -224,6 +225,24 @@ def size_note(ranges: list[SourceRange], facts: np.ndarray, crop: float) -> str:
     return (
         f"the nucleus is {100 * size:.0f} % of the square's side, in {own.source}'s images "
         f"{100 * own.mean[column]:.0f} %, which a network does not bridge: {mend}"
+    )
+
+
+def differential(labels: pd.Series, classes: list[str]) -> str:
+    """The differential count of a folder, in a line.
+
+    Args:
+        labels: predicted class of each image that could be read.
+    """
+    number = len(labels)
+    shares = []
+    for name in classes:
+        counted = int((labels == name).sum())
+        low, high = exact_limits(counted, number)
+        shares.append(f"{name} {counted / number:.1%} [{100 * low:.1f}, {100 * high:.1f}]")
+    return (
+        f"differential of {number} cells as labelled: {', '.join(shares)}; in brackets the exact "
+        "95 % limits of the counting alone: wrong labels come on top"
     )
 
 
