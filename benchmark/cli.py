@@ -151,6 +151,23 @@ CropOption = Annotated[
     float | None,
     Option(min=0.05, max=1.0, help="Part of an image's side that is one cell; default: all of it."),
 ]
+NetworkOption = Annotated[
+    str | None,
+    Option(
+        autocompletion=complete_network,
+        help="One of `wbc-shift networks`; default: the recommended one.",
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    Option(
+        autocompletion=complete_run,
+        help="Instead, a finished run of --profile: METHOD/SCENARIO/seedK.",
+    ),
+]
+AccuracyOption = Annotated[
+    float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")
+]
 MapOption = Annotated[
     list[str] | None, Option("--map", help="A label's cell type: 'Neutro=neutrophil'.")
 ]
@@ -858,20 +875,8 @@ def domain_cards(
 def certify(
     folder: LabelledFolder,
     name: Annotated[str, Option(help="What is tested, as the certificate is to call it.")],
-    network: Annotated[
-        str | None,
-        Option(
-            autocompletion=complete_network,
-            help="One of `wbc-shift networks`; default: the recommended one.",
-        ),
-    ] = None,
-    run: Annotated[
-        str | None,
-        Option(
-            autocompletion=complete_run,
-            help="Instead, a finished run of --profile: METHOD/SCENARIO/seedK.",
-        ),
-    ] = None,
+    network: NetworkOption = None,
+    run: RunOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     labels: LabelsOption = None,
     crop: Annotated[
@@ -890,13 +895,13 @@ def certify(
         Path | None, Option(help="Folder to write; by default NAME, in the current folder.")
     ] = None,
     with_file_names: Annotated[
-        bool, Option("--with-file-names", help="Name the images that were taken for others.")
+        bool, Option("--with-file-names", help="Name the images that were misclassified.")
     ] = False,
 ) -> None:
     """Test a network on your own labelled images: a certificate on one page.
 
     Nothing is trained. Images, labels and cell types are read as in `domain add`; the certificate
-    says what their number allows to say, and how many more would settle the rest.
+    states what that many images can show, and how many more would settle the rest.
 
     Reads the folder, which stays as it is, and the network with its predictions. Writes NAME/:
     certificate.html, .pdf (where a browser is installed) and .json, and predictions.csv, audit.csv
@@ -906,8 +911,6 @@ def certify(
     from benchmark.laboratory.networks import Network
     from benchmark.laboratory.shipped import shipped_names
 
-    if network is not None and run is not None:
-        raise UserError("test: give --network or --run, not both")
     first = chosen_network(network, run, profile, tta=False)
     others = [] if run is not None else [own for own in shipped_names(ROOT) if own != first.name]
     networks = [first, *(Network.shipped(ROOT, own) for own in others)]
@@ -1008,20 +1011,8 @@ def predict(
     folder: Annotated[
         Path, Argument(help="Images of one cell each, or fields with boxes (VOC, YOLO, COCO).")
     ],
-    network: Annotated[
-        str | None,
-        Option(
-            autocompletion=complete_network,
-            help="One of `wbc-shift networks`; default: the recommended one.",
-        ),
-    ] = None,
-    run: Annotated[
-        str | None,
-        Option(
-            autocompletion=complete_run,
-            help="Instead, a finished run of --profile: METHOD/SCENARIO/seedK.",
-        ),
-    ] = None,
+    network: NetworkOption = None,
+    run: RunOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
     out: Annotated[
         Path, Option(help="The CSV to write; a sheet of the images goes beside it.")
@@ -1041,9 +1032,7 @@ def predict(
     tta: Annotated[
         bool, Option(help="Average over 8 flips and turns; requires the source images.")
     ] = False,
-    accuracy: Annotated[
-        float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")
-    ] = 0.95,
+    accuracy: AccuracyOption = 0.95,
 ) -> None:
     """Label images with a trained network: label, confidence, and whether to accept it.
 
@@ -1062,8 +1051,6 @@ def predict(
         raise UserError(f"--out {out}: name a .csv file")
     if adapt is not None and adapt not in ADAPTATIONS:
         raise UserError(f"--adapt {adapt}: use {' or '.join(ADAPTATIONS)}")
-    if network is not None and run is not None:
-        raise UserError("predict: give --network or --run, not both")
     chosen = chosen_network(network, run, profile, tta)
     asked = (crop, accuracy, adapt, boxes)
     (table, gauge, notes), sheet = label_folder(ROOT, chosen, folder, out, *asked)
@@ -1095,9 +1082,7 @@ def export(
     ],
     onnx: Annotated[Path, Option(help="The file to write; a JSON goes beside it.")],
     profile: ProfileOption = DEFAULT_PROFILE,
-    accuracy: Annotated[
-        float, Option(min=0.5, max=0.999, help="Of accepted predictions, on the source.")
-    ] = 0.95,
+    accuracy: AccuracyOption = 0.95,
 ) -> None:
     """Write a network as ONNX, with its preprocessing in the graph, and try it with onnxruntime.
 
@@ -1118,6 +1103,8 @@ def chosen_network(name: str | None, run: str | None, profile: str, tta: bool) -
     from benchmark.laboratory.networks import Network
     from benchmark.laboratory.shipped import all_shipped
 
+    if name is not None and run is not None:
+        raise UserError("give --network or --run, not both")
     if run is not None:
         return Network.of_run(ROOT, profile, run, classes_of(profile), tta)
     if name is None:

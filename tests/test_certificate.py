@@ -717,7 +717,7 @@ def test_without_a_run_it_is_of_the_recommended_network_and_the_others_stand_bes
     assert swapped["confusion"] == other["numbers"]["confusion"]
     assert swapped["other_networks"][0]["numbers"]["confusion"] == found["confusion"]
     both = wbc_shift(*asked, "--run", RUN, "-p", "tiny")
-    assert (both.status, both.err) == (1, "error: test: give --network or --run, not both\n")
+    assert (both.status, both.err) == (1, "error: give --network or --run, not both\n")
 
 
 def test_a_network_is_not_compared_on_images_of_its_own_source(trained: Path) -> None:

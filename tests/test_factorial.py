@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from benchmark.evaluation.experiments import Experiment, RecordedMethod
-from benchmark.evaluation.factorial import REST, SEED, analysis_of_variance, crossed_parts
+from benchmark.evaluation.factorial import RESIDUAL, SEED, analysis_of_variance, crossed_parts
 from benchmark.metrics import HEADLINE
 from benchmark.report.crossed import cells_sheet, effects_sheet, grids, levels_sheet
 from benchmark.report.results import Scores
@@ -58,9 +58,9 @@ def test_the_battery_experiment_has_the_sums_of_squares_of_the_textbook() -> Non
     rows = [(*cell, 0, life) for cell, lives in hours.items() for life in lives]
     found = of(pd.DataFrame(rows, columns=["a", "b", SEED, "score"]), ("a", "b"))
     squares = found["squares"].round(2).to_dict()
-    assert squares == {"a": 10683.72, "b": 39118.72, "a × b": 9613.78, REST: 18230.75}
+    assert squares == {"a": 10683.72, "b": 39118.72, "a × b": 9613.78, RESIDUAL: 18230.75}
     assert found["freedom"].to_dict() == {
-        "a": 2, "b": 2, "a × b": 4, REST: 27,
+        "a": 2, "b": 2, "a × b": 4, RESIDUAL: 27,
     }  # fmt: skip
     assert found["f"][["a", "b", "a × b"]].round(2).tolist() == [7.91, 28.97, 3.56]
     assert found["p"]["a × b"] == pytest.approx(0.0186, abs=5e-5)
@@ -87,22 +87,22 @@ def test_a_balanced_grid_of_three_parts_by_hand() -> None:
         "normalisation × loss": bc - b - c + grand,
         "higher interactions": cell - ab - ac - bc + a + b + c - grand,
         SEED: seed - grand,
-        REST: runs["score"] - cell - seed + grand,
+        RESIDUAL: runs["score"] - cell - seed + grand,
     }
     squares = {term: float((values**2).sum()) for term, values in expected.items()}
     assert found["squares"].to_dict() == pytest.approx(squares)
     assert found["freedom"].to_dict() == {
         "backbone": 2, "normalisation": 1, "loss": 1, "backbone × normalisation": 2,
         "backbone × loss": 2, "normalisation × loss": 1, "higher interactions": 2,
-        SEED: seeds - 1, REST: (len(CELLS) - 1) * (seeds - 1),
+        SEED: seeds - 1, RESIDUAL: (len(CELLS) - 1) * (seeds - 1),
     }  # fmt: skip
     assert found["share"].sum() == pytest.approx(1)
     for term in ("backbone", "normalisation × loss"):
-        freedom, left = found["freedom"][term], found["freedom"][REST]
-        f = squares[term] / freedom / (squares[REST] / left)
+        freedom, left = found["freedom"][term], found["freedom"][RESIDUAL]
+        f = squares[term] / freedom / (squares[RESIDUAL] / left)
         assert found["f"][term] == pytest.approx(f)
         assert found["p"][term] == pytest.approx(stats.f.sf(f, freedom, left))
-        eta = squares[term] / (squares[term] + squares[REST])
+        eta = squares[term] / (squares[term] + squares[RESIDUAL])
         assert found["partial"][term] == pytest.approx(eta)
 
 
@@ -138,14 +138,14 @@ def test_cells_of_different_numbers_of_seeds_are_compared_by_models_with_and_wit
     )
     whole = least_squares(runs, seed, PARTS)
     assert found["higher interactions"] == pytest.approx(pairs - whole)
-    assert found[REST] == pytest.approx(whole)
+    assert found[RESIDUAL] == pytest.approx(whole)
 
 
 def test_with_one_seed_a_cell_the_higher_interactions_are_what_is_left() -> None:
     found = of(observed(seeds=1))
     assert SEED not in found.index
     assert "higher interactions" not in found.index
-    assert found["freedom"][REST] == 2  # (3 - 1)(2 - 1)(2 - 1)
+    assert found["freedom"][RESIDUAL] == 2  # (3 - 1)(2 - 1)(2 - 1)
     assert found["f"]["backbone"] > 0
 
 
@@ -215,7 +215,7 @@ def test_the_effects_of_each_source_and_score_stand_in_one_list() -> None:
     assert line["p"] == "< 0.001"
     # Half of every score: the same shares, whatever the scale.
     assert found["pbc", "mean of targets", "backbone"]["share"] == line["share"]
-    assert found["raabin", "in-domain", REST]["p"] == ""
+    assert found["raabin", "in-domain", RESIDUAL]["p"] == ""
     assert "28 effects" in table.caption  # seven tested terms, two scores, two sources
 
 
@@ -272,11 +272,11 @@ def test_answers_of_one_training_are_no_replicates_of_each_other() -> None:
     ]
     both = own.model_copy(update={"runs": (*own.runs, *again)})
     table = lines_of(effects_sheet(both, grids(both, *scored(both))))
-    sources = [line["trained on"] for line in table if line["effect"] == REST]
+    sources = [line["trained on"] for line in table if line["effect"] == RESIDUAL]
     assert sources == [
         name for name in ("raabin", "pbc", "raabin (moments)", "pbc (moments)") for _ in range(2)
     ]
-    assert {line["df"] for line in table if line["effect"] == REST} == {"22"}  # (12 - 1)(3 - 1)
+    assert {line["df"] for line in table if line["effect"] == RESIDUAL} == {"22"}  # (12 - 1)(3 - 1)
 
 
 def test_a_single_seed_in_every_cell_is_told() -> None:
@@ -284,7 +284,7 @@ def test_a_single_seed_in_every_cell_is_told() -> None:
     own = own.model_copy(update={"runs": tuple(run for run in own.runs if run.seed == 0)})
     table = effects_sheet(own, grids(own, *scored(own)))
     assert "raabin, pbc: a single seed in every cell" in table.notes[0]
-    assert {line["effect"] for line in lines_of(table)} >= {"backbone × loss", REST}
+    assert {line["effect"] for line in lines_of(table)} >= {"backbone × loss", RESIDUAL}
 
 
 def answers(outcome: str = "done") -> tuple[Experiment, Scores]:

@@ -9,9 +9,12 @@ import pytest
 from conftest import REPOSITORY
 
 from benchmark.data.cards import load_label_spaces
-from benchmark.data.haematology import LINEAGE, NotInTree, read_distances
+from benchmark.data.haematology import LINEAGE, Lineage, NotInTree, distances, read_distances
 from benchmark.errors import UserError
 from benchmark.evaluation.severity import severities
+from benchmark.files import read_yaml
+from benchmark.report.questions import BRANCHES
+from benchmark.schema import parse
 
 DATASETS = REPOSITORY / "datasets"
 SPACES = load_label_spaces(DATASETS)
@@ -50,6 +53,22 @@ def test_heights_are_an_ultrametric_as_of_every_tree(space) -> None:
     through = np.maximum(heights[:, :, None], heights[None])  # (one, between, other)
     assert (heights[:, None] <= through).all()
     assert not heights.diagonal().any()
+
+
+def test_every_height_of_the_tree_is_called_in_words() -> None:
+    known = parse(Lineage, read_yaml(DATASETS / LINEAGE), LINEAGE)
+    types = [*known.cell_types]
+    heights = distances(known, types).lineage
+    assert {*BRANCHES} == {*heights.ravel()}
+    for one, other, words in (
+        ("neutrophil", "basophil", "granulocytes"),
+        ("lymphocyte", "plasma_cell", "lymphoid"),
+        ("eosinophil", "monocyte", "monocyte"),
+        ("erythroblast", "platelet", "platelet"),
+        ("monocyte", "erythroblast", "granulocyte or monocyte and erythroblast"),
+        ("lymphocyte", "monocyte", "myeloid and lymphoid"),
+    ):
+        assert words in BRANCHES[heights[types.index(one), types.index(other)]]
 
 
 def test_errors_count_at_the_height_where_lineages_part() -> None:

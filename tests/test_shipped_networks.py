@@ -184,6 +184,10 @@ def test_confusions_are_told_in_words_the_largest_first() -> None:
     assert model_card.taken_for(own, ("a", "b", "c")) == (
         "30 of 100 cs taken for as; 20 of 100 as taken for bs"
     )
+    own = SimpleNamespace(confusion=100 - 40 * np.eye(3, dtype=int))
+    assert model_card.taken_for(own, ("a", "b", "c")).endswith("; and 2 more such pairs")
+    own.confusion[0, 1] = 0
+    assert model_card.taken_for(own, ("a", "b", "c")).endswith("; and 1 more such pair")
     own = SimpleNamespace(confusion=np.eye(3, dtype=int))
     assert "no class loses a tenth" in model_card.taken_for(own, ("a", "b", "c"))
 

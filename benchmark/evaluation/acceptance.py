@@ -1,11 +1,11 @@
-"""Site acceptance: how many labelled local cells it takes, and what they buy.
+"""Site acceptance: how many labelled local cells it takes, and what they gain.
 
 *Labels needed*: a laboratory labels n cells of a class and wants to state, with 95 % confidence,
 that the network recognises at least so large a share of them: the one-sided exact binomial
 (Clopper-Pearson) bound. `cells` is the smallest n at which that succeeds with probability 80 %, if
 the network's sensitivity is the one observed here. Where that is no higher than what is to be
-stated, no number of cells will do. Cells of one slide are alike, and the bound assumes that
-they are independent: it takes more where few slides are labelled.
+stated, no number of cells will do. The bound assumes that cells are
+independent; those of one slide are not, and where few slides are labelled more cells are needed.
 
 *Thresholds*: what to reject is chosen again on 25 to 200 labelled local cells, drawn at random and
 many times, and tried on the test set's other cells: of other slides or patients, where that leaves

@@ -1,13 +1,13 @@
-"""Exact limits of a share, and how many images would settle what they leave open.
+"""Exact confidence limits of a share, and how many images would settle what they leave open.
 
-The limits are those of Clopper and Pearson (1934): of the rates at which so few, or so many, of
-`number` images are right with a probability of 2.5 %. They hold whatever the rate and the number,
-and contain the rate of independent images in at least 95 of 100 repetitions.
+The limits are those of Clopper and Pearson (1934): the rates at which so many of `number` images,
+or more, are right with a probability of 2.5 %, and so many or fewer. They contain the rate of
+independent images in at least 95 of 100 repetitions, whatever the rate and the number.
 
-Images of one smear or patient are no independent ones. Where groups are known, a share has the
-limits of as many independent images as would vary as much (Korn and Graubard 1998): their number is
-what the variance between groups allows, times the square of what Student's quantile of all images
-has of that of the groups, never more than there are images.
+Images of one smear or patient are not independent. Where groups are known, the limits are those of
+the effective sample size of Korn and Graubard (1998): p(1 - p) over the variance of the share as
+estimated between groups, times (t of images - 1 over t of groups - 1 degrees of freedom)², and at
+most the number of images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Share(NamedTuple):
     low: float
     high: float
     independent: float
-    """Independent images that the limits are of: `number`, or fewer where images lie in groups."""
+    """Effective sample size of the limits: `number`, or fewer where images lie in groups."""
 
 
 def exact_limits(right: float, number: float) -> tuple[float, float]:
@@ -63,10 +63,10 @@ def share(right: np.ndarray, groups: np.ndarray) -> Share:
 
 
 def independent_images(right: np.ndarray, groups: np.ndarray) -> float:
-    """How many independent images would say as much of a share as these do.
+    """Effective sample size: how many independent images would determine a share as well as these.
 
-    Where all are right, or none is, no difference between groups is seen, and none is taken to be.
-    One group says nothing of another: 0.
+    Where all are right, or none is, no variance between groups is seen, and the degrees of freedom
+    alone count. Of a single group the variance is not known: 0.
     """
     number = len(right)
     _, place = np.unique(groups, return_inverse=True)

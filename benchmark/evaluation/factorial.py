@@ -1,7 +1,7 @@
-"""Crossed parts: which part of a method, or which two together, a score depends on.
+"""Full factorial experiments: which part of a method, or which two together, a score depends on.
 
-Analysis of variance of an experiment that crosses the choices of several parts without a gap. A run
-is an observation. Seeds are the replicates of a cell, and blocks, since a seed draws the order of
+Analysis of variance of an experiment that crosses the choices of several parts. A run is an
+observation. Seeds are the replicates of a cell, and blocks, since a seed draws the order of
 the images and, under cross-fitting, the fold that is held out for all methods alike.
 """
 
@@ -19,7 +19,7 @@ from benchmark.parts import PARTS
 
 FEWEST_PARTS = 3
 """Parts crossed from which on effects are told: the table of scores itself shows two."""
-SEED, REST = "seed", "rest"
+SEED, RESIDUAL = "seed", "residual"
 """Terms beside those of the parts: the blocks, and what seeds of a cell differ by beyond them."""
 SCORE = "score"
 
@@ -55,7 +55,7 @@ def analysis_of_variance(runs: pd.DataFrame, parts: Sequence[str]) -> pd.DataFra
 
     Returns:
         A row per term, in the order of `parts`, then their pairs, `higher interactions`, `SEED` and
-        `REST`: `term`, `freedom`, `squares`, `share` (of the total sum of squares), `partial`
+        `RESIDUAL`: `term`, `freedom`, `squares`, `share` (of the total sum of squares), `partial`
         (partial eta squared), `f`, `p`; the last three NaN where nothing is tested.
     """
     # They take two seconds, and few reports have a crossed grid.
@@ -86,7 +86,7 @@ def analysis_of_variance(runs: pd.DataFrame, parts: Sequence[str]) -> pd.DataFra
         own = table.loc[f"C({SEED})"]
         rows.append((SEED, own["df"], own["sum_sq"]))
     left, squares_left = error.df_resid, error.ssr
-    rows.append((REST, left, squares_left))
+    rows.append((RESIDUAL, left, squares_left))
     found = pd.DataFrame(rows, columns=["term", "freedom", "squares"]).astype({"freedom": int})
     squares, freedom = (found[name].where(found.index < tested) for name in ("squares", "freedom"))
     variance = squares_left / left if left and squares_left > 0 else math.nan

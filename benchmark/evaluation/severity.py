@@ -27,7 +27,7 @@ SEVERITY_SCHEMA = pa.schema(
 )
 """`severity.parquet`: a row for each height of the tree, with the errors between classes whose
 lineages part there (0: within a lineage), and `expected`, the share of the errors that would have
-this height if every wrong answer were drawn from the other classes alike. The other columns are of
+this height if every other class were an equally likely wrong answer. The other columns are of
 the whole test set and stand in each of its rows: mean height and mean difference in stages over the
 errors, immature cells and those of them called not immature, other cells and those of them called
 blasts."""

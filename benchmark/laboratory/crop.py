@@ -72,8 +72,8 @@ class CropChoice:
         used: side of the centred square, as a fraction of the shorter side.
         proposed: the one that would show nuclei as large as the source's; None if the used one does
             or none would.
-        nucleus: diameter of the nucleus as a fraction of the network's view, median over classes,
-            in the crop that was given (or `start`), and in the one that was used.
+        nucleus: diameter of the nucleus as a fraction of the network's view, mean over classes of
+            their medians, in the crop that was given (or `start`), and in the one that was used.
         nucleus_of_source: the source's mean.
     """
 

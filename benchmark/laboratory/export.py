@@ -24,7 +24,7 @@ from benchmark.data.prepare import scaled
 from benchmark.data.stain import LEAST_GREY_SPREAD, LUMA, fitted_numbers
 from benchmark.errors import UserError
 from benchmark.files import atomic, sha256_file, write_json
-from benchmark.laboratory.networks import Gauge, Network
+from benchmark.laboratory.networks import ACCURACY, Gauge, Network
 from benchmark.models.predict import VIEWS, Averaged, standardise, to_float
 from benchmark.parts import PLAIN
 from benchmark.study.records import network_sha256
@@ -84,7 +84,7 @@ class Exported(nn.Module):
         return images.float()
 
 
-def export(network: Network, path: Path, accuracy: float = 0.95) -> list[str]:
+def export(network: Network, path: Path, accuracy: float = ACCURACY) -> list[str]:
     """Write a network as ONNX, try it, and write the JSON beside it.
 
     Args:
@@ -114,7 +114,8 @@ def export(network: Network, path: Path, accuracy: float = 0.95) -> list[str]:
         if not apart <= TOLERANCE:
             raise UserError(
                 f"{path}: onnxruntime {version('onnxruntime')} answers otherwise than the network "
-                f"(logits differ by {apart:.3g}): not written"
+                f"(logits differ by {apart:.3g}): not written; install the versions of "
+                "requirements.lock"
             )
     about = path.with_suffix(".json")
     write_json(about, facts(network, gauge, path))
@@ -219,7 +220,7 @@ def facts(network: Network, gauge: Gauge, path: Path) -> dict[str, Any]:
         "temperature": gauge.temperature,
         "threshold": gauge.threshold if math.isfinite(gauge.threshold) else None,
         "threshold_means": f"the largest softmax of the logits (not divided) from which on "
-        f"{gauge.accuracy:.1%} are right at 95 % certainty, on images like those of "
+        f"{gauge.accuracy:.1%} are right with 95 % confidence, on images like those of "
         f"{gauge.source} only; null: none is accepted",
         "ranges": [vars(own) for own in network.ranges],
         "ranges_mean": "beyond `limit` (Mahalanobis distance of benchmark.domains.ranges."

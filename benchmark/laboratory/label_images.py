@@ -37,7 +37,7 @@ from benchmark.laboratory.adaptation import (
 )
 from benchmark.laboratory.judge import ALIKE, look_at_own
 from benchmark.laboratory.labels import boxed_cells, cells_cut_in
-from benchmark.laboratory.networks import Gauge, Network
+from benchmark.laboratory.networks import ACCURACY, Gauge, Network
 from benchmark.metrics import predicted_classes, probabilities
 from benchmark.progress import track
 from benchmark.texts import csv_cell, csv_path, templates_beside, visible
@@ -73,7 +73,7 @@ def label_folder(
     folder: Path,
     out: Path,
     crop: float | None = None,
-    accuracy: float = 0.95,
+    accuracy: float = ACCURACY,
     adapt: Adaptation | None = None,
     boxes: Path | None = None,
 ) -> tuple[Labelled, Path]:
@@ -119,7 +119,7 @@ def label_images(
     network: Network,
     folder: Path,
     crop: float = 1.0,
-    accuracy: float = 0.95,
+    accuracy: float = ACCURACY,
     adapt: Adaptation | None = None,
 ) -> Labelled:
     """Label every image below a folder.
@@ -136,7 +136,7 @@ def label_images(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
+        raise UserError(f"{folder} is no folder: name the one that holds the images")
     refuse_links_outwards(folder)
     found = find_images(folder)
     if not found.images:
@@ -242,7 +242,7 @@ def differential(labels: pd.Series, classes: list[str]) -> str:
         shares.append(f"{name} {counted / number:.1%} [{100 * low:.1f}, {100 * high:.1f}]")
     return (
         f"differential of {number} cells as labelled: {', '.join(shares)}; in brackets the exact "
-        "95 % limits of the counting alone: wrong labels come on top"
+        "95 % limits of counting alone: errors of the network come on top"
     )
 
 

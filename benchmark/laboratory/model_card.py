@@ -16,15 +16,13 @@ from benchmark.evaluation.columns import counted_targets, resample
 from benchmark.evaluation.experiments import RecordedRun, ScenarioRuns
 from benchmark.evaluation.intervals import Interval, interval
 from benchmark.evaluation.rejection import maximum_probability
-from benchmark.laboratory.networks import Gauge, gauge_of, part_of
+from benchmark.laboratory.networks import ACCURACY, Gauge, gauge_of, part_of
 from benchmark.laboratory.shipped import LARGEST, NETWORK, Shipped
 from benchmark.metrics import HEADLINE, METRICS
 from benchmark.scenarios import sources_of
 from benchmark.study.predictions import by_test_set, row_order
 from benchmark.texts import markdown, templates_beside
 
-ACCURACY = 0.95
-"""That the card's threshold guarantees at home."""
 LEAST_TAKEN = 0.1
 """Share of a class's images that another class takes, from which on the card says it in words."""
 
@@ -192,7 +190,8 @@ def taken_for(score: Score, classes: tuple[str, ...]) -> str:
         for number, true, predicted in pairs
     ]
     if len(told) > MOST_TOLD:
-        told[MOST_TOLD:] = [f"and {len(told) - MOST_TOLD} more such pairs"]
+        more = len(told) - MOST_TOLD
+        told[MOST_TOLD:] = [f"and {more} more such pair{'s' if more > 1 else ''}"]
     return "; ".join(told) or "no class loses a tenth of its cells to another"
 
 

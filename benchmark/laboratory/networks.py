@@ -50,6 +50,8 @@ Answers = tuple[np.ndarray, np.ndarray]
 """Logits [N, C] and labels [N] of some images."""
 ERROR = 0.05
 """Probability that the guarantee of the threshold does not hold."""
+ACCURACY = 0.95
+"""That accepted predictions have on the source, unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,22 @@ class Gauge:
         if self.adapted:
             return (
                 f"adapted to the folder's own images (--adapt {self.adapted}, track transductive): "
-                f"thresholds were fitted on {self.source} without that, and hold no more, so that "
+                f"thresholds were fitted on {self.source} without that and no longer hold, so that "
                 "nothing is accepted; the flag `check` says that a person has to look"
             )
-        what = f"{self.accuracy:.1%} accuracy of what is accepted, at {1 - ERROR:.0%} certainty"
+        what = f"{self.accuracy:.1%} accuracy of what is accepted, with {1 - ERROR:.0%} confidence"
         fewest = images_needed(self.accuracy, ERROR)
         if self.images < fewest:
             return (
                 f"{what}, cannot be guaranteed: too few calibration images of {self.source}, "
-                f"{self.images} where {fewest} are the fewest; all are rejected: ask for less"
+                f"{self.images} where {fewest} are the fewest; all are rejected: choose a lower "
+                "--accuracy"
             )
         if np.isinf(self.threshold):
             return (
                 f"{what}, cannot be guaranteed: too many of the most confident predictions for the "
                 f"{self.images} calibration images of {self.source} are wrong; all are rejected: "
-                "ask for less"
+                "choose a lower --accuracy"
             )
         return (
             f"{what}: accepted from confidence {self.threshold} on. This holds for images like "

@@ -41,6 +41,7 @@ from benchmark.files import sha256_file, temporary_beside, write_json, write_tex
 from benchmark.laboratory.model_card import model_card, scores_of
 from benchmark.laboratory.networks import Network, RunNetwork, ShippedNetwork
 from benchmark.laboratory.shipped import (
+    AGAIN,
     CARD,
     LARGEST,
     MOST,
@@ -178,7 +179,9 @@ def halved(network: Network) -> dict[str, torch.Tensor]:
     }
     for name, value in state.items():
         if not torch.isfinite(value).all():
-            raise UserError(f"{network.name}: {name} is too large for half precision")
+            raise UserError(
+                f"{network.name}: {name} is too large for half precision: choose another run"
+            )
     return state
 
 
@@ -435,7 +438,7 @@ def check(root: Path, shipped: Shipped) -> Iterator[tuple[bool, str]]:
     ]
     if differing or len(expected) != len(found):
         line = differing[0] if differing else min(len(expected), len(found)) + 1
-        yield False, f"{card}: line {line} is not what the predictions beside it give"
+        yield False, f"{card}: line {line} is not what the predictions beside it give: {AGAIN}"
     else:
         tested = len(shipped.record.run.scenario.test_sets)
         yield True, f"{name}: every number of the card, of {tested} test sets, computed again"
@@ -460,7 +463,10 @@ def answers_again(root: Path, shipped: Shipped) -> tuple[bool, str]:
     again = predictions_of_all(network, network.record)
     keys = ["domain", "part", "image", "label"]
     if not stored[keys].equals(again[keys].astype(stored[keys].dtypes)):
-        return False, f"{name}: other images are prepared here than its predictions are of"
+        return False, (
+            f"{name}: other images are prepared here than its predictions are of: "
+            f"`wbc-shift fetch` and `prepare` profile {shipped.record.profile} again"
+        )
     columns = [f"logit_{one}" for one in network.classes]
     before, after = (table[columns].to_numpy(np.float64) for table in (stored, again))
     apart = np.abs(before - after).max(axis=1)

@@ -28,7 +28,7 @@ from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, 
 from benchmark.laboratory.crop import Cells, CropChoice, choose_crop, write_crop_sheet
 from benchmark.laboratory.judge import judge, read_own
 from benchmark.laboratory.labels import cells_cut_in
-from benchmark.laboratory.networks import Network
+from benchmark.laboratory.networks import ACCURACY, Network
 from benchmark.laboratory.printing import print_page
 from benchmark.metrics import MINIMUM_SUPPORT, predicted_classes, probabilities
 from benchmark.progress import track
@@ -37,8 +37,6 @@ from benchmark.texts import csv_cell, csv_path, templates_beside
 
 MADE_BY = "wbc-shift test"
 """In `certificate.json`: a folder without it was made by something else, and is left alone."""
-ACCURACY = 0.95
-"""Of accepted predictions, on the source: the default of `wbc-shift predict`."""
 FOUND = ("left out", "not used", "in one group", "label to be checked", "converted")
 """What `domain add` finds in files that are not simply used, as far as the certificate counts it:
 broken or unlabelled; copies, conflicts and what is outside its scope; images of one cell; …"""

@@ -110,11 +110,12 @@ def effects_sheet(experiment: Experiment, own: list[Grid]) -> Table | None:
         f"{experiment.experiment}_effects",
         f"{experiment.title}: what macro-F1 depends on, by analysis of variance (type II) over "
         f"single runs; {found_of_planned(experiment)} runs. Share: of the variance between runs, "
-        "in %. Partial: partial eta squared, the effect as a share of itself and the rest, in %. "
-        "F and p: against the rest, which is what the seeds of a cell differ by; p after Holm's "
+        "in %. Partial: partial eta squared, the effect as a share of itself and the residual, in "
+        "%. F and p: against the residual, by which the seeds of a cell differ; p after Holm's "
         f"correction for the {int(np.isfinite(adjusted).sum())} effects of this list. Seeds are "
-        "blocks: each is of its own order of images, and of its own held-out fold where there are "
-        "folds. Other test images are not in it: intervals of single methods are.",
+        "blocks: each has its own order of images, and its own held-out fold where there are "
+        "folds. Sampling of test images is not covered here, but by the intervals of single "
+        "methods.",
         ("trained on", "score", "effect", "df", "share", "partial", "F", "p"),
         lines,
         (*single_seed_notes(own), *cell_notes(own), *gap_notes(experiment)),
@@ -123,13 +124,13 @@ def effects_sheet(experiment: Experiment, own: list[Grid]) -> Table | None:
 
 
 def single_seed_notes(own: list[Grid]) -> list[str]:
-    """What the rest is where no cell has a second seed."""
+    """What the residual is where no cell has a second seed."""
     single = [g.source for g in own if not g.empty_cells and len(g.runs) == g.cells]
     if not single:
         return []
     return [
-        f"{', '.join(single)}: a single seed in every cell, so that the rest is the interactions "
-        "of three parts or more, and p-values are right as far as there are none"
+        f"{', '.join(single)}: a single seed in every cell, so that the residual is the "
+        "interactions of three parts or more, and p-values hold only if there are none"
     ]
 
 

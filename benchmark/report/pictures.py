@@ -224,8 +224,8 @@ def question_jobs(results: Results) -> Iterator[Job]:
             "unlabelled.parquet",
             "Scatter plots of estimated against true macro-F1, a panel per estimator.",
             "Macro-F1 as estimated from unlabelled predictions against the truth, a dot per run "
-            "and test set; mean error on other laboratories. All but the regression know the "
-            "source alone.",
+            "and test set; above each panel the mean absolute error on other domains. All but the "
+            "regression are fitted on the source alone.",
             partial(questions.unlabelled_figure, results),
         )
     if questions.heights_seen(results):
@@ -234,9 +234,9 @@ def question_jobs(results: Results) -> Iterator[Job]:
             "severity",
             "severity.parquet",
             "Stacked bars of errors by severity: a bar per source, method and test set.",
-            "Errors by the branch where the lineages of cell and answer part (1: granulocytes, 2: "
-            "granulocyte and monocyte, 4: myeloid and lymphoid), over all seeds. Black: where the "
-            "most severe would begin if wrong answers were drawn from all other classes alike.",
+            "Errors by the branch where the lineages of cell and answer part, over all seeds. "
+            "Black: where the most severe errors would begin if every other class were an equally "
+            "likely wrong answer.",
             partial(questions.severity_figure, results),
         )
 

@@ -12,6 +12,7 @@ import pandas as pd
 from benchmark.evaluation.acceptance import ACCURACY, DRAWS, LABELS, MOST_CELLS, SENSITIVITIES
 from benchmark.evaluation.differential import ALL, CORRECTED, CORRECTIONS, PERFECT, SMEARS
 from benchmark.evaluation.experiments import RecordedRun
+from benchmark.evaluation.rejection import images_needed
 from benchmark.evaluation.unlabelled import ESTIMATORS, REGRESSION
 from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report.results import Results, counted_sets, plain_targets, values
@@ -28,9 +29,17 @@ ESTIMATOR_NAMES = {
     "threshold": "ATC (negative entropy)",
     "nuclear": "nuclear norm",
     "confusion": "source's confusion matrix",
-    REGRESSION: "regression (other laboratories)",
+    REGRESSION: "regression (other sets)",
 }
 CORRECTION_NAMES = {"none": "none", "adjusted": "adjusted count", "emq": "EMQ"}
+BRANCHES = {
+    0: "within a lineage",
+    1: "between granulocytes, or between lymphoid cells",
+    2: "between granulocyte and monocyte, or erythroblast and platelet",
+    3: "between granulocyte or monocyte and erythroblast or platelet",
+    4: "between myeloid and lymphoid cell",
+}
+"""Height of an error in `datasets/haematology/lineage.yaml` → what is taken for what."""
 SHOWN = (
     "Methods: the first plain one of the plan and, of the inductive methods that answer by their "
     "own head, the one with the highest mean of targets, which is chosen on the targets themselves."
@@ -178,11 +187,11 @@ def differential_sheet(results: Results, every: bool = False) -> Table | None:
         f"–: the test set has fewer than {MINIMUM_SUPPORT} images of the class, which is not "
         "drawn; the other classes share what is left",
         "Adjusted count: by the source's confusion matrix; EMQ: shares by expectation maximisation "
-        "of its scaled probabilities. Both are right where only class shares differ from the "
-        "source's, which another laboratory's cells do not grant",
+        "of the temperature-scaled probabilities. Both assume label shift, that only the class "
+        "shares differ from the source's, which does not hold for another laboratory",
         f"{SMEARS} smears of each patient and seed. Cells are drawn with replacement from the test "
-        "set, those of a class from one slide where it names one with enough; what its slides and "
-        "cells do not show, such as artefacts and cells of no class, no smear shows",
+        "set, those of a class from one slide where it names one with enough; artefacts and cells "
+        "of no class, which real smears hold, are missing",
     ]
     name = "differential_all" if every else "differential"
     return sheet(name, caption, header, rows, notes, words=4)
@@ -243,7 +252,8 @@ def labels_needed_sheet(results: Results, every: bool = False) -> Table | None:
     )
     notes = [
         f"Classes with fewer than {MINIMUM_SUPPORT} images are left out",
-        "The bound assumes independent cells: of few slides or patients it takes more",
+        "The bound assumes independent cells; where few slides or patients are labelled, more "
+        "cells are needed",
         "Networks of one method differ by seed, and a laboratory tests the one that it has",
     ]
     header = ("trained on", "method", "tested on", "class", "images", "recognised")
@@ -276,7 +286,7 @@ def local_thresholds_sheet(results: Results, every: bool = False) -> Table | Non
     if not rows:
         return None
     caption = (
-        f"What labelled local cells buy: thresholds of confidence for {100 * ACCURACY:.0f} % "
+        f"What labelled local cells gain: thresholds of confidence for {100 * ACCURACY:.0f} % "
         f"accuracy of the accepted, chosen on so many cells of the test set ({DRAWS} random "
         "choices by seed) and tried on its other cells; in %. Coverage: accepted. Accuracy: of all "
         "that were accepted. Held: choices in which the accepted were as accurate as asked for. "
@@ -286,8 +296,8 @@ def local_thresholds_sheet(results: Results, every: bool = False) -> Table | Non
     notes = [
         "–: the test set has fewer than twice so many cells, or nothing was accepted",
         "Other cells are of other slides or patients where these are at least half of the test set",
-        "Guaranteed: proven by exact binomial bounds, for which 59 confident cells have to be "
-        "right; it mostly accepts nothing under shift, and that is its answer",
+        f"Guaranteed: proven by exact binomial bounds, for which {images_needed(ACCURACY)} or more "
+        "confident cells have to be right; under shift it mostly accepts nothing, and rightly so",
     ]
     header = ("trained on", "method", "tested on", "seeds", "oracle coverage")
     header += ("source coverage", "source accuracy")
@@ -309,7 +319,7 @@ def unlabelled_frame(results: Results) -> pd.DataFrame:
     return table.assign(
         source=[results.done[i].scenario.source for i in table["run_id"]],
         tested=[
-            kinds.get(part, "corruptions" if corruption_of(domain) else "other laboratories")
+            kinds.get(part, "corruptions" if corruption_of(domain) else "other domains")
             for domain, part in zip(table["domain"], table["part"], strict=True)
         ],
         error=100 * (table["estimate"] - table["truth"]),
@@ -346,12 +356,12 @@ def unlabelled_sheet(results: Results) -> Table | None:
         "and bias in points; worst: test set with the largest mean error. Warning: test sets "
         f"whose mean error is above {GOAL:g} points. Rank corr.: Spearman's, of estimate and truth "
         "over all pairs, and, as the mean over test sets, over the runs on one. Everything is "
-        "fitted on the source's calibration part, save the regression, which is fitted on the "
-        "labelled cells of the other laboratories and never on those of the target's set."
+        "fitted on the source's calibration part, except the regression, which is fitted on the "
+        "labelled cells of the other sets of images and never on those of the target's own."
     )
     notes = [
-        "A high rank correlation with a large error orders test sets or runs rightly and says "
-        "nothing about how good they are",
+        "An estimate with a high rank correlation and a large error orders test sets or runs "
+        "rightly, but does not say how good they are",
         "Pairs share networks and images, and laboratories are few: a small mean error here "
         "promises nothing about a laboratory that is none of these",
     ]
@@ -421,18 +431,17 @@ def severity_sheet(results: Results, every: bool = False) -> Table | None:
     caption = (
         "Severity of errors by the tree of lineages (datasets/haematology/lineage.yaml). Errors: "
         "share of the cells, in %. Height: of the branch where the lineages of cell and answer "
-        "part: 0 within a lineage, 1 between granulocytes, 2 between granulocyte and monocyte, 3 "
-        "to the erythroid and megakaryocytic line, 4 between myeloid and lymphoid; share of the "
-        "errors, in %. By chance: the same if every wrong answer were any other class alike. "
+        f"part: {'; '.join(f'{h} {BRANCHES[h]}' for h in heights)}; share of the errors, in %. By "
+        "chance: the same if every other class were an equally likely wrong answer. "
         + ("Stages: of maturity between cell and answer. " if stages else "")
         + text_of(every)
     )
     notes = []
     if not stages:
         notes.append(
-            "No class is immature here: that blasts and immature granulocytes are called mature, "
-            "the critical error, cannot be seen; how well confidence sets such cells apart is in "
-            "the tables of the open set"
+            "No class here is immature, so the critical error, a blast or an immature granulocyte "
+            "called mature, cannot occur; how well such cells are told from the classes by "
+            "confidence is in the tables of the open set"
         )
     name = "severity_all" if every else "severity"
     return sheet(name, caption, header, rows, notes, words=3)

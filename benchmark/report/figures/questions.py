@@ -13,6 +13,7 @@ from benchmark.evaluation.acceptance import ACCURACY, LABELS
 from benchmark.evaluation.differential import CORRECTED, CORRECTIONS, PERFECT
 from benchmark.evaluation.unlabelled import ESTIMATORS, REGRESSION
 from benchmark.report.questions import (
+    BRANCHES,
     CORRECTION_NAMES,
     ESTIMATOR_NAMES,
     GOAL,
@@ -29,9 +30,17 @@ from benchmark.report.questions import (
 from benchmark.report.results import Results
 
 PATIENT = "adult normal"
+SHORT = {
+    "neutrophil": "neut.",
+    "lymphocyte": "lymph.",
+    "monocyte": "mono.",
+    "eosinophil": "eos.",
+    "basophil": "baso.",
+}
+"""Classes as haematology laboratories abbreviate them."""
 MOST_ROWS = 2
 """Scenarios of a figure: the first of the plan."""
-KINDS = ("in-domain", "corruptions", "other laboratories")
+KINDS = ("in-domain", "corruptions", "other domains")
 SHADES = ("#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#7F1D1D")
 """Of heights, the least severe first."""
 
@@ -80,15 +89,16 @@ def differential_figure(results: Results) -> Figure:
         axes.set(xlim=(-0.5, len(classes) - 0.5))
     outer_labels(found, across, "", "difference (points)", range(len(classes)))
     for axes in found:
-        axes.set_xticks(range(len(classes)), [f"{name[:4]}." for name in classes])
-    names = [PERFECT, *(f"correction: {CORRECTION_NAMES[c]}" for c in CORRECTIONS)]
+        axes.set_xticks(range(len(classes)), [SHORT.get(name, name) for name in classes])
+    names = ["no error: drawing of cells alone", "as counted"]
+    names += [f"corrected: {CORRECTION_NAMES[c]}" for c in CORRECTIONS[1:]]
     colours = [CONSTANT, *(colour for _, colour in PAIRS)]
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=3, label=name)
         for name, colour in zip(names, colours, strict=True)
     ]
     figure.legend(handles=handles, loc="lower left", ncols=4, fontsize=6.5)
-    title(figure, f"Differential of {CORRECTED} cells, {PATIENT} ({methods_text(lines)})")
+    title(figure, f"Differential counts of {CORRECTED} cells, {PATIENT} ({methods_text(lines)})")
     return figure
 
 
@@ -124,7 +134,7 @@ def labels_figure(results: Results) -> Figure:
         Line2D([], [], color=CONSTANT, linestyle=(0, (3, 2)), label="accuracy asked for"),
     ]
     figure.legend(handles=handles, loc="lower left", ncols=4, fontsize=6.5)
-    title(figure, f"Threshold from labelled local cells ({methods_text(lines)})")
+    title(figure, f"Thresholds from labelled local cells ({methods_text(lines)})")
     return figure
 
 
@@ -148,14 +158,14 @@ def unlabelled_figure(results: Results) -> Figure:
         axes.set_title(text, fontsize=5.8, color=INK)
         axes.set(xlim=(0, 100), ylim=(0, 100))
     ticks = range(0, 101, 20)
-    outer_labels(found, 3, "macro-F1 (%)", "estimated macro-F1 (%)", ticks, ticks)
+    outer_labels(found, 3, "true macro-F1 (%)", "estimated macro-F1 (%)", ticks, ticks)
     handles = [
         Line2D([], [], color=colour, marker="o", linestyle="", markersize=3, label=kind)
         for kind, (_, colour) in zip(KINDS, KIND_MARKS, strict=True)
     ]
     handles.append(Patch(color=FAINT, alpha=0.5, label=f"within {GOAL:g} points"))
     figure.legend(handles=handles, loc="lower left", ncols=4, fontsize=6.5)
-    title(figure, "Macro-F1 without labels")
+    title(figure, "Macro-F1 estimated without labels")
     return figure
 
 
@@ -187,11 +197,11 @@ def severity_figure(results: Results) -> Figure:
     axes.set_yticks(range(len(lines)), names, fontsize=5.5)
     axes.set(xlim=(0, 100), ylim=(len(lines) - 0.4, -0.6), xlabel="errors (% of the cells)")
     axes.grid(axis="x")
-    handles = [Patch(color=colour, label=f"height {h}") for h, colour in shades.items()]
-    text = f"where height {heights[-1]} would begin by chance"
+    handles = [Patch(color=colour, label=BRANCHES[h]) for h, colour in shades.items()]
+    text = "where the most severe errors would begin by chance"
     handles.append(Line2D([], [], color="black", linewidth=0.9, label=text))
-    figure.legend(handles=handles, loc="lower left", ncols=6, fontsize=6.5)
-    title(figure, "Errors by where the lineages part")
+    figure.legend(handles=handles, loc="lower left", ncols=2, fontsize=6.5)
+    title(figure, "Severity of errors: where the lineages of cell and answer part")
     return figure
 
 
