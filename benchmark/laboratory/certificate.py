@@ -386,7 +386,9 @@ def against_home(difference: Interval, worse: bool) -> str:
 
 def needed(rows: dict[str, dict[str, Any]], names: list[str]) -> str:
     """The sentence that says how many more cells would settle what is open, with a space before."""
-    more = [f"about {n} more of {name}" for name in names if (n := rows[name]["to_settle"])]
+    more = [
+        f"about {n} more cells of class {name}" for name in names if (n := rows[name]["to_settle"])
+    ]
     return f" If the rates stay as they are, {listed(more)} would settle it." if more else ""
 
 

@@ -334,7 +334,9 @@ def lines_on(
             f"{certificate['cells_of_no_class']} images of other cells test what should be rejected"
         )
     if len(found):
-        kinds = [f"{number} {kind}" for kind, number in found["finding"].value_counts().items()]
+        # Two images of one cell are a finding, of which an image may have several.
+        counts = found["finding"].replace("in one group", "pairs in one group").value_counts()
+        kinds = [f"{number} {kind}" for kind, number in counts.items()]
         path, finding, because = found.iloc[0]
         lines.append(
             f"note: {'; '.join(kinds)}: see {out / 'audit.csv'}; the first: {path or 'a row'} "
@@ -348,5 +350,6 @@ def lines_on(
         *lines,
         printed,
         f"wrote {out / 'certificate.html'} and .json, without names of files unless asked for, and "
-        f"predictions.csv, audit.csv and crop.html, which name or show the images: keep these",
+        "predictions.csv, audit.csv and crop.html, which name or show the images: keep these "
+        "private",
     ]

@@ -73,7 +73,7 @@ def differential_figure(results: Results) -> Figure:
     lines = [line for line in lines if line.method != PERFECT]
     classes = classes_of(results, set(table["class_name"]))
     across = min(3, len(lines))
-    figure, found = panels(len(lines), across, (49, 34), (9, 9), (13, 10, 3, 20))
+    figure, found = panels(len(lines), across, (49, 34), (9, 12), (13, 10, 3, 20))
     for axes, line in zip(found, lines, strict=True):
         axes.axhline(0, color=INK, linewidth=0.6)
         pairs = [(faultless[line.scenario.name, line.place].rows, "none", CONSTANT)]
@@ -110,7 +110,7 @@ def labels_figure(results: Results) -> Figure:
     """Coverage and accuracy of the accepted against the number of labelled local cells."""
     lines = best_lines(results, results.local_thresholds)
     across = min(3, len(lines))
-    figure, found = panels(len(lines), across, (49, 32), (9, 9), (12, 10, 3, 20))
+    figure, found = panels(len(lines), across, (49, 32), (9, 12), (12, 10, 3, 20))
     for axes, line in zip(found, lines, strict=True):
         rows = {(row["fit"], row["labels"]): row for row in line.rows}
         steps = [("source", 0), *(("plain", size) for size in LABELS)]
