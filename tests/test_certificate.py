@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,6 +148,17 @@ def test_a_class_of_one_patient_carries_no_claim() -> None:
     row = found["classes"]["lymphocyte"]
     assert (row["claim"], row["groups"]) == (False, 1)
     assert (row["sensitivity"]["low"], row["sensitivity"]["high"]) == (0, 1)
+
+
+def test_where_no_class_carries_a_claim_the_headline_says_so() -> None:
+    answers = answers_of(diagonal([15, 15, 15], [5, 5, 5]))
+    answers.groups[:] = "one"
+    home = answers_of(GOOD_HOME)
+    scored = Scored("home", home.labels, home.predicted, home.groups)
+    gauge = Gauge("home", 300, 1.0, 0.5, 0.95)
+    told = numbers(answers, scored, gauge, [source_range()], CLASSES[:3], 0.9)["verdict"]
+    assert told["kind"] == "open"
+    assert told["headline"] == "Nothing is shown of 90 % sensitivity: no class carries a claim"
 
 
 def test_macro_f1_no_higher_than_a_constants_is_said() -> None:
@@ -462,6 +475,26 @@ def test_groups_that_are_told_widen_the_limits(trained: Path, wbc_shift) -> None
         assert width > known.high - known.low
 
 
+def test_patients_that_share_a_cell_are_counted_as_one_and_it_is_said(
+    trained: Path, wbc_shift
+) -> None:
+    lab(12)
+    for place, file in enumerate(sorted(Path("lab").rglob("*.png"))):
+        slide = file.parent / f"slide{place % 4}"
+        slide.mkdir(exist_ok=True)
+        file.rename(slide / file.name)
+    cell = CLASSES[0]
+    first = next(Path("lab", cell, "slide0").iterdir())
+    again = Path("lab", cell, "slide1", "again.png")
+    with Image.open(first) as image:
+        image.point(lambda value: min(value + 1, 255)).save(again)
+    outcome = wbc_shift(*TEST, "--crop", "0.9")
+    assert outcome.status == 0, outcome.err
+    assert "note: 2 of 4 patients, slides or fields, as told, are counted as 1" in outcome.out
+    assert "slide0, slide1" in outcome.out
+    assert read_json(OUT / "certificate.json")["groups"] == 3
+
+
 def test_labels_come_from_a_csv_too(trained: Path, wbc_shift) -> None:
     lab()
     rows = [(f"{f.parent.name}/{f.name}", f.parent.name[:4]) for f in Path("lab").rglob("*.png")]
@@ -495,6 +528,13 @@ def test_images_of_the_source_test_nothing(trained: Path, wbc_shift) -> None:
     assert len(reasons) == 7
     assert reasons.str.contains("of toy-a, whose images the network was trained on").all()
     assert read_json(OUT / "certificate.json")["images"] == 60
+    shutil.rmtree(OUT)
+    for file in Path("lab").rglob("*.png"):
+        if not file.name.startswith("known-"):
+            file.unlink()
+    line = refused(wbc_shift)
+    assert "7 images are not used, the first, " in line
+    assert "whose images the network was trained on: none of the others is of a class" in line
 
 
 def test_what_something_else_made_is_never_written_over(trained: Path, wbc_shift) -> None:
@@ -510,6 +550,37 @@ def test_what_something_else_made_is_never_written_over(trained: Path, wbc_shift
     assert wbc_shift(*TEST, "--out", "elsewhere").status == 0, "its own it makes anew"
     assert (Path("elsewhere") / "certificate.html").read_text() != "old"
     assert (Path("elsewhere") / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("certificate.json", []), ("certificate.html", ["audit.csv", "predictions.csv", "crop.html"])],
+)
+def test_what_a_full_disk_cut_short_can_be_done_again(
+    trained: Path, wbc_shift, monkeypatch, name: str, written: list[str]
+) -> None:
+    """At whatever file it stops: the same command then finishes, and no old table stays beside new
+    numbers."""
+    lab()
+    write = Path.write_text
+
+    def full(path: Path, *arguments: Any, **named: Any) -> int:
+        if path.name.startswith(f".{name}."):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *arguments, **named)
+
+    for crop in ("0.9", "0.5"):  # into an empty folder, and over what an earlier test wrote
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            outcome = wbc_shift(*TEST, "--crop", crop)
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert f"disk full while writing our-scanner/{name}" in outcome.err
+        there = {file.name for file in OUT.iterdir() if not file.name.endswith(".tmp")}
+        assert there <= {"certificate.json", ".gitignore", *written}
+        (OUT / f".{name}.abcdefgh.wbc-shift.tmp").write_text("of a test that was killed")
+        assert wbc_shift(*TEST, "--crop", crop).status == 0
+        assert read_json(OUT / "certificate.json")["crop"]["used"] == float(crop)
+        assert (OUT / "certificate.html").exists()
 
 
 def refused(wbc_shift, *arguments: str) -> str:
@@ -543,6 +614,8 @@ def test_what_cannot_be_tested_is_one_line(trained: Path, wbc_shift) -> None:
     assert "--map 'Neutro=neutrophil'" in refused(wbc_shift)
     name = refused(wbc_shift, "test", "lab", "--name", "../x", "--run", RUN, "-p", "tiny")
     assert "--name ../x: use small letters, digits and hyphens" in name
+    long = refused(wbc_shift, "test", "lab", "--name", "a" * 300, "--run", RUN, "-p", "tiny")
+    assert long.endswith("a: File name too long\n")
 
 
 def test_fields_without_boxes_are_refused(trained: Path, wbc_shift) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,6 +243,26 @@ def test_a_file_that_was_exchanged_is_noticed(shipped: Path, wbc_shift, name: st
     ten_images()
     outcome = wbc_shift("predict", "new", "--crop", "0.9")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+
+
+def test_a_network_whose_file_is_missing_is_one_line(shipped: Path, wbc_shift) -> None:
+    (BOX / "network.safetensors").unlink()
+    outcome = wbc_shift("networks")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "network.safetensors is missing" in outcome.err
+
+
+@pytest.mark.parametrize("change", [lambda names: names[::-1], lambda names: names[:-1]])
+def test_predictions_of_other_classes_than_the_record_says_are_noticed(
+    shipped: Path, wbc_shift, change: Callable[[list[str]], list[str]]
+) -> None:
+    record = read_json(BOX / "network.json")
+    write_json(BOX / "network.json", record | {"classes": change(record["classes"])})
+    ten_images()
+    for command in (("networks",), ("predict", "new", "--crop", "0.9")):
+        outcome = wbc_shift(*command)
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert "predictions.parquet is of other classes than network.json beside it" in outcome.err
 
 
 def test_check_tells_other_answers_from_other_rounding(shipped: Path, wbc_shift) -> None:

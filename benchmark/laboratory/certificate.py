@@ -361,11 +361,16 @@ def verdict(rows: dict[str, dict[str, Any]], at_home: dict[str, Any], level: flo
             f"Worse than at home: mean sensitivity {per_cent(here.mean)} %, at home "
             f"{per_cent(home.mean)} %"
         )
-        if len(by["held"]) == len(claimed):
+        if claimed and len(by["held"]) == len(claimed):
             headline += f"; yet at least {asked} is shown for {each}"
+    elif not claimed:
+        kind, headline = (
+            "open",
+            f"Nothing is shown of {asked} sensitivity: no class carries a claim",
+        )
     elif by["missed"]:
         kind, headline = "below", f"Below {asked} sensitivity for {listed(by['missed'])}"
-    elif claimed and len(by["held"]) == len(claimed):
+    elif len(by["held"]) == len(claimed):
         kind, headline = "holds", f"Shown: at least {asked} sensitivity for {each}"
     else:
         kind, headline = "open", f"Not shown: whether sensitivity is at least {asked} for {each}"

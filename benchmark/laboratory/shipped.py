@@ -134,7 +134,10 @@ class Shipped:
     @property
     def bytes(self) -> int:
         """Size of the network's file."""
-        return (self.folder / NETWORK).stat().st_size
+        try:
+            return (self.folder / NETWORK).stat().st_size
+        except OSError:
+            raise UserError(f"{self.folder / NETWORK} is missing: {AGAIN}") from None
 
     @property
     def ranges(self) -> list[SourceRange]:
@@ -153,10 +156,14 @@ class Shipped:
         """
         path = self.checked(PREDICTIONS, self.record.predictions_sha256)
         try:
-            return pq.read_table(path)
+            table = pq.read_table(path)
         except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
             why = str(error).splitlines()[0]
             raise UserError(f"{path} cannot be read ({why}): {AGAIN}") from None
+        logits = [name for name in table.column_names if name.startswith("logit_")]
+        if logits != [f"logit_{name}" for name in self.record.classes]:
+            raise UserError(f"{path} is of other classes than {RECORD} beside it: {AGAIN}")
+        return table
 
     def stored(self) -> pd.DataFrame:
         """The same as a frame."""

@@ -7,6 +7,7 @@ of `wbc-shift domain add`, and all that is written lies in one folder, which git
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -22,7 +23,14 @@ from benchmark.data.manifests import read_manifest
 from benchmark.domains.ranges import appearance, beyond
 from benchmark.errors import UserError
 from benchmark.evaluation.rejection import maximum_probability
-from benchmark.files import read_json, writable_folder, write_json, write_text
+from benchmark.files import (
+    TEMPORARY,
+    cannot_write,
+    read_json,
+    writable_folder,
+    write_json,
+    write_text,
+)
 from benchmark.laboratory.add import NAME
 from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, per_cent
 from benchmark.laboratory.crop import Cells, CropChoice, choose_crop, write_crop_sheet
@@ -33,6 +41,7 @@ from benchmark.laboratory.printing import print_page
 from benchmark.metrics import MINIMUM_SUPPORT, predicted_classes, probabilities
 from benchmark.progress import track
 from benchmark.scenarios import sources_of
+from benchmark.tables import shown
 from benchmark.texts import csv_cell, csv_path, templates_beside
 
 MADE_BY = "wbc-shift test"
@@ -40,6 +49,8 @@ MADE_BY = "wbc-shift test"
 FOUND = ("left out", "not used", "in one group", "label to be checked", "converted")
 """What `domain add` finds in files that are not simply used, as far as the certificate counts it:
 broken or unlabelled; copies, conflicts and what is outside its scope; images of one cell; …"""
+TABLES = ("audit.csv", "predictions.csv", "crop.html")
+"""What is written beside the certificate, and names or shows images."""
 CHUNK = 1024
 """Images decoded at a time."""
 
@@ -92,7 +103,7 @@ def certify(
     refuse_others_folder(out)
     with cells_cut_in(root / "datasets" / "cache") as scratch:
         own, found, notes = cells_to_test(root, folder, labels, cells or {}, first, scratch)
-        refuse_too_few(folder, own.table, first.classes)
+        refuse_too_few(folder, own.table, first.classes, found)
         chosen = choose_crop(own, crop, first)
         tested = tried(first, own, chosen.used, level)
         certificate = {
@@ -113,10 +124,11 @@ def certify(
         }
         writable_folder(out)
         page = out / "certificate.html"
-        for earlier in (page, page.with_suffix(".pdf")):
-            earlier.unlink(missing_ok=True)  # no page stays beside numbers that are not its own
-        write_text(out / ".gitignore", "*\n")
+        for earlier in (page, page.with_suffix(".pdf"), *(out / name for name in TABLES)):
+            earlier.unlink(missing_ok=True)  # nothing stays beside numbers that are not its own
+        # First, for by it the folder is known as a test's if the disk is full, or this is killed.
         write_json(out / "certificate.json", certificate)
+        write_text(out / ".gitignore", "*\n")
         write_table(out / "audit.csv", found)
         table = table_of(own.table, tested)
         write_table(out / "predictions.csv", table)
@@ -128,9 +140,14 @@ def certify(
 
 
 def refuse_others_folder(out: Path) -> None:
-    """Refuse to write where something else lies than what an earlier test wrote."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+    """Refuse to write where something else lies than what an earlier test wrote, or nothing can."""
+    try:
+        there = [file.name for file in out.iterdir()] if out.is_dir() else [out.name]
+        # Empty, perhaps but for what a killed test was writing.
+        if not os.path.lexists(out) or all(name.endswith(TEMPORARY) for name in there):
+            return
+    except OSError as error:
+        raise cannot_write(out, error) from error
     made = out / "certificate.json"
     try:
         ours = out.is_dir() and made.is_file() and read_json(made).get("made_by") == MADE_BY
@@ -176,7 +193,25 @@ def cells_to_test(
     found = pd.concat([own.found, found, passed], ignore_index=True)
     files = [own.folder / path for path in used["path"]]
     cells_used = Cells(used, files, own.bits, folder.name, own.crop, own.grouped)
-    return cells_used, found, own.notes
+    return cells_used, found, [*own.notes, *groups_joined(own.table["group"], judged["group"])]
+
+
+def groups_joined(told: pd.Series, used: pd.Series) -> list[str]:
+    """A note on patients or slides that are taken for one, since images of one cell lie in both.
+
+    Args:
+        told, used: group of each image: the laboratory's, or itself; and after the comparison.
+    """
+    names = told.groupby(used).unique()
+    several = names[names.map(len) > 1]
+    if told.is_unique or several.empty:
+        return []
+    groups = sum(map(len, several))
+    return [
+        f"{groups} of {told.nunique()} patients, slides or fields, as told, are counted as "
+        f"{len(several)}, for images of one cell lie in several of them (audit.csv: in one group): "
+        f"{shown(several.iloc[0])}"
+    ]
 
 
 def source_hashes(datasets: Path, cards: dict[str, Card], source: str) -> dict[str, str]:
@@ -197,12 +232,19 @@ def source_hashes(datasets: Path, cards: dict[str, Card], source: str) -> dict[s
     return hashes
 
 
-def refuse_too_few(folder: Path, images: pd.DataFrame, classes: list[str]) -> None:
-    """Refuse images of which nothing could be said."""
+def refuse_too_few(
+    folder: Path, images: pd.DataFrame, classes: list[str], found: pd.DataFrame
+) -> None:
+    """Refuse images of which nothing could be said, and say why others are not used."""
     counts = images["class_name"].value_counts().reindex(classes, fill_value=0)
     told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    passed = found[found["finding"] == "not used"]
+    if len(passed):
+        path, _, because = passed.iloc[0]
+        folder = f"{folder}: {len(passed)} images are not used, the first, {path}: {because}"
     if (counts > 0).sum() < 2:
-        told = f"all are {told}" if told else f"none is of a class of {', '.join(classes)}"
+        others = "none of the others is" if len(passed) else "none is"
+        told = f"all are {told}" if told else f"{others} of a class of {', '.join(classes)}"
         raise UserError(
             f"{folder}: {told}: a test needs two classes or more, since sensitivity without "
             "specificity says nothing; images without labels: wbc-shift predict"
@@ -293,8 +335,8 @@ def table_of(images: pd.DataFrame, tested: Tested) -> pd.DataFrame:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV that people open."""
     paths = [column for column in ("image", "path", "group", "field") if column in table]
-    shown = table.map(csv_cell).assign(**{name: table[name].map(csv_path) for name in paths})
-    write_text(path, shown.to_csv(index=False, lineterminator="\n"))
+    cells = table.map(csv_cell).assign(**{name: table[name].map(csv_path) for name in paths})
+    write_text(path, cells.to_csv(index=False, lineterminator="\n"))
 
 
 def page_of(certificate: dict[str, Any], chosen: CropChoice, wrong: pd.DataFrame | None) -> str:
