@@ -34,6 +34,7 @@ from scipy.special import betainc, betaincc
 
 from benchmark.data.haematology import Prevalences
 from benchmark.evaluation.at_source import AtSource, at_source
+from benchmark.evaluation.exact import TAIL
 from benchmark.evaluation.experiments import ScenarioRuns
 from benchmark.evaluation.selective import scored_sets
 from benchmark.metrics import MINIMUM_SUPPORT
@@ -48,7 +49,6 @@ CORRECTED = 200
 """Cells of the smears that are also counted with a correction: H20-A2's, of each examiner."""
 DRAWS = 20
 """Seed of all that is drawn, beside the digest of the test set."""
-CONFIDENCE = 0.95
 ITERATIONS = 40
 """Of expectation maximisation; a share is within 0.001 of the optimum then, on average."""
 RANGE = 0.9
@@ -227,15 +227,14 @@ def limits(share: float, cells: int) -> tuple[float, float]:
     Clopper-Pearson's 95 % limits of k cells of n hold p if P(K ≥ k | p) and P(K ≤ k | p) are both
     at least 2.5 %. By the incomplete beta function, so that a corrected k need not be whole.
     """
-    tail = (1 - CONFIDENCE) / 2
     if share in (0, 1):
         return share, share
 
     def above(k: float) -> float:
-        return betainc(k, cells - k + 1, share) - tail
+        return betainc(k, cells - k + 1, share) - TAIL
 
     def below(k: float) -> float:
-        return betaincc(k + 1, cells - k, share) - tail
+        return betaincc(k + 1, cells - k, share) - TAIL
 
     low = 0.0 if below(0) >= 0 else brentq(below, 0, cells - 1e-9)
     high = float(cells) if above(cells) >= 0 else brentq(above, 1e-9, cells)

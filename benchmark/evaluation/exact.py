@@ -18,7 +18,8 @@ import numpy as np
 from scipy import special
 from scipy.stats import beta
 
-CONFIDENCE = 0.95
+from benchmark.evaluation.intervals import CONFIDENCE
+
 TAIL = (1 - CONFIDENCE) / 2
 MOST = 10_000_000
 """Images beyond which nobody labels: a question that needs more is left open."""
