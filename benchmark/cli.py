@@ -1089,7 +1089,7 @@ def export(
     The JSON says what is left to do before and after it: crop, classes, temperature, threshold.
     Requires the extra `export`.
 
-    Reads a network of the repository, or a run's checkpoint and predictions.
+    Reads a network of the repository, or a run's checkpoint and predictions. Writes the two files.
     """
     from benchmark.laboratory.export import export as export_network
 
