@@ -562,7 +562,7 @@ def test_without_the_extra_one_line_says_so(shipped: Path, wbc_shift, monkeypatc
     monkeypatch.setattr(export, "NEEDED", ("onnx_that_is_not_there",))
     outcome = wbc_shift("export", "toy", "--onnx", "toy.onnx")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)
-    assert "pip install 'wbc-shift[export]'" in outcome.err
+    assert "pip install -e '.[export]'" in outcome.err
     assert "name a .onnx file" in wbc_shift("export", "toy", "--onnx", "toy.bin").err
 
 

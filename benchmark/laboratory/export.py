@@ -102,9 +102,7 @@ def export(network: Network, path: Path, accuracy: float = ACCURACY) -> list[str
         raise UserError(f"--onnx {path}: name a .onnx file")
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"export: {', '.join(missing)} not installed: pip install 'wbc-shift[export]'"
-        )
+        raise UserError(f"export: {', '.join(missing)} not installed: pip install -e '.[export]'")
     gauge = network.gauge(accuracy)
     model, side = Exported(network, gauge.temperature), network.image_size
     tried = images_to_try(side)
