@@ -87,7 +87,7 @@ def test_commands_before_their_input_exists(project: Path, wbc_shift) -> None:
     one_line(wbc_shift("plan", "-p", "tiny"), "run `wbc-shift prepare -p tiny`")
     one_line(wbc_shift("train", "-p", "tiny"), "first.json is missing: run `wbc-shift plan")
     one_line(wbc_shift("evaluate", "-p", "tiny"), "results/tiny has no results: run `wbc-shift tra")
-    one_line(wbc_shift("evaluate", "-p", "tyni"), "no profile 'tyni'; did you mean 'tiny'?")
+    one_line(wbc_shift("evaluate", "-p", "tyni"), "no profile 'tyni'; known: tiny")
     one_line(wbc_shift("report", "-p", "tiny"), "run `wbc-shift train -p tiny`")
 
 

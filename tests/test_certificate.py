@@ -686,6 +686,28 @@ def chosen_for(files: list[Path], given: float | None, network: Sees) -> CropCho
     return choose_crop(Cells(table, files, 0, "lab"), given, network)
 
 
+def test_a_crop_that_the_nuclei_do_not_tell_is_said_to_be_unsure(small_cells, monkeypatch) -> None:
+    assert not chosen_for(small_cells, None, Sees(0.2)).unsure  # 0.2 of the side, 0.28 of its 1.4th
+    # What is measured is as large in every square: no nucleus, but something all over the picture.
+    monkeypatch.setattr("benchmark.laboratory.crop.nucleus_share", lambda *asked: 0.2)
+    chosen = chosen_for(small_cells, None, Sees(0.2))
+    assert chosen.unsure
+    assert "their size is not known: say --crop" in str(chosen)
+    assert not chosen_for(small_cells, 0.8, Sees(0.2)).unsure
+
+
+def test_a_verdict_in_a_crop_that_may_be_wrong_says_so(
+    trained: Path, wbc_shift, monkeypatch
+) -> None:
+    lab()
+    monkeypatch.setattr("benchmark.laboratory.crop.nucleus_share", lambda *asked: 0.4)
+    assert "whether the crop is right is not known" in wbc_shift(*TEST).out.lower()
+    told = read_json(OUT / "certificate.json")["verdict"]
+    assert told["headline"].endswith(", in a crop that may be wrong")
+    assert "in a crop that may be wrong" in (OUT / "certificate.html").read_text()
+    assert "not known" not in wbc_shift(*TEST, "--crop", "1").out
+
+
 def test_a_crop_is_chosen_where_nuclei_are_far_from_the_sources_size(small_cells) -> None:
     chosen = chosen_for(small_cells, None, Sees(0.4))
     assert chosen.automatic

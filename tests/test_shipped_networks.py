@@ -265,6 +265,19 @@ def test_predictions_of_other_classes_than_the_record_says_are_noticed(
         assert "predictions.parquet is of other classes than network.json beside it" in outcome.err
 
 
+def test_a_record_that_cannot_be_computed_with_is_one_line(shipped: Path, wbc_shift) -> None:
+    record = read_json(BOX / "network.json")
+    flat = record["ranges"][0] | {"covariance": [[0.0] * 8] * 8}
+    for change, said in (
+        ({"preprocessing": record["preprocessing"] | {"std": [0, 0, 0]}}, "preprocessing.std"),
+        ({"ranges": [flat]}, "covariance"),
+    ):
+        write_json(BOX / "network.json", record | change)
+        outcome = wbc_shift("networks", "--check")
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert said in outcome.err
+
+
 def test_check_tells_other_answers_from_other_rounding(shipped: Path, wbc_shift) -> None:
     """Another processor rounds differently; another network answers differently."""
 

@@ -204,7 +204,8 @@ def more_images(found: Share, claim: bool, level: float) -> int | None:
     """How many more images, like those at hand, would tell a class's sensitivity from a level.
 
     If the rate and the likeness of images of one group stay as they are. Of a class that carries no
-    claim neither is known: the fewest that can do, all of them recognised. None if none would.
+    claim neither is known: the fewest that can show the level to be held, all of them recognised;
+    to show that it is missed, fewer may do. None if none would.
     """
     if level_of(found, claim, level) != "open":
         return 0
@@ -417,8 +418,9 @@ def numbers(
         own = home.labels == index
         row["sensitivity_at_home"] = share((home.predicted == index)[own], home.groups[own])
     at_home["macro_f1"]["constant"] = float(macro_f1(constant))
-    # One constant answer recognises one class wholly, and it is the commonest.
-    at_home["mean_sensitivity"]["constant"] = 1 / max(1, len(at_home["classes"]))
+    # One constant answer recognises one class wholly, the commonest, which may not be compared.
+    among = at_home["classes"]
+    at_home["mean_sensitivity"]["constant"] = (int(counts.argmax()) in among) / max(1, len(among))
     return plain(
         {
             "level": level,

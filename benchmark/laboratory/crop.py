@@ -30,6 +30,9 @@ CLEARLY = 1.4
 no cell type's nuclei differ so much between laboratories that see them at one scale."""
 TRIES = 4
 """Crops that are measured before one is proposed: nuclei are found more easily in the right one."""
+NARROWER, GROWTH = 1.4, 1.15
+"""In a square so many times narrower, nuclei that were found take so many times more of the side at
+least: in pictures that show much around a cell, what is measured may be something else."""
 SHOWN = 12
 """Cells on the contact sheet."""
 SHOWN_SIDE = 160
@@ -75,6 +78,7 @@ class CropChoice:
         nucleus: diameter of the nucleus as a fraction of the network's view, mean over classes of
             their medians, in the crop that was given (or `start`), and in the one that was used.
         nucleus_of_source: the source's mean.
+        growth: how many times more of the side nuclei take in a square that is `NARROWER`.
     """
 
     given: float | None
@@ -83,6 +87,12 @@ class CropChoice:
     proposed: float | None
     nucleus: tuple[float, float]
     nucleus_of_source: float
+    growth: float
+
+    @property
+    def unsure(self) -> bool:
+        """Whether nobody gave the crop, and the size of the nucleus does not tell it either."""
+        return self.given is None and not self.growth >= GROWTH
 
     @property
     def automatic(self) -> bool:
@@ -103,6 +113,11 @@ class CropChoice:
         text = f"{text} {theirs}"
         if self.proposed is not None:
             text += f"; --crop {self.proposed:.2f} would show them alike"
+        if self.unsure:
+            text += (
+                f"; but what is taken for nuclei grows {self.growth:.2f} times in a square "
+                f"{NARROWER} times narrower, so that their size is not known: say --crop"
+            )
         return text
 
 
@@ -125,8 +140,11 @@ def choose_crop(cells: Cells, given: float | None, network: Network) -> CropChoi
     proposed = round(wanted, 2) if alike and abs(wanted - crop) >= 0.02 else None
     clearly = not 1 / CLEARLY <= first / theirs <= CLEARLY
     if given is None and proposed is not None and clearly:
-        return CropChoice(None, start, proposed, None, (first, share), theirs)
-    return CropChoice(given, start, crop, proposed, (first, first), theirs)
+        crop, proposed, used = proposed, None, share
+    else:
+        used = first
+    growth = nucleus_share(cells, crop / NARROWER, network) / used
+    return CropChoice(given, start, crop, proposed, (first, used), theirs, growth)
 
 
 def nucleus_share(cells: Cells, crop: float, network: Network) -> float:

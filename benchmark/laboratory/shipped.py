@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -57,7 +58,7 @@ class KeptPreprocessing(Record):
     """How an image in [0, 1] becomes the network's input: see `benchmark/models/weights.py`."""
 
     mean: Triple
-    std: Triple
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     each_image: bool = False
 
 
@@ -70,6 +71,13 @@ class KeptSourceRange(Record):
     mean: Looks
     covariance: Annotated[list[Looks], Field(min_length=8, max_length=8)]
     limit: PositiveFloat
+
+    @field_validator("covariance")
+    @classmethod
+    def _has_an_inverse(cls, covariance: list[Looks]) -> list[Looks]:
+        if np.linalg.matrix_rank(np.array(covariance)) < len(covariance):
+            raise ValueError("has no inverse, so that no distance can be measured in it")
+        return covariance
 
 
 class ShownSet(Record):

@@ -49,6 +49,10 @@ MADE_BY = "wbc-shift test"
 FOUND = ("left out", "not used", "in one group", "label to be checked", "converted")
 """What `domain add` finds in files that are not simply used, as far as the certificate counts it:
 broken or unlabelled; copies, conflicts and what is outside its scope; images of one cell; …"""
+UNSURE = (
+    "Whether the crop is right is not known, and a wrong crop alone lowers the numbers: look at "
+    "crop.html, give --crop, and test again."
+)
 TABLES = ("audit.csv", "predictions.csv", "crop.html")
 """What is written beside the certificate, and names or shows images."""
 CHUNK = 1024
@@ -106,6 +110,10 @@ def certify(
         refuse_too_few(folder, own.table, first.classes, found)
         chosen = choose_crop(own, crop, first)
         tested = tried(first, own, chosen.used, level)
+        if chosen.unsure:
+            told = tested.numbers["verdict"]
+            told["headline"] += ", in a crop that may be wrong"
+            told["sentences"].insert(0, UNSURE)
         certificate = {
             "schema_version": 1,
             "made_by": MADE_BY,
