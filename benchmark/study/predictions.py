@@ -240,8 +240,8 @@ def networks_apart(results: Path, run_ids: Iterable[str]) -> list[str]:
             if not same:
                 lines.append(
                     f"{one.run_id} and {other.run_id} share a training and answer from two "
-                    "networks, trained apart: delete the folder of the one whose checkpoint is not "
-                    f"here, then `{train_command(results)}` answers both from the other"
+                    "networks, trained apart; where the checkpoint of one of them is at hand, "
+                    f"without the other's folder `{train_command(results)}` answers both from it"
                 )
                 break
     return lines
