@@ -34,7 +34,7 @@ from benchmark.laboratory.certificate import (
     numbers,
     per_cent,
 )
-from benchmark.laboratory.crop import Cells, CropChoice, choose_crop
+from benchmark.laboratory.crop import CropChoice, LabelledCells, choose_crop
 from benchmark.laboratory.networks import Gauge, Network
 from benchmark.laboratory.printing import BROWSERS
 from benchmark.laboratory.site_test import beside
@@ -659,6 +659,7 @@ class Sees:
 
     classes = CLASSES
     image_size, framing_crop = 64, 1.0
+    view = Network.view
 
     def __init__(self, share: float) -> None:
         self.ranges = [
@@ -683,7 +684,7 @@ def small_cells(tmp_path: Path) -> list[Path]:
 def chosen_for(files: list[Path], given: float | None, network: Sees) -> CropChoice:
     """The crop for files of one class."""
     table = pd.DataFrame({"class_name": ["neutrophil"] * len(files)})
-    return choose_crop(Cells(table, files, 0, "lab"), given, network)
+    return choose_crop(LabelledCells(table, files, 0, "lab"), given, network)
 
 
 def test_a_crop_that_the_nuclei_do_not_tell_is_said_to_be_unsure(small_cells, monkeypatch) -> None:
@@ -829,7 +830,7 @@ def test_a_network_is_not_compared_on_images_of_its_own_source(trained: Path) ->
                 "sha256": [*chosen.get_group(domain), *[""] * (len(files) - 3)],
             }
         )
-        found = beside(Path(), network, Cells(images, files, 0, "lab"), 0.9, 0.9)
+        found = beside(Path(), network, LabelledCells(images, files, 0, "lab"), 0.9, 0.9)
         assert found["images_of_its_source"] == known
         assert (found["numbers"] is None) == (known > 0)
 

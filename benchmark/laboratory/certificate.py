@@ -84,6 +84,16 @@ class Answers:
         """(images,) class indices."""
         return predicted_classes(self.logits)
 
+    @property
+    def confidence(self) -> np.ndarray:
+        """(images,) the largest probability, as the network states it."""
+        return maximum_probability(self.logits)
+
+    def accepted(self, gauge: Gauge) -> np.ndarray:
+        """(images,) which are like the source's and of a confidence that reaches the threshold."""
+        like = np.array([not why for why in self.unlike], bool)
+        return like & (self.confidence >= gauge.threshold)
+
 
 class Scored(NamedTuple):
     """Labels, predictions and groups of images of the network's classes.
@@ -218,14 +228,9 @@ def more_images(found: Share, claim: bool, level: float) -> int | None:
 
 
 def accepted_of(answers: Answers, gauge: Gauge) -> dict[str, Any]:
-    """How many images are accepted, and how many of these are wrong.
-
-    An image is accepted if it is like the source's and its confidence reaches the threshold.
-    """
-    sure = maximum_probability(answers.logits) >= gauge.threshold
-    like = np.array([not why for why in answers.unlike], bool)
+    """How many images are accepted, and how many of these are wrong."""
+    sure, accepted = answers.confidence >= gauge.threshold, answers.accepted(gauge)
     known, wrong = answers.known, answers.predicted != answers.labels
-    accepted = sure & like
     return {
         "accuracy": gauge.accuracy,
         "threshold": gauge.threshold if math.isfinite(gauge.threshold) else None,

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from benchmark.audit.images import address, small_picture
 from benchmark.data.cards import OPEN_SET
-from benchmark.data.prepare import crop_box, decode_all, scaled
+from benchmark.data.prepare import crop_box, scaled
 from benchmark.domains.ranges import PARTS, appearance
 from benchmark.files import write_text
 from benchmark.laboratory.judge import ALIKE, MOST
@@ -34,11 +34,11 @@ NARROWER, GROWTH = 1.4, 1.15
 """In a square so many times narrower, nuclei that were found take so many times more of the side at
 least: in pictures that show much around a cell, what is measured may be something else."""
 SHOWN = 12
-"""Cells on the contact sheet."""
+"""LabelledCells on the contact sheet."""
 SHOWN_SIDE = 160
 
 
-class Cells(NamedTuple):
+class LabelledCells(NamedTuple):
     """The labelled cells that are tested.
 
     Attributes:
@@ -59,9 +59,7 @@ class Cells(NamedTuple):
 
     def seen_by(self, network: Network, crop: float, rows: Sequence[int]) -> np.ndarray:
         """Some of them as a network gets them: uint8 [N, S, S, 3]."""
-        framed = scaled(crop, network.framing_crop)
-        files = [self.files[row] for row in rows]
-        return decode_all(files, framed, network.image_size, self.name, self.bits)
+        return network.view([self.files[row] for row in rows], crop, self.name, self.bits)
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class CropChoice:
         return text
 
 
-def choose_crop(cells: Cells, given: float | None, network: Network) -> CropChoice:
+def choose_crop(cells: LabelledCells, given: float | None, network: Network) -> CropChoice:
     """The crop to use: what is given, else the whole image or what the boxes say, unless nuclei are
     far from the source's size and another crop shows them alike."""
     column = PARTS["size of the nucleus"].start
@@ -147,7 +145,7 @@ def choose_crop(cells: Cells, given: float | None, network: Network) -> CropChoi
     return CropChoice(given, start, crop, proposed, (first, used), theirs, growth)
 
 
-def nucleus_share(cells: Cells, crop: float, network: Network) -> float:
+def nucleus_share(cells: LabelledCells, crop: float, network: Network) -> float:
     """Diameter of the nucleus as a fraction of the network's view, mean over classes of their
     medians; NaN where none is found."""
     medians = []
@@ -163,7 +161,7 @@ def nucleus_share(cells: Cells, crop: float, network: Network) -> float:
 
 
 def write_crop_sheet(
-    path: Path, name: str, cells: Cells, chosen: CropChoice, network: Network
+    path: Path, name: str, cells: LabelledCells, chosen: CropChoice, network: Network
 ) -> None:
     """Write the contact sheet: some cells as given, and as the network sees them, beside what it
     would see in the proposed crop."""

@@ -22,7 +22,6 @@ from benchmark.data.cards import read_label_spaces
 from benchmark.data.fields import ORIGIN
 from benchmark.data.image_files import FORMATS, find_images
 from benchmark.data.layouts import refuse_links_outwards
-from benchmark.data.prepare import decode_all, scaled
 from benchmark.domains.ranges import PARTS, SourceRange, appearance, beyond
 from benchmark.errors import UserError
 from benchmark.evaluation.calibration import NO_TEMPERATURE
@@ -42,8 +41,6 @@ from benchmark.metrics import predicted_classes, probabilities
 from benchmark.progress import track
 from benchmark.texts import csv_cell, csv_path, templates_beside, visible
 
-CHUNK = 1024
-"""Images decoded at a time."""
 PICTURE_SIDE = 96
 MOST_PICTURES = 3000
 """Images that the sheet shows: all are in the CSV."""
@@ -158,13 +155,12 @@ def label_images(
     logits = np.full((len(reasons), len(classes)), np.nan)
     facts = np.full((len(reasons), 8), np.nan)
     whole: list[np.ndarray] = []
-    for start in track(range(0, len(sound), CHUNK), f"labelling {folder.name}"):
-        rows = sound[start : start + CHUNK]
-        chosen = [files[row] for row in rows]
-        framed = scaled(crop, network.framing_crop)
-        pixels = decode_all(chosen, framed, network.image_size, folder.name, bits)
+    readable, done = [files[row] for row in sound], 0
+    for pixels in network.views(readable, crop, folder.name, bits, f"labelling {folder.name}"):
+        rows = sound[done : done + len(pixels)]
         logits[rows] = network.logits(pixels)
         facts[rows] = appearance(pixels)
+        done += len(pixels)
         if adapt is not None:
             whole.append(pixels)
     notes = [size for size in [size_note(ranges, facts[sound], crop)] if size]

@@ -9,6 +9,7 @@ threshold follow.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import pandas as pd
 import torch
 
 from benchmark.data.arrays import Images, PreparedImages, facts_path, read_prepared
+from benchmark.data.prepare import decode_all, scaled
 from benchmark.data.split import fold_of
 from benchmark.data.stain import Moments, Stain, moments_of, restored_stain
 from benchmark.domains.ranges import SourceRange, read_ranges
@@ -41,6 +43,7 @@ from benchmark.metrics import predicted_classes
 from benchmark.models.predict import VIEWS, Averaged, predict
 from benchmark.models.weights import Preprocessing
 from benchmark.parts import PLAIN
+from benchmark.progress import track
 from benchmark.scenarios import sources_of
 from benchmark.study.plan import profile_folder
 from benchmark.study.predictions import read_stored
@@ -50,6 +53,8 @@ Answers = tuple[np.ndarray, np.ndarray]
 """Logits [N, C] and labels [N] of some images."""
 ERROR = 0.05
 """Probability that the guarantee of the threshold does not hold."""
+CHUNK = 1024
+"""Images decoded at a time."""
 ACCURACY = 0.95
 """That accepted predictions have on the source, unless another is asked for."""
 
@@ -254,6 +259,25 @@ class Network(ABC):
     def averages(self) -> bool:
         """Whether the probabilities of several views are averaged, by choice or by its method."""
         return self.tta or self.record.method.inference == "tta"
+
+    def view(self, files: Sequence[Path], crop: float, name: str, bits: int) -> np.ndarray:
+        """Images as it is shown them: uint8 [N, S, S, 3].
+
+        Args:
+            crop: side of the centred square that shows one cell, as a fraction of the shorter side;
+                its own framing makes it larger or smaller.
+            name: of the folder, for the progress.
+            bits: of the values of 16-bit files, 0 if there are none.
+        """
+        framed = scaled(crop, self.framing_crop)
+        return decode_all(list(files), framed, self.image_size, name, bits)
+
+    def views(
+        self, files: Sequence[Path], crop: float, name: str, bits: int, doing: str
+    ) -> Iterator[np.ndarray]:
+        """The same of any number of images, `CHUNK` at a time; `doing` names the progress."""
+        for start in track(range(0, len(files), CHUNK), doing):
+            yield self.view(files[start : start + CHUNK], crop, name, bits)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [N, C] of uint8 images [N, S, S, 3] as decoded."""

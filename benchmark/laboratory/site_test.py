@@ -22,7 +22,6 @@ from benchmark.data.fields import ORIGIN
 from benchmark.data.manifests import read_manifest
 from benchmark.domains.ranges import appearance, beyond
 from benchmark.errors import UserError
-from benchmark.evaluation.rejection import maximum_probability
 from benchmark.files import (
     TEMPORARY,
     cannot_write,
@@ -33,13 +32,12 @@ from benchmark.files import (
 )
 from benchmark.laboratory.add import NAME
 from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, per_cent
-from benchmark.laboratory.crop import Cells, CropChoice, choose_crop, write_crop_sheet
+from benchmark.laboratory.crop import CropChoice, LabelledCells, choose_crop, write_crop_sheet
 from benchmark.laboratory.judge import judge, read_own
 from benchmark.laboratory.labels import cells_cut_in
-from benchmark.laboratory.networks import ACCURACY, Network
+from benchmark.laboratory.networks import ACCURACY, Gauge, Network
 from benchmark.laboratory.printing import print_page
 from benchmark.metrics import MINIMUM_SUPPORT, predicted_classes, probabilities
-from benchmark.progress import track
 from benchmark.scenarios import sources_of
 from benchmark.tables import shown
 from benchmark.texts import csv_cell, csv_path, templates_beside
@@ -55,8 +53,6 @@ UNSURE = (
 )
 TABLES = ("audit.csv", "predictions.csv", "crop.html")
 """What is written beside the certificate, and names or shows images."""
-CHUNK = 1024
-"""Images decoded at a time."""
 
 
 class Tested(NamedTuple):
@@ -64,6 +60,7 @@ class Tested(NamedTuple):
 
     network: Network
     answers: Answers
+    gauge: Gauge
     numbers: dict[str, Any]
 
 
@@ -174,7 +171,7 @@ def cells_to_test(
     cells: dict[str, str],
     network: Network,
     scratch: Path,
-) -> tuple[Cells, pd.DataFrame, list[str]]:
+) -> tuple[LabelledCells, pd.DataFrame, list[str]]:
     """The cells that are used, and what was found in the other images and how labels were found,
     as in `ReadableImages`.
 
@@ -200,7 +197,7 @@ def cells_to_test(
     used = judged[wanted & (judged["excluded"] == "")].reset_index(drop=True)
     found = pd.concat([own.found, found, passed], ignore_index=True)
     files = [own.folder / path for path in used["path"]]
-    cells_used = Cells(used, files, own.bits, folder.name, own.crop, own.grouped)
+    cells_used = LabelledCells(used, files, own.bits, folder.name, own.crop, own.grouped)
     return cells_used, found, [*own.notes, *groups_joined(own.table["group"], judged["group"])]
 
 
@@ -264,12 +261,11 @@ def refuse_too_few(
         )
 
 
-def answer(network: Network, cells: Cells, crop: float) -> Answers:
+def answer(network: Network, cells: LabelledCells, crop: float) -> Answers:
     """What a network answers to cells, and how these look to it."""
     logits, facts = [], []
-    rows = range(len(cells.files))
-    for start in track(rows[::CHUNK], f"testing {network.name} on {cells.name}"):
-        pixels = cells.seen_by(network, crop, rows[start : start + CHUNK])
+    doing = f"testing {network.name} on {cells.name}"
+    for pixels in network.views(cells.files, crop, cells.name, cells.bits, doing):
         logits.append(network.logits(pixels))
         facts.append(appearance(pixels))
     facts = np.concatenate(facts)
@@ -283,16 +279,18 @@ def answer(network: Network, cells: Cells, crop: float) -> Answers:
     )
 
 
-def tried(network: Network, cells: Cells, crop: float, level: float) -> Tested:
+def tried(network: Network, cells: LabelledCells, crop: float, level: float) -> Tested:
     """What a network answers to cells, and the numbers that follow."""
     answers = answer(network, cells, crop)
     home = home_of(network.stored(), network.classes, network.source)
     gauge = network.gauge(ACCURACY)
     found = numbers(answers, home, gauge, network.ranges, network.classes, level)
-    return Tested(network, answers, found)
+    return Tested(network, answers, gauge, found)
 
 
-def beside(root: Path, network: Network, cells: Cells, crop: float, level: float) -> dict[str, Any]:
+def beside(
+    root: Path, network: Network, cells: LabelledCells, crop: float, level: float
+) -> dict[str, Any]:
     """What the certificate of another network says of this one: its numbers too, unless images are
     of its own source, which it may have learnt."""
     datasets = root / "datasets"
@@ -318,10 +316,6 @@ def table_of(images: pd.DataFrame, tested: Tested) -> pd.DataFrame:
     """A row per image that was used: what it is labelled, and what the network said; of a cell that
     was cut, where it lies in which field."""
     network, answers = tested.network, tested.answers
-    threshold = tested.numbers["accepted"]["threshold"]
-    confidence = maximum_probability(answers.logits)
-    sure = confidence >= (np.inf if threshold is None else threshold)
-    like = np.array([not why for why in answers.unlike], bool)
     table = pd.DataFrame(
         {
             "image": images["path"],
@@ -329,8 +323,8 @@ def table_of(images: pd.DataFrame, tested: Tested) -> pd.DataFrame:
             "class": images["class_name"],
             "group": images["group"],
             "predicted": np.array(network.classes)[predicted_classes(answers.logits)],
-            "confidence": confidence,
-            "flag": np.where(sure & like, "accept", "reject"),
+            "confidence": answers.confidence,
+            "flag": np.where(answers.accepted(tested.gauge), "accept", "reject"),
             "reason": answers.unlike,
         }
     )
