@@ -330,14 +330,17 @@ def moments_of(pixels: np.ndarray) -> Moments:
     return Moments(mean, np.sqrt(variance))
 
 
-def matched(pixels: np.ndarray, moments: Moments) -> np.ndarray:
+def matched(pixels: np.ndarray, moments: Moments, own: Moments | None = None) -> np.ndarray:
     """Images uint8 [N, S, S, 3] whose six numbers, taken over all of them, become others'.
 
     One gain and one shift per channel for the whole set, so that its images go on differing from
     each other as they did. What leaves the grey values is clipped; a set of which a channel shows
     nothing stays as it is.
+
+    Args:
+        own: the six numbers of other images of the same laboratory, which become `moments` instead.
     """
-    own = moments_of(pixels)
+    own = moments_of(pixels) if own is None else own
     if (own.spread < LEAST_GREY_SPREAD).any():
         return pixels
     values = np.arange(256.0)[:, None]

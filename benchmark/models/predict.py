@@ -4,6 +4,10 @@ An inference that looks at test images before it predicts is *transductive*: it 
 but its prediction of one image depends on the others, and its rows never share a table with those
 of networks that predict image by image. Each test set is adapted to by itself, from the trained
 state.
+
+What is taken from a set of images (`fit`) and what then predicts are apart, so that a network can
+be adapted to some images of a laboratory and predict others. A test set that is predicted as a
+whole is both.
 """
 
 from __future__ import annotations
@@ -94,6 +98,10 @@ class Conditions:
         return standardise(to_float(batch.to(self.device)), self.preprocessing)
 
 
+Predictor = Callable[[np.ndarray], np.ndarray]
+"""Images uint8 [N, S, S, 3] → logits float32 [N, C]; of each image apart from the others."""
+
+
 class Inference:
     """One view of each image: the logits of the network as it is."""
 
@@ -103,9 +111,16 @@ class Inference:
     averages_probabilities = False
     """Whether its logits are logarithms of probabilities."""
 
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
+        """What predicts any images once what it needs of these, uint8 [N, S, S, 3], is taken.
+
+        `model` stays as it was.
+        """
+        return partial(conditions.predict, model)
+
     def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
         """Logits float32 [N, C] of one test set, uint8 [N, S, S, 3]. `model` stays as it was."""
-        return conditions.predict(model, pixels)
+        return self.fit(model, pixels, conditions)(pixels)
 
 
 VIEWS: dict[str, tuple[View, ...]] = {
@@ -154,8 +169,8 @@ class TestTimeAugmentation(Inference):
     def __init__(self, views: Literal["dihedral", "as_released"] = "dihedral") -> None:
         self.views = VIEWS[views]
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
-        return conditions.predict(Averaged(model, self.views), pixels)
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
+        return partial(conditions.predict, Averaged(model, self.views))
 
 
 class BatchStatistics(Inference):
@@ -178,9 +193,9 @@ class BatchStatistics(Inference):
     def __init__(self, source_share: BelowOne = 0.0) -> None:
         self.source_share = source_share
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
         if len(pixels) == 1:
-            return conditions.predict(model, pixels)
+            return partial(conditions.predict, model)
         adapted = copy.deepcopy(model).eval()
         layers = [m for m in adapted.modules() if isinstance(m, _BatchNorm)]
         source = [(m.running_mean.clone(), m.running_var.clone()) for m in layers]
@@ -198,7 +213,7 @@ class BatchStatistics(Inference):
             layer.running_mean = share * mean + (1 - share) * layer.running_mean
             layer.running_var = share * variance + (1 - share) * layer.running_var
             layer.training = False
-        return conditions.predict(adapted, pixels)
+        return partial(conditions.predict, adapted)
 
 
 class Tent(Inference):
@@ -210,6 +225,10 @@ class Tent(Inference):
     of the images (shuffled here, always alike: the files are sorted by class) and on the size of
     the batch. A single image that is left has no statistics of a batch: it is predicted among the
     images before it, and where there are none, with the source's statistics.
+
+    Other images are predicted by what was learnt in the whole pass, normalised by the statistics
+    of all images that it was learnt from, as AdaBN does. A test set as a whole is predicted on the
+    way instead, as above: that is what its authors test.
 
     Args:
         learning_rate: of Adam.
@@ -226,15 +245,29 @@ class Tent(Inference):
     ) -> None:
         self.learning_rate, self.batch_size = learning_rate, batch_size
 
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
+        if len(pixels) == 1:
+            return partial(conditions.predict, model)
+        learnt = copy.deepcopy(model).eval().requires_grad_(False)
+        self.learn(learnt, pixels, conditions)
+        return BatchStatistics().fit(learnt, pixels, conditions)
+
     def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
         if len(pixels) == 1:
             return conditions.predict(model, pixels)
-        adapted = copy.deepcopy(model).eval().requires_grad_(False)
+        learnt = copy.deepcopy(model).eval().requires_grad_(False)
+        return self.learn(learnt, pixels, conditions)
+
+    def learn(self, adapted: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+        """One pass, which changes `adapted`, of no parameter that asks for a gradient yet.
+
+        Returns:
+            Logits float32 [N, C] of the images, each as predicted on the way.
+        """
         affine = []
         for layer in adapted.modules():
             if isinstance(layer, _BatchNorm):
-                layer.running_mean = layer.running_var = None
-                layer.track_running_stats = False
+                layer.training = True  # statistics of the batch; a frozen layer's `train` does not
                 affine += [p.requires_grad_() for p in layer.parameters()]
         optimiser = torch.optim.Adam(affine, self.learning_rate)
         ordered, size = shuffled(pixels), self.batch_size
@@ -265,11 +298,17 @@ class MatchedMoments(Inference):
 
     transductive = True
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
-        if conditions.source_images is None:
+    def __init__(self) -> None:
+        self.source: np.ndarray | None = None
+
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
+        source = conditions.source_images
+        if source is None:
             raise ValueError("moments are matched to those of the source's images: give them")
-        source = moments_of(conditions.source_images)
-        return conditions.predict(model, matched(pixels, source))
+        if source is not self.source:  # one source, and many test sets
+            self.source, self.wanted = source, moments_of(source)
+        wanted, own = self.wanted, moments_of(pixels)
+        return lambda images: conditions.predict(model, matched(images, wanted, own))
 
 
 class MatchedScale(Inference):
@@ -287,18 +326,23 @@ class MatchedScale(Inference):
         self.colour = colour
         self.source: np.ndarray | None = None
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
         source = conditions.source_images
         if source is None:
             raise ValueError("scale is matched to that of the source's images: give them")
         if source is not self.source:  # one source, and many test sets
             self.source, self.wanted = source, typical_nucleus(source)
+            self.moments = moments_of(source)
         own = typical_nucleus(pixels)
-        if own and self.wanted:
-            pixels = magnified(pixels, self.wanted / own)
-        if self.colour:
-            pixels = matched(pixels, moments_of(source))
-        return conditions.predict(model, pixels)
+        factor = self.wanted / own if own and self.wanted else None
+
+        def framed(images: np.ndarray) -> np.ndarray:
+            return images if factor is None else magnified(images, factor)
+
+        if not self.colour:
+            return lambda images: conditions.predict(model, framed(images))
+        wanted, before = self.moments, moments_of(framed(pixels))
+        return lambda images: conditions.predict(model, matched(framed(images), wanted, before))
 
 
 def typical_nucleus(pixels: np.ndarray) -> float:
@@ -332,9 +376,15 @@ class PriorCorrection(Inference):
     def __init__(self, iterations: PositiveInt = 100) -> None:
         self.iterations = iterations
 
-    def __call__(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> np.ndarray:
+    def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
         logits = conditions.predict(model, pixels)
-        return logits + log_prior_ratio(logits, conditions.source_prior, self.iterations)
+        ratio = log_prior_ratio(logits, conditions.source_prior, self.iterations)
+
+        def corrected(images: np.ndarray) -> np.ndarray:
+            # A whole test set is not predicted twice.
+            return (logits if images is pixels else conditions.predict(model, images)) + ratio
+
+        return corrected
 
 
 def log_prior_ratio(logits: np.ndarray, source_prior: np.ndarray, iterations: int) -> np.ndarray:
