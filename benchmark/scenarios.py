@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 from benchmark.errors import UserError, suggest
 from benchmark.parts import registry
 from benchmark.texts import shortened
 
-SEVERITIES = (1, 2, 3, 4)
-"""Of each corruption, from mild to strong."""
-CORRUPTIONS_OF_SOURCE = "corruptions"
-"""Stands for the targets of a scenario: the source's id_test under every corruption."""
+OURS, MEDMNIST = CORRUPTIONS_OF_SOURCE = ("corruptions", "corruptions_medmnist")
+"""Stand for the targets of a scenario: the source's id_test under every corruption of a family."""
 
 
 def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
@@ -19,7 +15,8 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
 
     `source->*` tests on every other domain of the profile, in its order; `source->a,b` on these;
     `source->corruptions` on the source's id_test under every corruption and severity, as derived
-    domains `source:corruption:severity`. `a+b->c` trains on several domains, `*->c` on all others
+    domains `source:corruption:severity`; `source->corruptions_medmnist` under those of
+    BloodMNIST-C. `a+b->c` trains on several domains, `*->c` on all others
     (leave one domain out); their source is `a+b`.
     """
     source, arrow, targets = name.partition("->")
@@ -28,15 +25,16 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
         raise UserError(f"{where}: write 'source->*' or 'source->target,target'")
     if "*" in (source, targets) and source == targets:
         raise UserError(f"{where}: name the source or the target")
-    chosen = [] if targets in ("*", CORRUPTIONS_OF_SOURCE) else targets.split(",")
+    chosen = [] if targets in ("*", *CORRUPTIONS_OF_SOURCE) else targets.split(",")
     sources = [d for d in domains if d not in chosen] if source == "*" else sources_of(source)
     for domain in (*sources, *chosen):
         if domain not in domains:
             raise UserError(f"{where}: no domain '{shortened(domain)}'{suggest(domain, domains)}")
-    if targets == CORRUPTIONS_OF_SOURCE:
+    if targets in CORRUPTIONS_OF_SOURCE:
         if len(sources) > 1:
             raise UserError(f"{where}: corruptions are of one source, not of several")
-        return source, [f"{source}:{c}:{s}" for c, s in product(registry("corruption"), SEVERITIES)]
+        family = {n: c for n, c in registry("corruption").items() if c.family == targets}
+        return source, [f"{source}:{n}:{s}" for n, c in family.items() for s in c.severities]
     chosen = chosen or [d for d in domains if d not in sources]
     if both := [d for d in sources if d in chosen]:
         raise UserError(f"{where}: '{both[0]}' is both trained and tested on")

@@ -40,6 +40,7 @@ TAKEN = {
     "domain": {
         "others": "stands for `*` in the folder of a scenario",
         "corruptions": "stands for the targets of a scenario",
+        "corruptions_medmnist": "stands for the targets of a scenario",
     },
     "method": {"majority": "is the row of the commonest class"},
     "profile": {

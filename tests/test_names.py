@@ -161,7 +161,7 @@ def test_d6_a_block_never_hides_another_part_of_the_same_name(params: Path) -> N
     assert "is the name of two methods" in refused(params)
 
 
-@pytest.mark.parametrize("domain", ["others", "corruptions", "Others"])
+@pytest.mark.parametrize("domain", ["others", "corruptions", "corruptions_medmnist", "Others"])
 def test_d11_a_domain_has_no_name_that_a_scenario_uses(params: Path, domain: str) -> None:
     text = params.read_text().replace("toy-b]", f"toy-b, {domain}]")
     params.write_text(text.replace('"toy-a->*"', f'"toy-a->*", "toy-a->{domain}"'))

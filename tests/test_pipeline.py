@@ -293,7 +293,7 @@ EXPERIMENTS = """\
         seeds: 1
       corrupted:
         title: Corruptions
-        scenarios: ["phantom-a->corruptions"]
+        scenarios: ["phantom-a->corruptions", "phantom-a->corruptions_medmnist"]
         backbones: [resnet10t]
         seeds: 1
 """
@@ -302,7 +302,7 @@ EXPERIMENTS = """\
 def test_every_building_block_trains_on_phantoms(phantoms: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from benchmark.data.corruptions import CORRUPTIONS, SEVERITIES
+    from benchmark.data.corruptions import CORRUPTIONS
     from benchmark.models.build import build_model
     from benchmark.models.normalisation import NORMALISATIONS
     from benchmark.training.losses import LOSSES
@@ -331,10 +331,15 @@ def test_every_building_block_trains_on_phantoms(phantoms: Path, tmp_path: Path)
     for path in (copy / "results/tiny/experiments").glob("*.json"):
         for run in read_json(path)["runs"]:
             outcomes[run["run_id"]] = (run["outcome"], run["reason"])
-    assert len(outcomes) == len(norms) + len(LOSSES) - 1 + 8 + 1
+    assert len(outcomes) == len(norms) + len(LOSSES) - 1 + 8 + 2
     # `in` has nothing to normalise on the last feature map, which is one pixel wide at 48 px.
     failed = {k: v for k, v in outcomes.items() if v[0] != "done"}
     assert all("instance" in reason or outcome == "done" for outcome, reason in failed.values())
-    predictions = copy / "results/tiny/runs/resnet10t-bn-ce/phantom-a_to_corruptions/seed0"
-    domains = set(pd.read_parquet(predictions / "predictions.parquet")["domain"])
-    assert len(domains) == 1 + len(CORRUPTIONS) * len(SEVERITIES)
+    runs = copy / "results/tiny/runs/resnet10t-bn-ce"
+    for family, number in (("corruptions", 10 * 4), ("corruptions_medmnist", 11 * 5)):
+        predictions = runs / f"phantom-a_to_{family}/seed0/predictions.parquet"
+        domains = set(pd.read_parquet(predictions)["domain"])
+        own = {n: c for n, c in CORRUPTIONS.items() if c.family == family}
+        named = {f"phantom-a:{n}:{s}" for n, c in own.items() for s in c.severities}
+        assert domains == {"phantom-a"} | named
+        assert len(named) == number

@@ -2,9 +2,10 @@
 
 Ten corruptions at four severities, like the noise, blur and illumination faults of WBCBench 2026
 (arXiv 2604.10797); the strengths are this benchmark's own and part of its protocol. Lengths are
-fractions of the image's side. Every image has its own random numbers, seeded by its path, the
-corruption and the severity: the same on every machine, in any order and number. Pictures:
-docs/corruptions.png.
+fractions of the image's side. Beside them stand those of BloodMNIST-C at five severities
+(`medmnist_corruptions.py`), which a scenario asks for by another word. Every image has its own
+random numbers, seeded by its path, the corruption and the severity: the same on every machine, in
+any order and number. What each does, and pictures: docs/corruptions.md.
 
 Own code: the corruptions of imagecorruptions know neither uneven light nor a colour cast, draw from
 numpy's global generator, fix lengths in pixels, and would bring OpenCV and numba.
@@ -15,23 +16,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from benchmark.data.medmnist_corruptions import MEDMNIST_C, by_image
 from benchmark.data.stain import by_chunks, jpeg_round_trip
 from benchmark.errors import UserError, suggest
-from benchmark.scenarios import SEVERITIES
+from benchmark.scenarios import MEDMNIST, OURS
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One fault: what it does to light [N, S, S, 3] in [0, 1], and how strongly at 1, 2, 3, 4.
+    """One fault: what it does to light [N, S, S, 3] in [0, 1], and how strongly at 1, 2, 3, …
 
     `apply` takes the light, one random generator per image, and the strength. It may leave [0, 1].
     """
 
-    apply: Callable[[np.ndarray, list[np.random.Generator], float], np.ndarray]
-    strengths: tuple[float, float, float, float]
+    apply: Callable[[np.ndarray, list[np.random.Generator], Any], np.ndarray]
+    strengths: tuple[Any, ...]
+    family: str = OURS
+    """The targets of a scenario that it is one of."""
+
+    @property
+    def severities(self) -> range:
+        """From mild to strong."""
+        return range(1, len(self.strengths) + 1)
 
 
 def corrupt(pixels: np.ndarray, images: list[str], name: str, severity: int) -> np.ndarray:
@@ -42,10 +52,11 @@ def corrupt(pixels: np.ndarray, images: list[str], name: str, severity: int) -> 
     """
     if name not in CORRUPTIONS:
         raise UserError(f"unknown corruption '{name}'{suggest(name, CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise UserError(f"corruption {name}: no severity {severity}: choose 1, 2, 3 or 4")
     corruption = CORRUPTIONS[name]
-    strength = corruption.strengths[SEVERITIES.index(severity)]
+    if severity not in corruption.severities:
+        last = corruption.severities[-1]
+        raise UserError(f"corruption {name}: no severity {severity}: choose one from 1 to {last}")
+    strength = corruption.strengths[severity - 1]
 
     def one_chunk(pixels: np.ndarray, images: list[str]) -> tuple[np.ndarray]:
         generators = [generator_of(image, name, severity) for image in images]
@@ -180,4 +191,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "uneven_illumination": Corruption(uneven_illumination, (0.25, 0.5, 0.75, 1.0)),
     "colour_cast": Corruption(colour_cast, (0.1, 0.2, 0.35, 0.5)),
     "jpeg": Corruption(jpeg, (60, 35, 20, 10)),
+} | {
+    f"medmnist_{name}": Corruption(by_image(corrupted), strengths, MEDMNIST)
+    for name, (corrupted, strengths) in MEDMNIST_C.items()
 }

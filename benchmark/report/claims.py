@@ -67,7 +67,7 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Results], Measured]:
         keys = ["scenario", "method", "reference"]
         for (scenario, method, ref), rows in own.groupby(keys, sort=False):
             found = rows.set_index("column")
-            away = "corruptions" if scenario.endswith("->corruptions") else "targets"
+            away = "corruptions" if "->corruptions" in scenario else "targets"
             parts = [
                 f"{label} {signed(found.loc[column])}, {p_text(found.loc[column, 'p_holm'])}"
                 for column, label in (("in_domain", "in-domain"), ("mean_target", away))

@@ -50,7 +50,10 @@ BLOCKS: dict[str, str] = {
     "sampler": "instance class_balanced domain_balanced",
     "averaging": "none ema swad",
     "corruption": "gaussian_noise salt_and_pepper gaussian_blur defocus_blur motion_blur "
-    "brightness contrast uneven_illumination colour_cast jpeg",
+    "brightness contrast uneven_illumination colour_cast jpeg "
+    "medmnist_pixelate medmnist_jpeg_compression medmnist_defocus_blur medmnist_motion_blur "
+    "medmnist_brightness_up medmnist_brightness_down medmnist_contrast_up medmnist_contrast_down "
+    "medmnist_saturate medmnist_stain_deposit medmnist_bubble",
 }
 """The building blocks that the golden runs and the tests watch over, by kind."""
 

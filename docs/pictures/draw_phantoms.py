@@ -100,13 +100,18 @@ def picture_knobs(path: Path, cell_type: str = "eosinophil", seed: int = 26) -> 
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG of 256 colours (a third of the bytes), always the same bytes."""
+    """Write a figure as PNG of 256 colours (a third of the bytes), always the same bytes; or as
+    JPEG, where so few colours would show steps that are not there."""
     figure.set_dpi(80)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     with atomic(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(pixels)).quantize(256).save(temporary, "PNG")
+        if path.suffix == ".jpg":
+            picture.save(temporary, "JPEG", quality=88)
+        else:
+            picture.quantize(256).save(temporary, "PNG")
 
 
 def read_acquisitions(card: Path) -> dict[str, Acquisition]:
