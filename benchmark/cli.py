@@ -782,6 +782,37 @@ def embed(
     say_each(f"wrote {path}" for path in embed_runs(ROOT, profile, classes_of(profile), runs))
 
 
+@command(RESULTS, "unlabelled-cells")
+def unlabelled_cells(
+    network: NetworkOption = None,
+    run: RunOption = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    draws: Annotated[int, Option(min=1, max=10, help="Of each target: the first so many.")] = 10,
+    method: Annotated[list[str] | None, Option(help="One of the methods; default: all.")] = None,
+    order: Annotated[list[str] | None, Option(help="One of the orders; default: all.")] = None,
+    number: Annotated[list[int] | None, Option(help="Of cells adapted to; default: all.")] = None,
+) -> None:
+    """Adapt a network to 5 to 200 unlabelled cells of each target, and test it on others.
+
+    Reads a network of the repository, or a run's checkpoint, and the prepared images. Adds what is
+    missing to results/PROFILE/unlabelled_cells/, from which the report draws.
+    """
+    from benchmark.evaluation.unlabelled_cells import METHODS, NONE, NUMBERS, ORDERS
+    from benchmark.laboratory.unlabelled_cells import Asked, adapt_to_cells
+
+    for option, named, known in (
+        ("method", method, [name for name in METHODS if name != NONE]),
+        ("order", order, list(ORDERS)),
+        ("number", number, list(NUMBERS)),
+    ):
+        for value in named or []:
+            if value not in known:
+                raise UserError(f"--{option} {value}: use one of {', '.join(map(str, known))}")
+    chosen = chosen_network(network, run, profile, tta=False)
+    asked = Asked(draws, method or (), order or (), number or ())
+    say(f"wrote {adapt_to_cells(ROOT, chosen, asked)}")
+
+
 @domain_command("add")
 def domain_add(
     folder: LabelledFolder,

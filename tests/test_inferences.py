@@ -332,3 +332,70 @@ def test_a04_every_inference_answers_two_classes_and_one_that_training_lacked(na
     logits = INFERENCES[name]()(nn.Sequential(*layers).eval(), pixels, where)
     assert logits.shape == (70, len(prior))
     assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", INFERENCES)
+def test_what_is_fitted_to_some_images_predicts_each_other_image_by_itself(
+    name, model, pixels, where
+):
+    before = state(model)
+    predictor = INFERENCES[name]().fit(model, pixels[:30], where)
+    others = predictor(pixels[30:])
+    np.testing.assert_allclose(predictor(pixels[50:51]), others[20:21], atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [n for n in INFERENCES if n != "tent"])
+def test_a_whole_test_set_is_fitted_to_and_predicted(name, model, pixels, where):
+    inference = INFERENCES[name]()
+    whole = inference(model, pixels, where)
+    np.testing.assert_array_equal(inference.fit(model, pixels, where)(pixels.copy()), whole)
+
+
+def test_other_images_are_normalised_by_the_statistics_of_those_adapted_to(pixels, where):
+    layer = nn.BatchNorm2d(3, affine=False, eps=1e-12)
+    network = nn.Sequential(layer, nn.Flatten()).eval()
+    seen, others = pixels[:40], pixels[40:] // 3
+    found = INFERENCES["adabn"]().fit(network, seen, where)(others).reshape(30, 3, 64)
+    values = where.standardised(seen).numpy()
+    mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3), ddof=1)
+    by_hand = where.standardised(others).numpy() - mean[:, None, None]
+    by_hand = by_hand / np.sqrt(variance)[:, None, None]
+    np.testing.assert_allclose(found, by_hand.reshape(30, 3, 64), atol=1e-4)
+
+
+def test_other_images_get_the_gain_and_shift_of_those_that_moments_were_taken_of(where):
+    generator = np.random.default_rng(2)
+    seen = generator.integers([20, 40, 90], [120, 90, 250], (50, 8, 8, 3), np.uint8)
+    others = generator.integers([50, 50, 100], [90, 80, 200], (10, 8, 8, 3), np.uint8)
+    shown = {}
+
+    def note(_, model, pixels):
+        shown[len(pixels)] = pixels
+        return np.zeros((len(pixels), 3), np.float32)
+
+    class Noting(Conditions):
+        predict = note
+
+    noting = Noting("fp32", where.device, IMAGENET, where.source_prior, SOURCE)
+    INFERENCES["moments"]().fit(None, seen, noting)(others)
+    own, source = seen.reshape(-1, 3).astype(float), SOURCE.reshape(-1, 3).astype(float)
+    by_hand = (others - own.mean(0)) / own.std(0) * source.std(0) + source.mean(0)
+    assert np.abs(shown[10] - by_hand.clip(0, 255)).max() <= 0.5 + 1e-6
+
+
+def test_cells_are_magnified_by_what_those_adapted_to_lack(where):
+    fitted = replace(where, source_images=discs(14))
+    small = INFERENCES["scale"]().fit(nn.Flatten(), discs(7), fitted)
+    factor = typical_nucleus(discs(14)) / typical_nucleus(discs(7))
+    assert factor == pytest.approx(2, rel=0.05)
+    by_hand = INFERENCES["single"]()(nn.Flatten(), magnified(discs(9), factor), fitted)
+    np.testing.assert_array_equal(small(discs(9)), by_hand)
+
+
+def test_tent_predicts_others_with_what_it_learnt_and_adabn_s_statistics(model, pixels, where):
+    still = INFERENCES["tent"](learning_rate=0.0).fit(model, pixels[:40], where)(pixels[40:])
+    adabn = INFERENCES["adabn"]().fit(model, pixels[:40], where)(pixels[40:])
+    np.testing.assert_array_equal(still, adabn)
+    moved = INFERENCES["tent"](learning_rate=0.05).fit(model, pixels[:40], where)(pixels[40:])
+    assert not np.allclose(moved, adabn, atol=1e-3)

@@ -29,19 +29,28 @@ COLOURLESS = ("image_moments", "grey")
 """Stain normalisations after which a change of the folder's colour as a whole changes nothing."""
 
 
+def has_batch_statistics(network: Network) -> bool:
+    """Whether a network has a layer that keeps statistics of batches."""
+    return any(True for _ in batch_norms(network.model))
+
+
+def colour_matters(network: Network) -> bool:
+    """Whether a change of all images' colour as a whole changes what a network is given."""
+    return not (network.preprocessing.each_image or network.record.method.stain in COLOURLESS)
+
+
 def check_adaptation(network: Network, how: Adaptation) -> None:
     """Refuse an adaptation that cannot do anything to a network.
 
     Raises:
         UserError: it has no statistics of batches; or it standardises colour image by image.
     """
-    if how == "batch" and not any(True for _ in batch_norms(network.model)):
+    if how == "batch" and not has_batch_statistics(network):
         raise UserError(
             f"--adapt batch: {network.name} has no layer that keeps statistics of batches: use "
             "--adapt colour, or another --network"
         )
-    each_image = network.preprocessing.each_image
-    if how == "colour" and (each_image or network.record.method.stain in COLOURLESS):
+    if how == "colour" and not colour_matters(network):
         raise UserError(
             f"--adapt colour: {network.name} brings every image to the same colour anyway, so that "
             "nothing would change: use --adapt batch, or another --network"

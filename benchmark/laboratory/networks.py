@@ -185,6 +185,16 @@ class Network(ABC):
 
     @property
     @abstractmethod
+    def profile(self) -> str:
+        """The profile of the run that it is from."""
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str | None:
+        """Of the network; None where it is not known."""
+
+    @property
+    @abstractmethod
     def record(self) -> Run:
         """Method, scenario and settings of the run that it is from."""
 
@@ -346,6 +356,10 @@ class RunNetwork(Network):
         return self.context.classes
 
     @property
+    def profile(self) -> str:
+        return self.context.profile
+
+    @property
     def sha256(self) -> str | None:
         """Of the network's tensors; None in records from before networks were hashed."""
         return self.run.network_sha256
@@ -407,6 +421,10 @@ class ShippedNetwork(Network):
     @property
     def record(self) -> Run:
         return self.files.record.run
+
+    @property
+    def profile(self) -> str:
+        return self.files.record.profile
 
     @property
     def sha256(self) -> str:

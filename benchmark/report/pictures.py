@@ -30,9 +30,11 @@ from benchmark.report.figures import (
     overview,
     questions,
     ranks,
+    unlabelled_cells,
 )
 from benchmark.report.results import Group, Results, done_ids, plain_targets
 from benchmark.report.tables import OVERVIEW
+from benchmark.report.unlabelled_cells import MEANING, adapted_scores
 from benchmark.speed.records import training_speeds
 from benchmark.study.runs import Scenario
 
@@ -186,6 +188,18 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             OVERVIEW, "throughput", "../speed", alt, text, partial(overview.speed_figure, found)
         )
     yield from question_jobs(results)
+    if (table := adapted_scores(results)) is not None:
+        yield job(
+            OVERVIEW,
+            "unlabelled_cells",
+            "unlabelled_cells",
+            "Line plots of macro-F1 gained against the number of unlabelled cells: a row per "
+            "network, a column per order, a line per method.",
+            "Macro-F1 gained by adapting to unlabelled cells of the target, mean over targets and "
+            "draws; vertical lines: lowest and highest target. Hollow: fewer targets, as the "
+            f"others have not so many cells. {MEANING}",
+            partial(unlabelled_cells.unlabelled_cells_figure, table),
+        )
     for name, own in embedding.embedding_pages(embedding.load_embeddings(results)):
         alt = "Scatter plots of image features: a column per network, by class and by domain."
         draw = partial(embedding.embedding_figure, own)

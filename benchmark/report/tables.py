@@ -12,6 +12,10 @@ from benchmark.report.notes import apart_notes, contamination_notes
 from benchmark.report.results import Results
 from benchmark.report.shift_parts import shift_parts_sheet
 from benchmark.report.table import Table
+from benchmark.report.unlabelled_cells import (
+    unlabelled_cells_by_target_sheet,
+    unlabelled_cells_sheet,
+)
 
 OVERVIEW = ""
 """Stands for all experiments together."""
@@ -50,6 +54,7 @@ def overview_tables(results: Results) -> Tables:
         questions.labels_needed_sheet(results),
         questions.local_thresholds_sheet(results),
         questions.unlabelled_sheet(results),
+        unlabelled_cells_sheet(results),
         questions.severity_sheet(results),
         sheets.work_sheet(results),
         sheets.throughput_sheet(results),
@@ -60,6 +65,7 @@ def overview_tables(results: Results) -> Tables:
         questions.labels_needed_sheet(results, every=True),
         questions.local_thresholds_sheet(results, every=True),
         questions.severity_sheet(results, every=True),
+        unlabelled_cells_by_target_sheet(results),
     ]
     return Tables([], [], list(filter(None, lists)), list(filter(None, long)))
 
