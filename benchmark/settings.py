@@ -279,6 +279,8 @@ class ExperimentSettings(Grid):
     """Named methods, beside the grid."""
     seeds: int = Field(ge=1)
     """Seeds 0 … seeds - 1."""
+    about: list[Line] = Field(default_factory=list)
+    """Notes under its tables, such as what differs from a paper."""
 
     @model_validator(mode="after")
     def _some_method_each_once(self) -> ExperimentSettings:

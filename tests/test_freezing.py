@@ -33,11 +33,28 @@ def test_last16_trains_sixteen_convolutions_of_resnet50_and_the_classifier() -> 
     }  # fmt: skip
 
 
+def test_last16_trains_sixteen_convolutions_of_efficientnet_lite0_and_the_classifier() -> None:
+    with torch.device("meta"):
+        model = build_model("tf_efficientnet_lite0", "bn", {}, 5, 64, 0, freezing="last16").train()
+    names = trained(model)
+    # 4 blocks of 3 convolutions (expansion, depthwise, projection), one such block, the last.
+    modules = dict(model.named_modules())
+    owners = {n.rpartition(".")[0] for n in names}
+    assert sum(isinstance(modules[n], nn.Conv2d) for n in owners) == 16
+    whole = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    assert set(whole[-16:]) <= owners
+    normalised = {n for n, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
+    training = {n for n in normalised if modules[n].training}
+    assert training == owners & normalised
+    assert len(training) == 16
+    assert owners - training - set(whole) == {"classifier"}
+
+
 def test_last16_is_skipped_where_it_is_not_defined() -> None:
-    for backbone in ("resnet34", "resnet101", "vgg11"):
+    for backbone in ("resnet34", "resnet101", "vgg11", "tf_efficientnet_lite1"):
         own = "none" if backbone == "vgg11" else "bn"
         reason = skip_reason(backbone, own, {}, 64, freezing="last16")
-        assert reason.endswith("last16 is defined on ResNet-50")
+        assert reason.endswith("last16 is defined on ResNet-50 and EfficientNet-Lite 0")
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,10 @@ def untrained(backbone: str, normalisation: str) -> np.ndarray:
     return predict(model, images(4, seed=2, size=32).pixels, "fp32", CPU)
 
 
-def left_to_train(freezing: str) -> np.ndarray:
-    """Which parameters of a ResNet-50 are trained, and which modules are not held in evaluation."""
+def left_to_train(freezing: str, backbone: str = "resnet50") -> np.ndarray:
+    """Which parameters of a network are trained, and which modules are not held in evaluation."""
     with torch.device("meta"):
-        model = build_model("resnet50", "bn", {}, 5, 32, seed=0, freezing=freezing).train()
+        model = build_model(backbone, "bn", {}, 5, 32, seed=0, freezing=freezing).train()
     trained = [parameter.requires_grad for parameter in model.parameters()]
     return np.array(trained + [module.training for module in model.modules()])
 
@@ -262,6 +262,8 @@ def golden_runs() -> dict[str, Golden]:
         train(f"{kind}.{name}", f"{kind}.{name}", parts={"head": name})
     for kind, name in entries("freezing"):
         add(f"{kind}.{name}", ("model", f"{kind}.{name}"), left_to_train, name)
+    lite = "tf_efficientnet_lite0"
+    add(f"freezing.last16 {lite}", ("model", "freezing.last16"), left_to_train, "last16", lite)
     for kind, name in entries("averaging"):
         decay = {"averaging_decay": 0.5, "learning_rate": 1e-2}
         train(f"{kind}.{name}", f"{kind}.{name}", averaging=name, epochs=4, **decay)

@@ -76,6 +76,10 @@ def test_a_classifier_that_starts_anew_gives_small_logits(tmp_path: Path) -> Non
     assert torch.equal(one.classifier.weight, other.classifier.weight)
     assert one.classifier.weight.abs().max() <= 1280**-0.5
     assert one.train()(images).std() < 0.5
+    # From scratch it is the same, so that the two differ in their initial weights alone.
+    scratch = build_model(name, "bn", {}, 5, 64, seed=0)
+    assert torch.equal(scratch.classifier.weight, one.classifier.weight)
+    assert not torch.equal(scratch.conv_stem.weight, one.conv_stem.weight)
 
 
 def test_a_classifier_of_the_same_shape_is_kept(file: Path, resnet: nn.Module) -> None:

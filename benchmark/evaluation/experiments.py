@@ -94,6 +94,8 @@ class Experiment(Record):
     place: int = 0
     """its place among the experiments of the profile"""
     title: str
+    about: tuple[str, ...] = ()
+    """notes of `params.yaml` under its tables"""
     profile: ProfileName
     label_space: str
     classes: tuple[str, ...] = Field(min_length=1)

@@ -64,6 +64,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(backbone, image_size, num_classes=classes)
+        draw_anew_if_wide(model)
         initial = FROM_SCRATCH if state_follows else weights
         late = initial.names in AFTER_CONVERSION
         if not late:
@@ -90,6 +91,18 @@ def create(name: str, image_size: int, **options: object) -> nn.Module:
             raise
         torch.set_rng_state(state)
         return timm.create_model(name, **options)
+
+
+def draw_anew_if_wide(model: nn.Module) -> None:
+    """Draw a classifier as torch does, ±1/√features, where it was drawn wider by far.
+
+    timm draws an EfficientNet's by its number of classes, ±1/√classes, which is as narrow for a
+    thousand. For five, the logits begin at several units, and the first steps spoil the features.
+    """
+    linear = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if isinstance(linear, nn.Linear) and not linear.weight.is_meta:
+        if linear.weight.std() > linear.in_features**-0.5:
+            linear.reset_parameters()
 
 
 def load_initial(model: nn.Module, weights: Weights, backbone: str, image_size: int) -> None:

@@ -94,19 +94,27 @@ def train_all(model: nn.Module) -> None:
     """Every parameter is trained."""
 
 
+LAST16 = (
+    ("layer3.4", "layer3.5", "layer4"),  # ResNet-50
+    ("blocks.5", "blocks.6", "conv_head", "bn2"),  # EfficientNet-Lite 0
+)
+"""The parts that hold the last 16 convolutions of a network and their normalisation."""
+
+
 def train_last16(model: nn.Module) -> None:
     """Train the last 16 convolutions of a ResNet-50, and its classifier (tsutsui2023 `last16only`).
 
-    They are layer3 from its 5th block, and layer4. The source uses it with `bn_frozen`; what is
-    not trained stays in evaluation mode here whatever the normalisation.
+    They are layer3 from its 5th block, and layer4; in an EfficientNet-Lite 0, the last two stages
+    and the convolution after them. The source uses it with `bn_frozen`; what is not trained stays
+    in evaluation mode here whatever the normalisation.
     """
-    trained = ("layer3.4", "layer3.5", "layer4")
     modules = dict(model.named_modules())
-    found = [m for name in trained for m in (modules[name].modules() if name in modules else ())]
-    # A ResNet-101 has these 16 too, and more of layer3 after them.
-    if sum(isinstance(m, nn.Conv2d) for m in found) != 16 or "layer3.6" in modules:
-        raise Skip("last16 is defined on ResNet-50")
-    hold_all_but(model, (*trained, classifier_name(model)))
+    for trained in LAST16:
+        found = [m for name in trained if name in modules for m in modules[name].modules()]
+        # A ResNet-101 has these 16 too, and more of layer3 after them.
+        if sum(isinstance(m, nn.Conv2d) for m in found) == 16 and "layer3.6" not in modules:
+            return hold_all_but(model, (*trained, classifier_name(model)))
+    raise Skip("last16 is defined on ResNet-50 and EfficientNet-Lite 0")
 
 
 def train_classifier(model: nn.Module) -> None:

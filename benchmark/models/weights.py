@@ -255,10 +255,6 @@ def load(model: nn.Module, state: State, where: str) -> None:
     if head != {n: v.shape for n, v in own.items() if n.startswith(classifier)}:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in head.items()) or "none there"
         say(f"{where}: the classifier starts anew (left out: {shapes})")
-        linear = model.get_classifier()
-        if isinstance(linear, nn.Linear) and wide(linear):
-            linear.reset_parameters()
-            own = model.state_dict()
         state = {name: value for name, value in state.items() if name not in head}
         state |= {name: value for name, value in own.items() if name.startswith(classifier)}
     try:
@@ -272,15 +268,6 @@ def load(model: nn.Module, state: State, where: str) -> None:
         if names:
             few = ", ".join(names[:3]) + (f", … {len(names)} in all" if len(names) > 3 else "")
             raise UserError(f"{where}: {fault} ({few}): another backbone, or `names`, is needed")
-
-
-def wide(linear: nn.Linear) -> bool:
-    """Whether a classifier was drawn wider than torch draws one, ±1/√features.
-
-    timm draws an EfficientNet's by its number of classes, ±1/√classes, which is as narrow for a
-    thousand. For five, the logits begin at several units, and the first steps spoil the features.
-    """
-    return bool(linear.weight.abs().max() > linear.in_features**-0.5)
 
 
 def resized_positions(positions: Tensor, model: nn.Module) -> Tensor:

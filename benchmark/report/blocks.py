@@ -80,7 +80,7 @@ def build_table(
         # Corruptions are of one test set, whose rare class is as rare in each.
         if not (scenario.target_groups and metric.endswith(f"_{REDUCED}"))
     )
-    notes = (*gap_notes(experiment), *notes)
+    notes = (*experiment.about, *gap_notes(experiment), *notes)
     return Table(f"{experiment.experiment}_{metric}", caption, blocks, notes, metric)
 
 

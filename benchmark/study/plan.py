@@ -54,7 +54,7 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
     data = read_data(root, name, profile)
     check_sources(root, profile)
     plans = {}
-    for place, experiment in enumerate(profile.experiments):
+    for place, (experiment, settings) in enumerate(profile.experiments.items()):
         plans[experiment] = expand(root, params, name, experiment, data)
         write_json(
             plan_path(root, name, experiment),
@@ -62,7 +62,8 @@ def plan_profile(root: Path, params: Params, name: str) -> dict[str, list[Run]]:
                 "schema_version": 1,
                 "experiment": experiment,
                 "place": place,  # params.yaml tells the order in which readers meet them
-                "title": profile.experiments[experiment].title,
+                "title": settings.title,
+                **({"about": settings.about} if settings.about else {}),
                 "profile": name,
                 "label_space": profile.label_space,
                 "classes": load_label_spaces(root / "datasets")[profile.label_space],
