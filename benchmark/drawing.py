@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.style
 import numpy as np
@@ -137,8 +138,11 @@ def title(figure: Figure, text: str) -> None:
     figure.text(1.5 / width, 1 - 1.2 / height, text, va="top", fontsize=7.5, fontweight="bold")
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write a figure as PDF and as PNG (200 dpi, 256 colours).
+Form = Literal["pdf", "png"]
+
+
+def save(figure: Figure, stem: Path, *forms: Form) -> None:
+    """Write a figure as PDF and as PNG (200 dpi, 256 colours), or in one of these forms.
 
     Neither date nor version goes into a file, so that equal input gives equal bytes.
     """
@@ -149,13 +153,20 @@ def save(figure: Figure, stem: Path) -> None:
         # A letter that the font lacks is drawn as a box, which says enough.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         nothing = {"CreationDate": None, "Producer": None, "Creator": None}
-        with atomic(stem.with_name(f"{stem.name}.pdf")) as path:
-            figure.savefig(path, format="pdf", metadata=nothing)
-        figure.set_layout_engine("none")  # what was found for the PDF holds, and is the slow part
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
+        if "pdf" in forms or not forms:
+            with atomic(stem.with_name(f"{stem.name}.pdf")) as path:
+                figure.savefig(path, format="pdf", metadata=nothing)
+            # What was found for the PDF holds, and is the slow part.
+            figure.set_layout_engine("none")
+        if "png" in forms or not forms:
+            with atomic(stem.with_name(f"{stem.name}.png")) as path:
+                write_png(figure, path)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    with atomic(stem.with_name(f"{stem.name}.png")) as path:
-        # A palette makes it a third of the size, which every clone then carries.
-        dots = (figure.dpi, figure.dpi)
-        picture.quantize(256).save(path, format="png", optimize=True, dpi=dots)
+    # A palette makes it a third of the size, which every clone then carries.
+    dots = (figure.dpi, figure.dpi)
+    picture.quantize(256).save(path, format="png", optimize=True, dpi=dots)

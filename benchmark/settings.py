@@ -344,13 +344,7 @@ class Profile(Strict):
         refuse_twice(self.experiments, "experiments")
         folders: dict[str, str] = {}
         sets: dict[str, str] = {}
-        names = {name.lower() for name in self.experiments}
         for name, experiment in self.experiments.items():
-            if f"{name}_balanced".lower() in names:
-                raise ValueError(
-                    f"experiments.{name}: its table of balanced accuracy and the table of accuracy "
-                    f"of {name}_balanced would share the file {name}_balanced_accuracy: rename one"
-                )
             for scenario in experiment.scenarios:
                 try:
                     expand_scenario(scenario, self.domains)

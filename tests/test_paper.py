@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from PIL import Image
 from support.results import write_gaps
 
 from benchmark.errors import UserError
@@ -48,11 +46,9 @@ profiles:
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
-    """The paper of a results folder with gaps; its tables and figures as report writes them."""
+    """The paper of a results folder with gaps."""
     root = tmp_path_factory.mktemp("project")
-    results = write_gaps(root / "results" / "toy")
-    for path in (results / "figures").glob("*.png"):
-        Image.open(path).save(path.with_suffix(".pdf"))
+    write_gaps(root / "results" / "toy")
     (root / "params.yaml").write_text(SETTINGS)
     (root / "datasets").symlink_to(REPOSITORY / "datasets")
     shutil.copytree(
@@ -131,7 +127,7 @@ def results(tmp_path):
     rows = [("a->*", "gn", "bn", "bccd", 5, -0.053, -0.1, 0.02, 0.412)]
     rows += [("a->*", "in", "bn", "bccd", 5, 0.2, 0.1, 0.3, 0.012)]
     effects = pd.DataFrame(rows, columns=keys)
-    return tmp_path, {"": Tables([], [], [counts], []), "norms": norms}, effects
+    return tmp_path, {"": Tables([], [counts]), "norms": norms}, effects
 
 
 def scores_of(**scenarios):
@@ -144,7 +140,7 @@ def scores_of(**scenarios):
         )
         for name, methods in scenarios.items()
     )
-    return Tables([Table("norms", "Caption.", blocks, metric="macro_f1")], [], [], [])
+    return Tables([Table("norms", "Caption.", blocks, metric="macro_f1")], [])
 
 
 def filled(results, named):
@@ -249,7 +245,7 @@ def test_a_reference_of_the_prose_leads_to_a_table_or_figure_of_core(core):
     results, tables = core
     labels = set(re.findall(r"\\label\{([^}]*)\}", BODY))
     labels |= {f"tab:{label(table.name)}" for own in tables.values() for table in own.printed}
-    labels |= {f"fig:{label(path.stem)}" for path in (results.folder / "figures").glob("*.pdf")}
+    labels |= {f"fig:{label(path.stem)}" for path in (results.folder / "figures").glob("*.png")}
     assert set(re.findall(r"\\ref\{([^}]*)\}", BODY)) <= labels | {"tab:data"}
 
 
@@ -266,7 +262,7 @@ def test_a_table_longer_than_a_page_is_named_and_not_printed():
     ]
     assert [to_latex(table).count(" \\\\\n") for table in tables] == [MOST_ROWS + 1, MOST_ROWS]
     text = floats_text(tables, [])
-    assert "long\\_\\allowbreak{}one.csv." in text
+    assert "long\\_\\allowbreak{}one.md." in text
     assert re.findall(r"\\input\{(.*)\}", text) == ["generated/tables/short_one"]
 
 
@@ -292,30 +288,18 @@ def test_a_heading_wider_than_its_column_stands_in_two_lines_and_no_number_is_to
     assert to_latex(scores, narrow=True) == to_latex(scores).replace("{3pt}", "{2.5pt}")
 
 
-def test_in_print_other_scores_lose_the_shift_drop_and_nothing_else(generated):
+def test_in_print_a_table_of_scores_loses_its_accuracies_and_nothing_else(generated):
     results = generated.parents[1] / "results" / "toy"
     experiments = load_experiments(results)
-    table = build_table(experiments[0], load_scores(results, experiments), "accuracy")
+    table = build_table(experiments[0], load_scores(results, experiments), "macro_f1")
     printed = as_printed(table)
     for whole, block in zip(table.blocks, printed.blocks, strict=True):
-        assert whole.columns[-1].key == "shift_drop"
-        assert block.columns == whole.columns[:-1]
-        assert [row.cells for row in block.rows] == [row.cells[:-1] for row in whole.rows]
+        assert [column.metric for column in whole.columns[-2:]] == ["accuracy"] * 2
+        assert block.columns == whole.columns[:-2]
+        assert [row.cells for row in block.rows] == [row.cells[:-2] for row in whole.rows]
     assert table.caption == f"{printed.caption} {LEGEND}"
-    assert "drop" not in to_latex(printed)
+    assert "accuracy" not in to_latex(printed)
     assert (generated / "legend.tex").read_text() == tex(LEGEND) + "\n"
-
-
-def test_in_print_the_headline_keeps_one_column_over_all_classes():
-    beside = [
-        Column(f"{key}_present", "t, all classes", beside=key) for key in ("b", "mean_target")
-    ]
-    columns = (Column("b", "b"), beside[0], Column("mean_target", "mean of targets"), beside[1])
-    cells = tuple(map(Cell, (1.0, 2.0, 3.0, 4.0)))
-    whole = replace(block(Row(cells, "x", 1, 1)), columns=columns)
-    printed = as_printed(Table("t", "Caption.", (whole,), metric="macro_f1")).blocks[0]
-    assert printed.columns == (columns[0], *columns[2:])
-    assert printed.rows[0].cells == (cells[0], *cells[2:])
 
 
 def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):

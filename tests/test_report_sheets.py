@@ -1,6 +1,5 @@
 """Sheets and figures: claims, corruptions, ranks and speeds say what was run and what was not."""
 
-import csv
 import json
 from types import SimpleNamespace
 
@@ -8,19 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.results import predictions, run_record, write_experiment, write_run
+from support.tables import read_lines
 
 from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.effects import one_part_pairs
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.evaluation.experiments import RecordedMethod, Scenario, load_experiments
+from benchmark.evaluation.experiments import RecordedMethod, Scenario
 from benchmark.report.claims import ensembles_against_members
 from benchmark.report.figures.intervals import not_worse
 from benchmark.report.figures.overview import Speed, front, heat_maps, speeds
-from benchmark.report.figures.ranks import cliques, nemenyi, ranking
 from benchmark.report.report import report
-from benchmark.report.results import Results, load_scores
+from benchmark.report.results import Results
 from benchmark.report.table import Cell, sheet
-from benchmark.report.write import shares, to_csv, to_latex, to_markdown
+from benchmark.report.write import shares, to_latex, to_markdown
 from benchmark.speed.records import training_speeds, write_rows
 
 CORRUPTIONS = [f"raabin:{kind}:{s}" for kind in ("jpeg", "contrast") for s in (1, 2)]
@@ -75,8 +74,7 @@ def finished(folder, record, table):
 
 
 def lines(results, name):
-    with (results / "tables" / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_lines(results / "tables" / f"{name}.md")
 
 
 def test_a_corruption_has_a_line_and_each_severity_a_column(results):
@@ -92,16 +90,14 @@ def test_a_corruption_has_a_line_and_each_severity_a_column(results):
 
 
 def test_the_tables_of_many_corruptions_have_a_column_a_severity(results):
-    rows = lines(results, "corruptions_macro_f1")
-    columns = [key for key in rows[0] if key.endswith("_low")]
-    assert columns == [
-        f"{name}_low"
-        for name in ("in_domain", "severity 1", "severity 2", "mean_target", "worst_target")
-    ] + ["shift_drop_low"]
+    columns = [name.partition(",")[0] for name in lines(results, "corruptions_macro_f1")[0]]
+    assert columns[2:] == [
+        *("raabin (in-domain)", "severity 1", "severity 2", "mean of targets", "worst target"),
+        *("shift drop", "in-domain accuracy", "mean accuracy"),
+    ]
     text = (results / "tables" / "corruptions_macro_f1.md").read_text()
     assert "A severity is the mean over 2 corruptions" in text
     assert "raabin:jpeg" not in text
-    assert not (results / "tables" / "corruptions_macro_f1_wbc4.csv").exists()
 
 
 def test_a_claim_without_runs_is_a_row_that_says_so(results):
@@ -295,32 +291,6 @@ def test_the_front_holds_what_no_other_beats_in_both():
     assert front(points) == ["b", "a"]
 
 
-def test_nemenyis_critical_difference_is_demsars():
-    # Demšar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569.
-    assert nemenyi(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=5e-4)
-
-
-def test_bars_join_what_lies_within_the_critical_difference():
-    assert cliques(np.array([1.0, 1.5, 2.2, 4.0]), 1.0) == [(0, 1), (1, 2)]
-    assert cliques(np.array([1.0, 2.5, 4.0]), 1.0) == []
-
-
-def test_ranks_are_means_over_targets_and_seeds(results):
-    experiments = load_experiments(results)
-    scores = load_scores(results, experiments)
-    norms = next(e for e in experiments if e.experiment == "norms")
-    ranked = ranking(norms, "inductive", scores)
-    table = pd.read_parquet(results / "metrics.parquet")
-    table = table.query("metric == 'macro_f1' and part == 'shifted' and scenario == 'raabin->*'")
-    table = table.query("method != 'majority'")
-    wide = table.pivot_table(index=["domain", "seed"], columns="method", values="value")
-    expected = wide.rank(axis=1, ascending=False).mean()
-    assert ranked.blocks == len(wide) == 4
-    assert dict(zip(ranked.methods, ranked.ranks, strict=True)) == pytest.approx(dict(expected))
-    corruptions = next(e for e in experiments if e.experiment == "corruptions")
-    assert ranking(corruptions, "inductive", scores) is None
-
-
 def test_heat_maps_leave_corruptions_out_and_take_the_best_of_each_cell(results):
     maps = heat_maps(Results.of(results))
     cells = maps["resnet18, bn"]
@@ -329,17 +299,16 @@ def test_heat_maps_leave_corruptions_out_and_take_the_best_of_each_cell(results)
     assert np.mean(maps["best inductive method of each cell"]["raabin", "bccd"]) == best
 
 
-def test_figures_of_corruptions_ranks_and_speed_are_drawn(results):
+def test_figures_of_corruptions_and_speed_are_drawn(results):
     found = {path.stem for path in (results / "figures").glob("*.png")}
-    assert {"corruptions_corruptions_raabin_to_corruptions", "ranks_norms", "throughput"} <= found
-    assert {"training_norms", "shift_corruptions", "heat_map"} <= found
-    assert not any(name.startswith("confusion_corruptions") for name in found)
+    assert {"corruptions_corruptions_raabin_to_corruptions", "throughput"} <= found
+    assert {"shift_corruptions", "heat_map", "confusion_raabin_to_others"} <= found
+    assert "confusion_raabin_to_corruptions" not in found
 
 
 def test_a_sheet_is_escaped_in_each_form():
     rows = (("a|b_c", Cell(-1.5)), ("d", Cell(np.nan)))
     shown = sheet("a_b", "5 % of x_1", ("name", "n"), rows, ("A note",))
-    assert to_csv(shown) == "name,n\na|b_c,-1.5\nd,\n"
     assert "a\\|b\\_c" in to_markdown(shown)
     text = to_latex(shown)
     assert "\\label{tab:a-b}" in text

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import random
 import re
@@ -22,7 +20,7 @@ from benchmark.data.cards import Card
 from benchmark.errors import UserError
 from benchmark.files import read_yaml
 from benchmark.report.table import Table, sheet
-from benchmark.report.write import csv_text, markdown_rows, to_latex, to_markdown
+from benchmark.report.write import markdown_rows, to_latex, to_markdown
 from benchmark.schema import parse
 from benchmark.texts import (
     HIDDEN,
@@ -72,11 +70,11 @@ def sheet_of(texts: list[str]) -> Table:
 
 def test_d4_no_cell_of_a_csv_is_a_formula_and_no_number_a_text() -> None:
     for text in HOSTILE:
-        (row,) = list(csv.reader(io.StringIO(csv_text([[text, 1.5, -2]]), newline="")))
-        assert row[1:] == ["1.5", "-2"]
-        assert not row[0][:1] or row[0][0] not in "=@\t\r＝＋－＠"
-        assert not re.match(r"[+-](?!\d[\d.,]*$)", row[0])
-        assert row[0].removeprefix("'") == visible(text).removeprefix("'")
+        cell = csv_cell(text)
+        assert not cell[:1] or cell[0] not in "=@\t\r＝＋－＠"
+        assert not re.match(r"[+-](?!\d[\d.,]*$)", cell)
+        assert cell.removeprefix("'") == visible(text).removeprefix("'")
+    assert [csv_cell(number) for number in (1.5, -2)] == [1.5, -2]
     for number in (
         "-0.6",
         "+3.2",

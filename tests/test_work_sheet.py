@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tables import texts_of
 
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report.facts import computed_seconds, environment, trained_apart, training_of
 from benchmark.report.results import Results
 from benchmark.report.sheets import work_sheet
 from benchmark.report.table import Table
-from benchmark.report.write import to_csv
 
 
 def run_id(name: str) -> str:
@@ -62,8 +60,7 @@ def table_of(*experiments: Experiment, records: dict[str, Any] = RECORDS) -> Tab
 
 def lines(table: Table) -> dict[str, dict[str, str]]:
     """Rows by experiment."""
-    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
-    return {row.pop("experiment"): row for row in rows}
+    return {row.pop("experiment"): row for row in texts_of(table)}
 
 
 def test_runs_of_one_training_count_it_once_and_its_time_is_the_longest_recorded() -> None:

@@ -1,8 +1,8 @@
 """Blocks: from experiment records and scores to tables of means with two-level intervals.
 
 A table of scores has one block per scenario and track; in a block, one row per method in plan order
-and one for the majority constant, and one column per test set and per summary of the targets. A
-table by class has one block per test set, and one column per class. Values are in per cent.
+and one for the majority constant, and one column per test set and per summary of the targets.
+Values are in per cent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT, TABLED
 from benchmark.report.notes import (
-    CONFOUNDED,
     INTERVAL_NOTE,
     adaptation_notes,
     evidence_notes,
@@ -44,13 +43,15 @@ METRICS = {name: metric.title for name, metric in TABLED.items()} | {
 }
 """Metric → its name in print; each table has one metric."""
 PRESENT = "macro_f1_present"
-"""The metric that stands beside the headline where a test set holds rare classes."""
+"""What stands beside the headline's mean of targets where a test set holds rare classes."""
+BESIDE = "accuracy"
+"""What stands beside the headline, at home and as mean of targets."""
 
 LEGEND = (
     f"Macro-F1 is the mean over the classes of a test set with n ≥ {MINIMUM_SUPPORT}, all of whose "
-    f"images count; beside it, where it differs, the mean over all present classes. {INTERVAL_NOTE}"
-    " Runs: found of planned here; in brackets the seeds behind the values, if other experiments "
-    "ran more of them. Bold: highest mean of its column; "
+    "images count; beside its mean of targets, where it differs, that over all present classes. "
+    f"{INTERVAL_NOTE} Runs: found of planned here; in brackets the seeds behind the values, if "
+    "other experiments ran more of them. Bold: highest mean of its column; "
     "°: not shown to be worse than it (paired by image and across seeds, Holm-corrected, 5 %). "
     "In-domain: held-out part of the source. Shift drop: in-domain minus mean of targets, in "
     "points. Majority: predicts the most frequent class of each test set for every image; an "
@@ -115,8 +116,8 @@ def shown_columns(
 ) -> list[Column]:
     """Test sets and summaries; corruptions are columns by severity, being too many one by one.
 
-    Where a test set holds rare classes, the headline has the mean over all present classes beside
-    it.
+    Beside the headline stand its mean of targets over all present classes, where a test set holds
+    rare ones, and the accuracy, which rewards the commonest class.
 
     Args:
         counts: (test sets, classes) test images.
@@ -144,25 +145,21 @@ def shown_columns(
     columns += [Column(*pair, flagged=flagged[pair[0]]) for pair in SUMMARIES.items() if counted]
     if metric != HEADLINE:
         return columns
-    return [one for column in columns for one in (column, *all_classes_beside(column))]
-
-
-def all_classes_beside(column: Column) -> list[Column]:
-    """The column with the mean over all present classes, if it is another one."""
-    if not column.flagged:
-        return []
-    title = column.title.removesuffix(" of targets").removesuffix(" (in-domain)")
-    return [Column(f"{column.key}_present", f"{title}, all classes", beside=column.key)]
+    beside = [("mean, all classes", "mean_target", PRESENT)] if counted and some else []
+    beside += [("in-domain accuracy", "in_domain", BESIDE)]
+    beside += [("mean accuracy", "mean_target", BESIDE)] if counted else []
+    return columns + [
+        Column(f"{key}_{score}", title, beside=key, metric=score) for title, key, score in beside
+    ]
 
 
 def column_cell(
     scores: Scores, where: tuple[str, str, str], method: str, metric: str, column: Column
 ) -> Cell:
-    """A method's cell in a column; of all present classes the mean alone, whose interval stands in
-    the table of that metric."""
+    """A method's cell in a column; of a score that stands beside another the mean alone."""
     if not column.beside:
         return cell(scores, where, method, metric, "", column.key)
-    found = cell(scores, where, method, PRESENT, "", column.beside)
+    found = cell(scores, where, method, column.metric, "", column.beside)
     return Cell(found.mean, seeds=found.seeds)
 
 
@@ -170,61 +167,16 @@ def constant_cells(
     scores: Scores, scenario: Scenario, metric: str, columns: list[Column]
 ) -> tuple[Cell, ...]:
     """The majority row: its answer differs by test set, so it has no shift drop."""
-    own, present = (
-        summarise(
+    found = {
+        name: summarise(
             list(100 * values(scores, [majority_id(scenario.name)], scenario.test_sets, name)[0]),
             scenario,
             scores.counted[scenario.name],
         )
         | {"shift_drop": math.nan}
-        for name in (metric, PRESENT)
-    )
+        for name in {metric, *(column.metric for column in columns if column.metric)}
+    }
     return tuple(
-        Cell(float(present[column.beside] if column.beside else own[column.key]))
+        Cell(float(found[column.metric or metric][column.beside or column.key]))
         for column in columns
     )
-
-
-def class_table(experiment: Experiment, scores: Scores) -> Table:
-    """F1 of each class on every test set, in plan order; no single corruption."""
-    blocks = tuple(
-        class_block(experiment, scores, scenario, track, place)
-        for scenario, track in experiment.blocks()
-        for place, (domain, _) in enumerate(scenario.test_sets)
-        if corruption_of(domain) is None
-    )
-    caption = (
-        f"{experiment.title}: F1 of each class in %, mean over seeds [95 % interval]; "
-        f"{found_of_planned(experiment)} runs (in brackets the seeds behind the values, if others "
-        f"ran more of them). {INTERVAL_NOTE} n: test images of the class. † n < "
-        f"{MINIMUM_SUPPORT}: the class carries no claim. –: class absent, or no run."
-    )
-    pairs = {(block.test_set[0], name) for block in blocks for name in experiment.classes}
-    notes = [text for pair, text in CONFOUNDED.items() if pair in pairs]
-    notes += gap_notes(experiment)
-    return Table(f"{experiment.experiment}_per_class", caption, blocks, tuple(notes), "f1")
-
-
-def class_block(
-    experiment: Experiment, scores: Scores, scenario: Scenario, track: str, place: int
-) -> Block:
-    """Methods × classes on one test set of a scenario, given by its place."""
-    test_set = scenario.test_sets[place]
-    key = scenario.targets[place - 1] if place else "in_domain"
-    counts = class_counts(scores, scenario, experiment.classes)
-    columns = tuple(
-        Column(name, name, n=n, flagged=0 < n < MINIMUM_SUPPORT)
-        for name, n in zip(experiment.classes, counts[place].tolist(), strict=True)
-    )
-    where = (experiment.experiment, scenario.name, track)
-    rows = []
-    for method, planned in by_method(experiment.blocks()[scenario, track]).items():
-        cells = tuple(cell(scores, where, method, "f1", c, key) for c in experiment.classes)
-        rows.append(Row(cells, method, len(done_ids(planned)), len(planned)))
-    if counts.any():
-        ids = [majority_id(scenario.name)]
-        constant = (
-            values(scores, ids, (test_set,), "f1", name)[0, 0] for name in experiment.classes
-        )
-        rows.append(Row(tuple(Cell(100 * float(value)) for value in constant), MAJORITY))
-    return Block(columns, tuple(rows), scenario=scenario, track=track, test_set=test_set)

@@ -149,19 +149,20 @@ def levels_sheet(experiment: Experiment, own: list[Grid]) -> Table | None:
             for choice in choices:
                 runs = grid.runs[grid.runs[part] == choice]
                 rows.append((grid.source, part, choice or OWN, *averages(grid, runs)))
-    return averages_sheet(experiment, own, "levels", ("part", "choice"), rows)
-
-
-def cells_sheet(experiment: Experiment, own: list[Grid]) -> Table | None:
-    """Each cell and the speed of its training, a line per cell; None where no grid is full."""
-    rows, parts = [], list(dict.fromkeys(part for grid in own for part in grid.choices))
-    for grid in own:
-        groups = grid.runs.groupby(list(grid.choices), sort=False) if not grid.empty_cells else ()
-        for choices, runs in groups:
-            named = dict(zip(grid.choices, choices, strict=True))
-            shown = (named.get(part, "–") or OWN for part in parts)
-            rows.append((grid.source, *shown, *averages(grid, runs)))
-    return averages_sheet(experiment, own, "cells", parts, rows)
+    if not rows:
+        return None
+    return sheet(
+        f"{experiment.experiment}_levels",
+        f"{experiment.title}: macro-F1 in %, mean over all cells with this choice; "
+        f"{found_of_planned(experiment)} runs. "
+        "In-domain: of each run's own held-out part. Drop: in-domain minus mean of targets, in "
+        "points. Images/s: median of the trainings; machines shared with other work count as they "
+        "were.",
+        ("trained on", "part", "choice", "runs", HOME, SHIFTED, "drop", SPEED),
+        rows,
+        (*cell_notes(own), *gap_notes(experiment)),
+        words=3,
+    )
 
 
 def averages(grid: Grid, runs: pd.DataFrame) -> tuple[Value, ...]:
@@ -170,34 +171,6 @@ def averages(grid: Grid, runs: pd.DataFrame) -> tuple[Value, ...]:
     home, shifted = cells[HOME], cells[SHIFTED]
     speed = Cell(float(runs[SPEED].median()), decimals=0)
     return (len(runs), Cell(home), Cell(shifted), Cell(home - shifted), speed)
-
-
-def averages_sheet(
-    experiment: Experiment,
-    own: list[Grid],
-    name: str,
-    words: Iterable[str],
-    rows: list[tuple[Value, ...]],
-) -> Table | None:
-    """A table of averages over cells; None without a line."""
-    if not rows:
-        return None
-    words = ("trained on", *words)
-    of = {
-        "levels": "mean over all cells with this choice",
-        "cells": "mean over the seeds of a cell",
-    }
-    return sheet(
-        f"{experiment.experiment}_{name}",
-        f"{experiment.title}: macro-F1 in %, {of[name]}; {found_of_planned(experiment)} runs. "
-        "In-domain: of each run's own held-out part. Drop: in-domain minus mean of targets, in "
-        "points. Images/s: median of the trainings; machines shared with other work count as they "
-        "were.",
-        (*words, "runs", HOME, SHIFTED, "drop", SPEED),
-        rows,
-        (*cell_notes(own), *gap_notes(experiment)),
-        words=len(words),
-    )
 
 
 def cell_notes(own: list[Grid]) -> list[str]:

@@ -7,7 +7,6 @@ says. A new one is a function that draws it, and an entry of `KINDS` or a job he
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import NamedTuple
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from benchmark.drawing import STYLE, save
-from benchmark.errors import UserError
+from benchmark.drawing import STYLE, Form, save
 from benchmark.evaluation.experiments import Experiment
-from benchmark.files import read_json, write_json
 from benchmark.metrics import HEADLINE
 from benchmark.parallel import in_processes
+from benchmark.report import questions as asked_of
 from benchmark.report.figures import (
     confusion,
     curves,
@@ -29,22 +27,16 @@ from benchmark.report.figures import (
     intervals,
     overview,
     questions,
-    ranks,
     unlabelled_cells,
 )
-from benchmark.report.results import Group, Results, done_ids, plain_targets
+from benchmark.report.results import Group, Results, done_ids
 from benchmark.report.tables import OVERVIEW
 from benchmark.report.unlabelled_cells import MEANING, adapted_scores
 from benchmark.speed.records import training_speeds
-from benchmark.study.runs import Scenario
-
-MOST_SCENARIOS = 1
-"""Scenarios of each track of an experiment that get figures of their own: the first of the plan.
-The tables hold them all."""
 
 
 class Picture(NamedTuple):
-    """A figure as `figures.json` has it."""
+    """A figure and what is said of it."""
 
     name: str
     """its file in `figures/`, without suffix"""
@@ -63,7 +55,7 @@ class Job(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A figure that an experiment has for a scenario and track."""
+    """A figure of a few methods that every scenario on other domains has."""
 
     name: str
     source: str
@@ -71,19 +63,9 @@ class Kind(NamedTuple):
     caption: str
     """`{source}` stands for the domain trained on"""
     draw: Callable[[Results, Group], Figure]
-    fits: Callable[[Scenario], object]
-    """whether a scenario has what is drawn"""
 
 
 KINDS = (
-    Kind(
-        "corruptions",
-        "intervals.parquet",
-        "Line plots of macro-F1 against severity: a panel per corruption, a line per method.",
-        "Macro-F1 against severity for each corruption of {source}'s test set, mean over seeds.",
-        curves.corruption_figure,
-        lambda scenario: scenario.target_groups,
-    ),
     Kind(
         "confusion",
         "confusion.parquet",
@@ -91,7 +73,6 @@ KINDS = (
         "Confusion matrices by domain, trained on {source}: per cent of each true class, summed "
         "over seeds.",
         confusion.confusion_figure,
-        plain_targets,
     ),
     Kind(
         "reliability",
@@ -100,7 +81,6 @@ KINDS = (
         "Reliability in-domain and on all targets together, trained on {source}: accuracy against "
         "stated confidence in bins of ten images or more; a mark's area: its share of images.",
         curves.reliability_figure,
-        plain_targets,
     ),
     Kind(
         "risk",
@@ -110,49 +90,27 @@ KINDS = (
         "least confident are rejected first; mean over seeds, and over all orders of images that "
         "tie.",
         curves.risk_figure,
-        plain_targets,
     ),
 )
 
 
-def draw_all(results: Results) -> dict[str, list[Picture]]:
-    """Draw every figure as PDF and PNG; pictures by experiment, in the order of reading."""
+def draw_all(results: Results, folder: Path, form: Form) -> dict[str, list[Picture]]:
+    """Draw every figure into a folder; pictures by experiment, in the order of reading."""
     jobs = [*overview_jobs(results)]
     for experiment in results.experiments:
         jobs += experiment_jobs(results, experiment)
     # Read before processes are forked, in which pyarrow may not be used.
     _ = results.curves, results.confusions, results.local_thresholds
-    folder = results.folder / "figures"
-    in_processes([partial(save_job, folder, job) for job in jobs], "figures")
+    in_processes([partial(save_job, folder, form, job) for job in jobs], "figures")
     pictures = {owner: [] for owner in (OVERVIEW, *(e.experiment for e in results.experiments))}
     for job in jobs:
         pictures[job.owner].append(job.picture)
     return pictures
 
 
-def write_index(folder: Path, pictures: dict[str, list[Picture]]) -> None:
-    """Write `figures.json`: by experiment, each figure with its caption and source."""
-    index = {owner: [picture._asdict() for picture in own] for owner, own in pictures.items()}
-    write_json(folder / "figures.json", index)
-
-
-def read_index(folder: Path) -> dict[str, list[Picture]]:
-    """`figures.json` of a results folder.
-
-    Raises:
-        UserError: the report has not been written, or by an older version.
-    """
-    again = f"run `wbc-shift report -p {folder.name}`"
-    path = folder / "figures.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {again}")
-    index = read_json(path, again)
-    return {owner: [Picture(**picture) for picture in own] for owner, own in index.items()}
-
-
-def save_job(folder: Path, job: Job) -> None:
+def save_job(folder: Path, form: Form, job: Job) -> None:
     with matplotlib.style.context(STYLE):
-        save(job.draw(), folder / job.picture.name)
+        save(job.draw(), folder / job.picture.name, form)
 
 
 def job(
@@ -200,6 +158,16 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             f"others have not so many cells. {MEANING}",
             partial(unlabelled_cells.unlabelled_cells_figure, table),
         )
+    for group in groups_shown(results):
+        for kind in KINDS:
+            yield job(
+                OVERVIEW,
+                f"{kind.name}_{group.scenario.file_name}",
+                kind.source,
+                kind.alt,
+                kind.caption.format(source=group.scenario.source) + f" {asked_of.SHOWN}",
+                partial(kind.draw, results, group),
+            )
     for name, own in embedding.embedding_pages(embedding.load_embeddings(results)):
         alt = "Scatter plots of image features: a column per network, by class and by domain."
         draw = partial(embedding.embedding_figure, own)
@@ -255,11 +223,20 @@ def question_jobs(results: Results) -> Iterator[Job]:
         )
 
 
+def groups_shown(results: Results) -> Iterator[Group]:
+    """The done runs of the methods that tables of a few show, by scenario."""
+    shown = asked_of.shown(results)
+    for name, methods in asked_of.asked(results).items():
+        runs = [run for method in shown[name] for run in methods[method]]
+        owner = next(e for e in results.experiments if runs[0] in e.runs)
+        yield Group(owner, runs[0].scenario, runs[0].track, runs)
+
+
 def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
     name, scores = experiment.experiment, results.scores
-    own = partial(job, name)
     for place, panels in enumerate(intervals.forest_pages(experiment, scores), start=1):
-        yield own(
+        yield job(
+            name,
             f"shift_{name}" if place == 1 else f"shift_{name}_{place}",
             "intervals.parquet",
             "Forest plot of macro-F1 with 95 % intervals: a row per method, a column per test set.",
@@ -268,61 +245,17 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
             "majority constant.",
             partial(intervals.forest_figure, scores, panels),
         )
-    if not done_ids(list(experiment.runs)):
-        return
-    # With one normalisation it would say again what the first figure says.
-    if (
-        len({kind for runs in experiment.blocks().values() for kind, _ in intervals.grouped(runs)})
-        > 1
-    ):
-        yield own(
-            f"dumbbell_{name}",
-            "intervals.parquet",
-            "Dumbbell plot of macro-F1 in-domain and over the targets, a line per method.",
-            "From in-domain to the mean of targets, a line per method, by normalisation. "
-            f"{intervals.TEXT}",
-            partial(intervals.dumbbell_figure, experiment, scores),
-        )
-    for track in dict.fromkeys(track for _, track in experiment.blocks()):
-        if ranked := ranks.ranking(experiment, track, scores):
-            left = f" Left out because a run is missing: {', '.join(ranked.left_out)}."
-            yield own(
-                f"ranks_{name}" + suffix_of(track),
-                "metrics.parquet",
-                "Critical-difference diagram of the mean ranks of the methods.",
-                f"Mean ranks of the methods over {ranked.blocks} blocks, each a target of a "
-                "scenario and a seed; bars join methods within Nemenyi's critical difference. "
-                "Blocks share images and targets are few, so the diagram is "
-                "overconfident." + (left if ranked.left_out else ""),
-                partial(ranks.rank_figure, ranked),
-            )
-    for group in first_of_each_track(experiment):
-        for kind in (kind for kind in KINDS if kind.fits(group.scenario)):
-            yield own(
-                f"{kind.name}_{name}_{group.scenario.file_name}{suffix_of(group.track)}",
-                kind.source,
-                kind.alt,
-                kind.caption.format(source=group.scenario.source),
-                partial(kind.draw, results, group),
-            )
-    if rows := curves.training_rows(experiment, results.records, scores):
-        yield own(
-            f"training_{name}",
-            "runs",
-            "Line plots of training loss and of validation macro-F1 by epoch, a line per method.",
-            "Training loss and selection score by epoch. Thin: one seed; thick: mean over seeds.",
-            partial(curves.training_figure, rows, results.records),
-        )
-
-
-def suffix_of(track: str) -> str:
-    return "" if track == "inductive" else f"_{track}"
-
-
-def first_of_each_track(experiment: Experiment) -> Iterator[Group]:
-    """The first `MOST_SCENARIOS` scenarios of each track that have a run, in plan order."""
-    seen: Counter[str] = Counter()
     for (scenario, track), runs in experiment.blocks().items():
-        seen[track] += bool(done_ids(runs))
-        if done_ids(runs) and seen[track] <= MOST_SCENARIOS:
-            yield Group(experiment, scenario, track, runs)
+        if scenario.target_groups and done_ids(runs):
+            yield job(
+                name,
+                f"corruptions_{name}_{scenario.file_name}",
+                "intervals.parquet",
+                "Line plots of macro-F1 against severity: a panel per corruption, a line per "
+                "method.",
+                f"Macro-F1 against severity for each corruption of {scenario.source}'s test set, "
+                "mean over seeds.",
+                partial(
+                    curves.corruption_figure, results, Group(experiment, scenario, track, runs)
+                ),
+            )

@@ -1,5 +1,6 @@
 """What laboratories and model makers ask: differential counts, labels to be made, performance
-without labels, severity of errors. Each is a table of a few methods and a longer one of all."""
+without labels, severity of errors. Each is a table of a few methods; those of all are in the
+published results (`published`)."""
 
 from __future__ import annotations
 
@@ -44,7 +45,6 @@ SHOWN = (
     "Methods: the first plain one of the plan and, of the inductive methods that answer by their "
     "own head, the one with the highest mean of targets, which is chosen on the targets themselves."
 )
-EVERY = "All inductive methods that answer by their own head."
 HOME = " (in-domain)"
 
 
@@ -110,17 +110,13 @@ class Line(NamedTuple):
         return self.scenario.source, self.method, place_name(*self.place)
 
 
-def lines_of(
-    results: Results, table: pd.DataFrame, every: bool, more: tuple[str, ...] = ()
-) -> list[Line]:
-    """The rows of each method and test set, in the order of the plan.
+def lines_of(results: Results, table: pd.DataFrame, more: tuple[str, ...] = ()) -> list[Line]:
+    """The rows of each method that is shown and each test set, in the order of the plan.
 
     Args:
-        every: all methods, and not only those of the short tables.
         more: methods that are no method of the plan, last.
     """
-    methods = {name: list(own) for name, own in asked(results).items()}
-    chosen, known = methods if every else shown(results), scenarios(results)
+    chosen, known = shown(results), scenarios(results)
     wanted = {method for own in chosen.values() for method in own} | {*more}
     groups: dict[tuple, list[dict]] = {}
     for row in table[table["method"].isin(wanted)].to_dict("records"):
@@ -141,14 +137,10 @@ def classes_of(results: Results, names: set[str]) -> list[str]:
     return [name for name in known if name in names]
 
 
-def text_of(every: bool) -> str:
-    return EVERY if every else SHOWN
-
-
 # Differential counts
 
 
-def differential_sheet(results: Results, every: bool = False) -> Table | None:
+def differential_sheet(results: Results) -> Table | None:
     """Share of smears whose limits hold the truth by class, mean error, and flags."""
     table = results.differential
     if table.empty:
@@ -157,7 +149,7 @@ def differential_sheet(results: Results, every: bool = False) -> Table | None:
     classes = classes_of(results, set(table["class_name"]))
     flagged = classes_of(results, set(table.loc[table["sensitivity"].notna(), "class_name"]))
     rows: list[tuple[Value, ...]] = []
-    for line in lines_of(results, table, every, (PERFECT,)):
+    for line in lines_of(results, table, (PERFECT,)):
         own = {(row["correction"], row["class_name"]): row for row in line.rows}
         for correction in CORRECTIONS:
             found = {c: own[correction, c] for c in classes if (correction, c) in own}
@@ -181,7 +173,7 @@ def differential_sheet(results: Results, every: bool = False) -> Table | None:
         "cells alone (the rows of "
         f"“{PERFECT}”). Mean abs. error: of a share, over patients and drawn classes, in points. "
         "Flags: sensitivity and specificity of too few neutrophils, too many eosinophils, too many "
-        f"lymphocytes. {text_of(every)}"
+        f"lymphocytes. {SHOWN}"
     )
     notes = [
         f"–: the test set has fewer than {MINIMUM_SUPPORT} images of the class, which is not "
@@ -193,49 +185,16 @@ def differential_sheet(results: Results, every: bool = False) -> Table | None:
         "set, those of a class from one slide where it names one with enough; artefacts and cells "
         "of no class, which real smears hold, are missing",
     ]
-    name = "differential_all" if every else "differential"
-    return sheet(name, caption, header, rows, notes, words=4)
-
-
-def differential_by_class_sheet(results: Results) -> Table | None:
-    """Bias, limits of agreement and slope by class, number of cells and correction."""
-    table = results.differential
-    if table.empty:
-        return None
-    table = table[table["patient"] == ALL]
-    rows: list[tuple[Value, ...]] = []
-    for line in lines_of(results, table, False, (PERFECT,)):
-        for row in sorted(
-            line.rows, key=lambda r: (CORRECTIONS.index(r["correction"]), r["cells"])
-        ):
-            middle = 100 * (row["low"] + row["high"]) / 2
-            agreement = Cell(middle, 100 * row["low"], 100 * row["high"])
-            about = (row["class_name"], CORRECTION_NAMES[row["correction"]])
-            cells = [share(row[name]) for name in ("truth", "bias", "mae", "inside")]
-            counts = (row["cells"], row["images"])
-            slope = Cell(row["slope"], decimals=2)
-            rows.append((*line.where, *about, *counts, *cells, agreement, slope))
-    caption = (
-        "Differential counts by class, over the model patients. Truth: mean share, in %. Bias and "
-        "mean abs. error against it, in points. Inside: smears whose exact binomial limits hold "
-        "the truth, in %. Difference: mean and limits of agreement (Bland and Altman, 1.96 "
-        "standard deviations) with a faultless count of as many other cells, in points. Slope: "
-        "Deming's regression on that count, with the ratio of error variances between smears of "
-        "one patient; –: the patients' shares of the class are too alike for one. "
-        f"{SHOWN}"
-    )
-    header = ("trained on", "method", "tested on", "class", "correction", "cells", "images")
-    header += ("truth", "bias", "mean abs. error", "inside", "difference [limits]", "slope")
-    return sheet("differential_by_class", caption, header, rows, words=5)
+    return sheet("differential", caption, header, rows, notes, words=4)
 
 
 # Site acceptance
 
 
-def labels_needed_sheet(results: Results, every: bool = False) -> Table | None:
+def labels_needed_sheet(results: Results) -> Table | None:
     """Cells of a class that certify a sensitivity, by method and test set."""
     rows: list[tuple[Value, ...]] = []
-    for line in lines_of(results, results.labels_needed, every):
+    for line in lines_of(results, results.labels_needed):
         own = {(row["class_name"], row["stated"]): row for row in line.rows}
         for c in classes_of(results, {name for name, _ in own}):
             found = [own[c, stated] for stated in SENSITIVITIES]
@@ -248,7 +207,7 @@ def labels_needed_sheet(results: Results, every: bool = False) -> Table | None:
         "the network recognises at least 80, 90 or 95 % of them (one-sided exact binomial bound), "
         "and in brackets how many of them may be misread. Recognised: observed in the test set, in "
         "%, over all seeds. If that is the network's sensitivity, so many cells suffice with "
-        f"probability 80 %; –: no number up to {MOST_CELLS} does. {text_of(every)}"
+        f"probability 80 %; –: no number up to {MOST_CELLS} does. {SHOWN}"
     )
     notes = [
         f"Classes with fewer than {MINIMUM_SUPPORT} images are left out",
@@ -258,8 +217,7 @@ def labels_needed_sheet(results: Results, every: bool = False) -> Table | None:
     ]
     header = ("trained on", "method", "tested on", "class", "images", "recognised")
     header += tuple(f"≥ {100 * stated:.0f} %" for stated in SENSITIVITIES)
-    name = "labels_needed_all" if every else "labels_needed"
-    return sheet(name, caption, header, rows, notes, words=4)
+    return sheet("labels_needed", caption, header, rows, notes, words=4)
 
 
 def needed_text(row: dict) -> str:
@@ -268,10 +226,10 @@ def needed_text(row: dict) -> str:
     return f"{row['cells']:.0f} ({row['errors']:.0f})"
 
 
-def local_thresholds_sheet(results: Results, every: bool = False) -> Table | None:
+def local_thresholds_sheet(results: Results) -> Table | None:
     """Coverage and accuracy of thresholds from the source and from labelled local cells."""
     rows: list[tuple[Value, ...]] = []
-    for line in lines_of(results, results.local_thresholds, every):
+    for line in lines_of(results, results.local_thresholds):
         own = {(row["fit"], row["labels"]): row for row in line.rows}
 
         def cells(fit: str, labels: int, *names: str, own: dict = own) -> list[Cell]:
@@ -291,7 +249,7 @@ def local_thresholds_sheet(results: Results, every: bool = False) -> Table | Non
         "choices by seed) and tried on its other cells; in %. Coverage: accepted. Accuracy: of all "
         "that were accepted. Held: choices in which the accepted were as accurate as asked for. "
         "Oracle: the largest coverage at that accuracy, chosen on the test set itself. Source: the "
-        f"threshold of the source's calibration part. {text_of(every)}"
+        f"threshold of the source's calibration part. {SHOWN}"
     )
     notes = [
         "–: the test set has fewer than twice so many cells, or nothing was accepted",
@@ -305,8 +263,7 @@ def local_thresholds_sheet(results: Results, every: bool = False) -> Table | Non
     header += tuple(
         f"{n} cells guaranteed: {w}" for n in LABELS[-2:] for w in ("coverage", "accuracy")
     )
-    name = "local_thresholds_all" if every else "local_thresholds"
-    return sheet(name, caption, header, rows, notes, words=3)
+    return sheet("local_thresholds", caption, header, rows, notes, words=3)
 
 
 # Performance without labels
@@ -390,7 +347,7 @@ def spearman(own: pd.DataFrame) -> float:
 # Severity
 
 
-def severity_lines(results: Results, every: bool = False) -> list[Line]:
+def severity_lines(results: Results) -> list[Line]:
     """As `lines_of`, of the rows of all seeds."""
     table = results.severity
     about = {run_id: (r.scenario.name, r.method.name) for run_id, r in results.done.items()}
@@ -399,10 +356,10 @@ def severity_lines(results: Results, every: bool = False) -> list[Line]:
         r.run_id for methods in asked(results).values() for runs in methods.values() for r in runs
     }
     named = table.assign(scenario=[s for s, _ in pairs], method=[m for _, m in pairs])
-    return lines_of(results, named[named["run_id"].isin(own)], every)
+    return lines_of(results, named[named["run_id"].isin(own)])
 
 
-def severity_sheet(results: Results, every: bool = False) -> Table | None:
+def severity_sheet(results: Results) -> Table | None:
     """Errors by how far the lineages are apart, and critical ones."""
     table = results.severity
     if table.empty:
@@ -410,7 +367,7 @@ def severity_sheet(results: Results, every: bool = False) -> Table | None:
     heights = heights_of(table)
     stages = bool(table["immature"].any())
     rows: list[tuple[Value, ...]] = []
-    for line in severity_lines(results, every):
+    for line in severity_lines(results):
         errors, shares, chance = errors_by_height(line.rows)
         whole = list({row["run_id"]: row for row in line.rows}.values())
         cells = sum(row["n"] for row in whole)
@@ -434,7 +391,7 @@ def severity_sheet(results: Results, every: bool = False) -> Table | None:
         f"part: {'; '.join(f'{h} {BRANCHES[h]}' for h in heights)}; share of the errors, in %. By "
         "chance: the same if every other class were an equally likely wrong answer. "
         + ("Stages: of maturity between cell and answer. " if stages else "")
-        + text_of(every)
+        + SHOWN
     )
     notes = []
     if not stages:
@@ -443,8 +400,7 @@ def severity_sheet(results: Results, every: bool = False) -> Table | None:
             "called mature, cannot occur; how well such cells are told from the classes by "
             "confidence is in the tables of the open set"
         )
-    name = "severity_all" if every else "severity"
-    return sheet(name, caption, header, rows, notes, words=3)
+    return sheet("severity", caption, header, rows, notes, words=3)
 
 
 def heights_of(table: pd.DataFrame) -> list[int]:

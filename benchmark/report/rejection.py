@@ -3,16 +3,20 @@ how well a method's confidence tells cells that it was never taught from known o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
 from benchmark.evaluation.calibration import NO_TEMPERATURE
-from benchmark.evaluation.experiments import Experiment
+from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.rejection import images_needed
 from benchmark.evaluation.selective import ACCURACY, closeness
-from benchmark.report.notes import found_of_planned, gap_notes
-from benchmark.report.results import Results, by_method, done_ids
+from benchmark.report import questions
+from benchmark.report.questions import HOME
+from benchmark.report.results import Results
 from benchmark.report.table import Table, Value, share, sheet
+from benchmark.study.runs import Scenario
 
 NAMES = {
     "msp": "maximum probability",
@@ -26,6 +30,9 @@ NAMES = {
     "conformal": "conformal (Mondrian)",
 }
 """Rejector → its name in print."""
+SHOWN = ("msp", "scaled_msp", "conformal", "ccl_margin")
+"""Rejectors of the table of methods; all are set side by side in that of rejectors."""
+MEAN = "mean of targets"
 SCORES = ("rejected", "accuracy", "right")
 FREE = ("aurc", "excess_aurc", "coverage_99", "coverage_90")
 """Scores without a threshold."""
@@ -34,80 +41,65 @@ FREE_HEADER = ("AURC", "E-AURC", "cov@99", "cov@90")
 HEADER += ("Rr guaranteed", "Ra guaranteed", *FREE_HEADER)
 
 
-def rejection_sheet(
-    experiment: Experiment, table: pd.DataFrame, whole: bool = True, track: str = "inductive"
-) -> Table | None:
-    """Methods × rejectors on the source's test set and on the targets; None without a run.
+def runs_shown(results: Results) -> Iterator[tuple[Scenario, str, list[RecordedRun]]]:
+    """The methods that the questions of laboratories are answered for, in every scenario that
+    they were run in."""
+    names = dict.fromkeys(name for own in questions.shown(results).values() for name in own)
+    for methods in questions.asked(results).values():
+        for name in filter(methods.__contains__, names):
+            yield methods[name][0].scenario, name, methods[name]
 
-    Args:
-        whole: a line per target; else one for the mean of targets.
-        track: whose methods; those that saw the target's images share no column with the others.
-    """
+
+def rejection_sheet(results: Results) -> Table | None:
+    """A few methods × rejectors on the source's test set and as mean of targets; None without a
+    run."""
+    table = results.rejection_counted
     rows: list[tuple[Value, ...]] = []
-    marginal = 0
+    used = []
     # Arrays, since thousands of small frames take longer than all else in a report.
     columns = {name: table[name].to_numpy() for name in table}
     lines_of = table.groupby("run_id").indices
-    for (scenario, own_track), runs in experiment.blocks().items():
-        for method, planned in by_method(runs).items() if own_track == track else ():
-            found = [lines_of[run_id] for run_id in done_ids(planned) if run_id in lines_of]
-            if not found:
-                continue
-            own = np.concatenate(found)
-            marginal = max(
-                marginal, int(np.nan_to_num(columns["marginal_classes"][own].astype(float)).max())
-            )
-            home = columns["part"][own] == "id_test"
-            places = [(f"{scenario.source} (in-domain)", own[home])]
-            if whole:
-                shifted = own[~home]
-                places += [(t, shifted[columns["domain"][shifted] == t]) for t in scenario.targets]
-            elif (~home).any():
-                places.append(("mean of targets", own[~home]))
-            for place, lines in places:
-                judged = columns["rejector"][lines]
-                for rejector in filter(set(judged).__contains__, NAMES):
-                    shown = scores_of(columns, lines[judged == rejector])
-                    rows.append((scenario.source, method, place, NAMES[rejector], *shown))
+    for scenario, method, runs in runs_shown(results):
+        found = [lines_of[run.run_id] for run in runs if run.run_id in lines_of]
+        if not found:
+            continue
+        own = np.concatenate(found)
+        used.append(own)
+        home = columns["part"][own] == "id_test"
+        for place, lines in ((f"{scenario.source}{HOME}", own[home]), (MEAN, own[~home])):
+            judged = columns["rejector"][lines]
+            for rejector in filter(set(judged).__contains__, SHOWN):
+                cells = scores_of(columns, lines[judged == rejector])
+                rows.append((scenario.source, method, place, NAMES[rejector], *cells))
     if not rows:
         return None
-    mark = "" if track == "inductive" else f" ({track})"
+    own = table.iloc[np.concatenate(used)]
+    notes = calibration_notes(results, own)
+    if marginal := int(np.nan_to_num(own["marginal_classes"].astype(float)).max()):
+        notes.append(
+            f"Conformal p-values of up to {marginal} classes with fewer than 20 calibration "
+            "images are computed against all classes"
+        )
     caption = (
-        f"{experiment.title}{mark}: rejection in %, mean over seeds; "
-        f"{found_of_planned(experiment)} runs. Thresholds are fitted on the source's calibration "
+        "Rejection in %, mean over seeds. Thresholds are fitted on the source's calibration "
         f"part to {100 * ACCURACY:.0f} % accuracy of the accepted. Rr: share rejected; Ra: "
         "accuracy of the accepted (mean over the runs that accept any); R = (1 − Rr)·Ra. "
         "Guaranteed: the same by exact binomial (Clopper-Pearson) bounds at 95 %, for images like "
         "the calibration images only; –: not attainable. AURC, E-AURC (× 100): lower is better. "
         "cov@99, cov@90: largest share of the test set that is accepted at 99 and 90 % accuracy, "
         "chosen on the test set itself: rejectors at equal accuracy, and no threshold known "
-        "beforehand."
+        f"beforehand. {questions.SHOWN}"
     )
-    own = table[table["run_id"].isin(done_ids(list(experiment.runs)))]
-    notes = calibration_notes(experiment, own)
-    if marginal:
-        notes.append(
-            f"Conformal p-values of up to {marginal} classes with fewer than 20 calibration "
-            "images are computed against all classes"
-        )
-    suffix = ("" if whole else "_summary") + ("" if track == "inductive" else f"_{track}")
-    return sheet(
-        f"{experiment.experiment}_rejection{suffix}",
-        caption,
-        HEADER,
-        rows,
-        (*notes, *gap_notes(experiment)),
-        words=4,
-    )
+    return sheet("rejection", caption, HEADER, rows, notes, words=4)
 
 
-def calibration_notes(experiment: Experiment, table: pd.DataFrame) -> list[str]:
-    """What the thresholds of an experiment's runs rest on, by source.
+def calibration_notes(results: Results, table: pd.DataFrame) -> list[str]:
+    """What thresholds rest on, by source.
 
     Args:
-        table: rows of `rejection.parquet` of its done runs.
+        table: rows of `rejection.parquet`.
     """
-    sources = {run.run_id: run.scenario.source for run in experiment.runs}
+    sources = {run_id: run.scenario.source for run_id, run in results.done.items()}
     images = table.groupby(table["run_id"].map(sources), sort=False)["calibration_n"].max()
     if not images.max():
         return ["No calibration part was predicted, so there is no threshold"]
@@ -209,38 +201,38 @@ def scores_of(columns: dict[str, np.ndarray], lines: np.ndarray) -> list[Value]:
     ]
 
 
-def open_set_sheet(experiment: Experiment, table: pd.DataFrame) -> Table | None:
-    """Methods × kinds of foreign cells × scores; None where no such cell was tested."""
+def open_set_sheet(results: Results) -> Table | None:
+    """A few methods × kinds of foreign cells × scores; None where no such cell was tested."""
+    table = results.open_set
     rows: list[tuple[Value, ...]] = []
-    for (scenario, _), runs in experiment.blocks().items():
-        for method, planned in by_method(runs).items():
-            own = table[table["run_id"].isin(done_ids(planned))]
-            # The nearer kind of cell first, and the scores in the order of the table of rejection.
-            for (domain, kind), cells in sorted(own.groupby(["domain", "kind"]), reverse=True):
-                for rejector in filter(set(cells["rejector"]).__contains__, NAMES):
-                    lines = cells[cells["rejector"] == rejector]
-                    home = " (in-domain)" if (lines["part"] == "id_test").all() else ""
-                    counts = [int(lines[n].iloc[0]) for n in ("known_n", "foreign_n")]
-                    scores = [share(lines[n].mean()) for n in ("auroc", "fpr_at_95")]
-                    where = (scenario.source, method, domain + home, kind, NAMES[rejector])
-                    rows.append((*where, lines["run_id"].nunique(), *counts, *scores))
+    for scenario, method, runs in runs_shown(results):
+        own = table[table["run_id"].isin([run.run_id for run in runs])]
+        # The nearer kind of cell first, and the scores in the order of the table of rejection.
+        for (domain, kind), cells in sorted(own.groupby(["domain", "kind"]), reverse=True):
+            for rejector in filter(set(cells["rejector"]).__contains__, NAMES):
+                lines = cells[cells["rejector"] == rejector]
+                home = HOME if (lines["part"] == "id_test").all() else ""
+                counts = [int(lines[n].iloc[0]) for n in ("known_n", "foreign_n")]
+                scores = [share(lines[n].mean()) for n in ("auroc", "fpr_at_95")]
+                where = (scenario.source, method, domain + home, kind, NAMES[rejector])
+                rows.append((*where, lines["run_id"].nunique(), *counts, *scores))
     if not rows:
         return None
     caption = (
-        f"{experiment.title}: cells of no class, separated from known cells of the same laboratory "
-        f"by confidence; in %, mean over seeds; {found_of_planned(experiment)} runs. Near: "
+        "Cells of no class, separated from known cells of the same laboratory by confidence; in %, "
+        "mean over seeds. Near: "
         "leucocytes and their precursors that are no class here (immature granulocytes); far: "
         "erythroblasts and platelets. AUROC: probability that a known cell has the higher "
         "confidence, 50 by chance. FPR at 95 %: share of foreign cells accepted where 95 % of the "
-        "known are; 95 by chance, and lower is better."
+        f"known are; 95 by chance, and lower is better. {questions.SHOWN}"
     )
     notes = ("A high AUROC does not say that known cells are classified correctly",)
     return sheet(
-        f"{experiment.experiment}_open_set",
+        "open_set",
         caption,
         ("trained on", "method", "cells of", "foreign cells", "score", "seeds", "n known")
         + ("n foreign", "AUROC", "FPR at 95 %"),
         rows,
-        (*notes, *gap_notes(experiment)),
+        notes,
         words=5,
     )

@@ -10,15 +10,15 @@ from benchmark.progress import say, say_each
 from benchmark.report.blocks import METRICS
 from benchmark.report.in_words import sentences
 from benchmark.report.page import Section, write_page
-from benchmark.report.pictures import draw_all, write_index
+from benchmark.report.pictures import draw_all
 from benchmark.report.results import Results
 from benchmark.report.tables import OVERVIEW, tables_of
 from benchmark.report.write import print_headline, write_table
 
 
 def report(folder: Path, strict: bool = False) -> None:
-    """Write a results folder's `tables/`, `figures/`, `figures.json` and `report.html`, and print
-    what was found, in words and as headline tables.
+    """Write a results folder's `tables/`, `figures/` and `report.html`, and print what was found,
+    in words and as headline tables.
 
     A pure function of `experiments/*.json`, the runs' records, what `evaluate` wrote and, if there
     is one, `data.json`: the same input gives the same bytes.
@@ -35,10 +35,9 @@ def report(folder: Path, strict: bool = False) -> None:
         refuse_gaps(results.experiments)
     tables = tables_of(results)
     for own in tables.values():
-        for table in (*own.by_class, *own.printed):
+        for table in own.printed:
             write_table(results.folder / "tables", table)
-    pictures = draw_all(results)
-    write_index(results.folder, pictures)
+    pictures = draw_all(results, results.folder / "figures", "png")
     experiments = {OVERVIEW: None} | {e.experiment: e for e in results.experiments}
     sections = [Section(e, tables[name], pictures[name]) for name, e in experiments.items()]
     write_page(results, *sections)

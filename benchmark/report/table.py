@@ -52,13 +52,16 @@ class Column:
     """The test set, or one that the summary is of, holds a class with too few images to carry a
     claim."""
     beside: str = ""
-    """The key of the column that it stands beside, with the mean over all present classes."""
+    """The key of the column that it stands beside, with another score."""
+    metric: str = ""
+    """That score, where it is not the table's."""
     words: bool = False
     """whether it holds words and no numbers"""
 
     @property
     def is_summary(self) -> bool:
-        return (self.beside or self.key) in SUMMARIES
+        """Whether it stands behind the test sets."""
+        return bool(self.beside) or self.key in SUMMARIES
 
 
 @dataclass(frozen=True)
@@ -100,21 +103,14 @@ class Block:
     track: str = "inductive"
     counted: tuple[str, ...] = ()
     """the targets that the summaries are of"""
-    test_set: tuple[str, str] | None = None
-    """(domain, part), where the columns are classes"""
 
     @property
     def title(self) -> str:
-        """Scenario, test set and, if it is not the inductive one, the track."""
+        """Scenario and, if it is not the inductive one, the track."""
         if self.scenario is None:
             return ""
-        other = "" if self.track == "inductive" else self.track
-        if self.test_set is None:
-            track = f", {other}" if other else ""
-            return f"Trained on {self.scenario.source} ({self.scenario.name}{track})"
-        domain, part = self.test_set
-        place = f"{domain} (in-domain)" if part == "id_test" else domain
-        return f"{self.scenario.name}{f' [{other}]' if other else ''}, tested on {place}"
+        track = "" if self.track == "inductive" else f", {self.track}"
+        return f"Trained on {self.scenario.source} ({self.scenario.name}{track})"
 
     def place(self, key: str) -> int | None:
         """Where in a row the cell of a column stands; None without such a column."""
@@ -123,7 +119,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """What becomes one file of each form."""
+    """A table with its caption."""
 
     name: str
     """its file in `tables/`, without suffix"""

@@ -1,4 +1,7 @@
-"""Tables: which tables a report has. A new one is a function that gives it, and a line here."""
+"""Tables: which tables a report has. A new one is a function that gives it, and a line here.
+
+They are for people, and few. For machines there is one file with everything: `published`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,13 @@ from typing import NamedTuple
 
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report import claims, crossed, questions, rejection, sheets
-from benchmark.report.blocks import class_table, score_tables
+from benchmark.report.blocks import score_tables
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
 from benchmark.report.results import Results
 from benchmark.report.shift_parts import shift_parts_sheet
 from benchmark.report.table import Table
-from benchmark.report.unlabelled_cells import (
-    unlabelled_cells_by_target_sheet,
-    unlabelled_cells_sheet,
-)
+from benchmark.report.unlabelled_cells import unlabelled_cells_sheet
 
 OVERVIEW = ""
 """Stands for all experiments together."""
@@ -25,16 +25,13 @@ class Tables(NamedTuple):
     """The tables of an experiment, or of all of them together."""
 
     scores: list[Table]
-    """a table for each metric, the headline first"""
-    by_class: list[Table]
+    """a table for each metric, the headline first; the others are for the leaderboard alone"""
     sheets: list[Table]
-    long: list[Table]
-    """hundreds of rows: in files alone, and not on the page"""
 
     @property
     def printed(self) -> list[Table]:
-        """Those that are written in LaTeX too, by name."""
-        return sorted([*self.scores, *self.sheets, *self.long], key=lambda table: table.name)
+        """Those that become files in `tables/`, by name."""
+        return sorted([*self.scores[:1], *self.sheets], key=lambda table: table.name)
 
 
 def tables_of(results: Results) -> dict[str, Tables]:
@@ -49,7 +46,9 @@ def overview_tables(results: Results) -> Tables:
         claims.claims_sheet(results),
         sheets.ablations_sheet(results),
         sheets.runs_sheet(results.experiments),
+        rejection.rejection_sheet(results),
         rejection.rejectors_sheet(results),
+        rejection.open_set_sheet(results),
         questions.differential_sheet(results),
         questions.labels_needed_sheet(results),
         questions.local_thresholds_sheet(results),
@@ -59,15 +58,7 @@ def overview_tables(results: Results) -> Tables:
         sheets.work_sheet(results),
         sheets.throughput_sheet(results),
     ]
-    long = [
-        questions.differential_by_class_sheet(results),
-        questions.differential_sheet(results, every=True),
-        questions.labels_needed_sheet(results, every=True),
-        questions.local_thresholds_sheet(results, every=True),
-        questions.severity_sheet(results, every=True),
-        unlabelled_cells_by_target_sheet(results),
-    ]
-    return Tables([], [], list(filter(None, lists)), list(filter(None, long)))
+    return Tables([], list(filter(None, lists)))
 
 
 def experiment_tables(results: Results, experiment: Experiment) -> Tables:
@@ -83,17 +74,5 @@ def experiment_tables(results: Results, experiment: Experiment) -> Tables:
         crossed.levels_sheet(experiment, crossing),
         shift_parts_sheet(experiment, scores),
         sheets.corruption_sheet(experiment, scores),
-        rejection.rejection_sheet(experiment, results.rejection_counted, whole=False),
-        rejection.open_set_sheet(experiment, results.open_set),
     ]
-    long = [
-        crossed.cells_sheet(experiment, crossing),
-        rejection.rejection_sheet(experiment, results.rejection),
-        rejection.rejection_sheet(experiment, results.rejection, track="transductive"),
-    ]
-    return Tables(
-        score_tables(experiment, scores, notes),
-        [class_table(experiment, scores)],
-        list(filter(None, lists)),
-        list(filter(None, long)),
-    )
+    return Tables(score_tables(experiment, scores, notes), list(filter(None, lists)))

@@ -1,4 +1,4 @@
-"""What unlabelled cells of a new laboratory buy: two tables, and what the figure draws."""
+"""What unlabelled cells of a new laboratory buy: a table, and what the figure draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from benchmark.evaluation.unlabelled_cells import (
     MARGIN,
     METHODS,
     MOST_DRAWS,
-    NONE,
     NUMBERS,
     ORDERS,
     enough_from,
@@ -20,7 +19,7 @@ from benchmark.evaluation.unlabelled_cells import (
 from benchmark.laboratory.shipped import all_shipped
 from benchmark.progress import say
 from benchmark.report.results import Results
-from benchmark.report.table import Cell, Table, Value, share, sheet
+from benchmark.report.table import Table, Value, share, sheet
 from benchmark.report.write import NOTHING
 
 BY = ["source", "network", "order", "method"]
@@ -136,36 +135,3 @@ def targets_at(table: pd.DataFrame) -> list[str]:
         return [f"Every target has cells for every number{clinical}"]
     told = ", ".join(f"{number} cells: {count}" for number, count in few.items())
     return [f"Targets that are too small for a number are left out of it ({told}){clinical}"]
-
-
-def unlabelled_cells_by_target_sheet(results: Results) -> Table | None:
-    """The same by target and number."""
-    table = adapted_scores(results)
-    if table is None:
-        return None
-    rows = [
-        (
-            row.source,
-            network_name(row.network),
-            row.target,
-            ORDERS[row.order],
-            METHODS[row.method],
-            row.number,
-            row.draws,
-            Cell(100 * (row.macro_f1 - row.gain)),
-            Cell(100 * row.macro_f1, 100 * row.low, 100 * row.high),
-            Cell(100 * row.gain),
-            share(row.collapsed),
-            share(row.few_named),
-        )
-        for row in by_target(table).itertuples()
-    ]
-    return sheet(
-        "unlabelled_cells_by_target",
-        f"What unlabelled cells of a new laboratory buy, by target. {MEANING} Macro-F1: mean over "
-        "draws, and the lowest and highest of them.",
-        ("trained on", "network", "target", "order", "method", "cells", "draws")
-        + (METHODS[NONE], "macro-F1", "gain", "collapsed", "few classes"),
-        rows,
-        words=5,
-    )

@@ -1,9 +1,7 @@
-"""Writers: a table in, its CSV, Markdown, LaTeX or terminal text out (HTML: `page.html.jinja`)."""
+"""Writers: a table in, its Markdown, LaTeX or terminal text out (HTML: `page.html.jinja`)."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable
@@ -12,13 +10,11 @@ from pathlib import Path
 
 from rich.table import Table as TerminalTable
 
-from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import write_text
-from benchmark.metrics import MINIMUM_SUPPORT
 from benchmark.progress import console, say
 from benchmark.report.table import Block, Cell, Column, Row, Table, Value
-from benchmark.texts import csv_cell, latex, markdown
+from benchmark.texts import latex, markdown
 
 NOTHING = "–"
 LONG = 34
@@ -34,16 +30,8 @@ HEADLINE_COLUMNS = {
 
 
 def write_table(folder: Path, table: Table) -> None:
-    """Write a table as CSV, Markdown and LaTeX; of one by class there is no LaTeX."""
-    write_text(folder / f"{table.name}.csv", to_csv(table))
+    """Write a table as Markdown."""
     write_text(folder / f"{table.name}.md", to_markdown(table))
-    if not by_class(table):
-        write_text(folder / f"{table.name}.tex", to_latex(table))
-
-
-def by_class(table: Table) -> bool:
-    """Whether its columns are classes, so that it has a block for each test set."""
-    return any(block.test_set for block in table.blocks)
 
 
 # Cells
@@ -88,87 +76,6 @@ def column_support(column: Column) -> str:
     if column.is_summary or column.beside:
         return ""
     return f"n = {column.n if column.n else NOTHING}"
-
-
-# CSV
-
-
-def to_csv(table: Table) -> str:
-    """Scores in full: a line per method, or per method and class; of other tables the texts."""
-    if by_class(table):
-        return csv_text(class_lines(table))
-    return csv_text(score_lines(table) if table.metric else text_lines(table))
-
-
-def csv_text(rows: list[list[object]]) -> str:
-    """Rows, the first being the header, as CSV with Unix line ends; no cell is a formula."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([csv_cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-def text_lines(table: Table) -> list[list[object]]:
-    """Header and texts; a dash becomes an empty field, a true minus the machine's."""
-    (block,) = table.blocks
-    rows = [[cell_text(cell) for cell in row.cells] for row in block.rows]
-    rows = [["" if text == NOTHING else text.replace("−", "-") for text in row] for row in rows]
-    return [[column.title for column in block.columns], *rows]
-
-
-def score_lines(table: Table) -> list[list[object]]:
-    """One line per row; for each column mean, interval and mark, and n for a test set.
-
-    An empty field means: not a test set of this scenario, or no value. The mark is `best`,
-    `as_good` (not shown to be worse than the best) or empty.
-    """
-    columns = {column.key: column for block in table.blocks for column in block.columns}
-    summaries = [key for key in columns if columns[key].is_summary and key not in SUMMARIES]
-    summaries = [*SUMMARIES, *summaries]
-    keys = [*(key for key in columns if not columns[key].is_summary), *summaries]
-    header = ["scenario", "source", "track", "method", "found", "planned", "seeds"]
-    for key in keys:
-        header += [key, f"{key}_low", f"{key}_high", f"{key}_mark"]
-        header += [] if key in summaries else [f"{key}_n"]
-    lines: list[list[object]] = [header]
-    for block in table.blocks:
-        for row in block.rows:
-            counts = [row.found, row.planned, row.seeds] if row.planned else ["", "", ""]
-            line = [block.scenario.name, block.scenario.source, block.track, row.method, *counts]
-            for key in keys:
-                place = block.place(key)
-                cell = Cell(math.nan) if place is None else row.cells[place]
-                line += [*map(plain, cell[:3])]
-                line.append("best" if cell.best else "as_good" if cell.as_good else "")
-                if key not in summaries:
-                    line.append("" if place is None else block.columns[place].n or "")
-            lines.append(line)
-    return lines
-
-
-def class_lines(table: Table) -> list[list[object]]:
-    """Long: one line per scenario, test set, method and class."""
-    lines: list[list[object]] = [
-        ["scenario", "track", "domain", "part", "method", "class", "n", "carries_claim"]
-        + [table.metric, f"{table.metric}_low", f"{table.metric}_high", "found", "planned"]
-    ]
-    for block in table.blocks:
-        for row in block.rows:
-            counts = [row.found, row.planned] if row.planned else ["", ""]
-            where = [block.scenario.name, block.track, *block.test_set, row.method]
-            for column, cell in zip(block.columns, row.cells, strict=True):
-                claim = "yes" if column.n >= MINIMUM_SUPPORT else "no"
-                own = [column.key, column.n, claim, *map(plain, cell[:3])]
-                lines.append([*where, *own, *counts])
-    return lines
-
-
-def plain(value: float) -> str:
-    """All four decimals that `evaluate` keeps, empty where there is no value.
-
-    With fewer, a number that is read here and rounded again would differ from the printed table.
-    """
-    return "" if math.isnan(value) else number(value, 4).replace("−", "-")
 
 
 # Markdown

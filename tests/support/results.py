@@ -10,9 +10,9 @@ import pandas as pd
 from PIL import Image
 
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.report.blocks import class_table, score_tables
+from benchmark.report.blocks import score_tables
 from benchmark.report.page import Section, write_page
-from benchmark.report.pictures import Picture, write_index
+from benchmark.report.pictures import Picture
 from benchmark.report.results import Results
 from benchmark.report.table import Cell, sheet
 from benchmark.report.tables import Tables
@@ -124,7 +124,7 @@ def show(folder):
     pictures = {"": [picture("heat_map", "A picture of all the experiments together.")]}
     text = "A claim that is long enough to be broken over several lines."
     claims = sheet("claims", "Claims.", ("claim", "here"), ((text, Cell(1.0)),), ("A note",), 2)
-    sections = [Section(None, Tables([], [], [claims], []), pictures[""])]
+    sections = [Section(None, Tables([], [claims]), pictures[""])]
     for place, experiment in enumerate(results.experiments):
         scores = score_tables(experiment, results.scores)
         own = pictures[experiment.experiment] = []
@@ -132,11 +132,9 @@ def show(folder):
             name = f"{kind}_{experiment.experiment}"
             Image.new("RGB", (8, 8 + place)).save(folder / "figures" / f"{name}.png")
             own.append(picture(name, f"A picture of the kind that is called {kind}."))
-        rejection = sheet(f"{experiment.experiment}_rejection", "Rejected.", ("method",), [["x"]])
-        by_class = class_table(experiment, results.scores)
-        sections.append(Section(experiment, Tables(scores, [by_class], [rejection], []), own))
+        levels = sheet(f"{experiment.experiment}_levels", "Levels.", ("part",), [["x"]])
+        sections.append(Section(experiment, Tables(scores, [levels]), own))
     Image.new("RGB", (8, 8)).save(folder / "figures" / "heat_map.png")
-    write_index(folder, pictures)
     write_page(results, *sections)
     return folder
 

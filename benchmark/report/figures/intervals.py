@@ -1,4 +1,4 @@
-"""Intervals: macro-F1 of every method with 95 % intervals, as forest plot and as dumbbells."""
+"""Intervals: macro-F1 of every method with 95 % intervals, as forest plot."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from matplotlib.patches import Rectangle
 
 from benchmark.drawing import CONSTANT, FAINT, IN_DOMAIN, INK, PAGE_WIDTH, SHIFTED, canvas, ruler
 from benchmark.evaluation.columns import summarise
-from benchmark.evaluation.experiments import Experiment, RecordedRun
+from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import build_block
-from benchmark.report.results import Scores, by_method, cell, values
+from benchmark.report.results import Scores, values
 from benchmark.report.table import Block, Cell, Column, Row
-from benchmark.study.runs import Scenario
 
 ROW = 3.9
 """mm"""
@@ -196,89 +195,3 @@ def legend() -> list[Line2D]:
         mark("one seed", marker=".", markersize=2.2, color=FAINT),
         mark("majority constant", linestyle=(0, (3, 2)), linewidth=0.8, color=CONSTANT),
     ]
-
-
-LINE = 4.2
-"""mm"""
-AROUND = 16.0
-"""mm of a panel's title and scale"""
-SIDE_BY_SIDE = 2
-"""panels side by side"""
-
-
-def dumbbell_figure(experiment: Experiment, scores: Scores) -> Figure:
-    """In-domain and mean of targets of every method with intervals, grouped by normalisation."""
-    lines = [(where, grouped(runs)) for where, runs in experiment.blocks().items()]
-    rows = [lines[start : start + SIDE_BY_SIDE] for start in range(0, len(lines), SIDE_BY_SIDE)]
-    heights = [AROUND + LINE * max(len(methods) for _, methods in row) for row in rows]
-    names = 1.3 * max(len(name) for _, methods in lines for _, name in methods) + 3
-    across = PAGE_WIDTH / min(SIDE_BY_SIDE, len(lines))
-    top = 0.0
-    figure, axes = canvas(sum(heights) + 6)
-    for row, height in zip(rows, heights, strict=True):
-        for place, (where, methods) in enumerate(row):
-            x = (place * across + names, (place + 1) * across - 4)
-            draw_dumbbells(axes, x, top, experiment, scores, where, methods)
-        top += height
-    handles = [
-        Line2D([], [], marker=m, color=c, label=label, markerfacecolor="white", linewidth=0.9)
-        for m, c, label in (
-            ("o", IN_DOMAIN, "in-domain, 95 % interval"),
-            ("D", SHIFTED, "mean of targets, 95 % interval"),
-        )
-    ]
-    figure.legend(handles=handles, loc="lower left", ncols=2)
-    return figure
-
-
-def grouped(runs: list[RecordedRun]) -> list[tuple[str, str]]:
-    """(normalisation, method) of a block, methods of one normalisation together."""
-    named = {method: own[0].method.normalisation or "–" for method, own in by_method(runs).items()}
-    order = list(dict.fromkeys(named.values()))
-    return sorted(((kind, m) for m, kind in named.items()), key=lambda pair: order.index(pair[0]))
-
-
-def draw_dumbbells(
-    axes: Axes,
-    x: tuple[float, float],
-    top: float,
-    experiment: Experiment,
-    scores: Scores,
-    where: tuple[Scenario, str],
-    methods: list[tuple[str, str]],
-) -> None:
-    """One scenario and track, its scale spanning x, from `top` down (mm)."""
-    scenario, track = where
-    block = (experiment.experiment, scenario.name, track)
-    kinds = list(dict.fromkeys(kind for kind, _ in methods))
-    y = (top + 6, top + 6 + LINE * len(methods))
-    ruler(axes, x, y, range(0, 101, 20))
-
-    def at(value: float) -> float:
-        return x[0] + (x[1] - x[0]) * value / 100
-
-    for place, (kind, method) in enumerate(methods):
-        middle = y[0] + LINE * (place + 0.5)
-        axes.text(x[0] - 1.5, middle, method, ha="right", va="center", fontsize=6.5)
-        if kinds.index(kind) % 2 == 0:
-            axes.fill_between(x, middle - LINE / 2, middle + LINE / 2, color="#F1F1F1", linewidth=0,
-                              zorder=0)  # fmt: skip
-        ends = [
-            cell(scores, block, method, HEADLINE, "", key) for key in ("in_domain", "mean_target")
-        ]
-        axes.plot([at(e.mean) for e in ends], [middle] * 2, color=FAINT, linewidth=2.2, zorder=1)
-        styles = ((IN_DOMAIN, "o", -0.22), (SHIFTED, "D", 0.22))
-        for end, (colour, marker, shift) in zip(ends, styles, strict=True):
-            if math.isnan(end.mean):
-                continue
-            if not math.isnan(end.low):
-                beside = [middle + LINE * shift] * 2
-                axes.plot([at(end.low), at(end.high)], beside, color=colour, linewidth=0.9)
-            axes.plot(
-                [at(end.mean)], [middle], marker, color=colour, markersize=4,
-                markerfacecolor="white", markeredgewidth=0.9, zorder=3,
-            )  # fmt: skip
-    axes.text((x[0] + x[1]) / 2, y[1] + 4.6, "macro-F1 (%)", ha="center", va="top")
-    suffix = "" if track == "inductive" else f", {track}"
-    text = f"Trained on {scenario.short_source}{suffix}"
-    axes.text(x[0], y[0] - 1.2, text, va="bottom", fontsize=7.5, fontweight="bold")

@@ -17,7 +17,6 @@ from benchmark.drawing import FAINT, INK, MARKS, mark_of, page
 from benchmark.evaluation.experiments import RecordedRun
 from benchmark.metrics import HEADLINE
 from benchmark.report.facts import device_text
-from benchmark.report.figures.curves import trained
 from benchmark.report.results import Results, Scores, by_method, counted_sets, plain_targets, values
 from benchmark.scenarios import sources_of
 from benchmark.speed.records import Workload
@@ -156,7 +155,8 @@ def speeds(results: Results, measured: dict[Workload, float]) -> Speeds:
         run_id: run
         for run_id, run in results.done.items()
         if records.get(run_id, {}).get("train_images_per_s")
-        and (run.track, trained(run)) == ("inductive", True)
+        and run.track == "inductive"
+        and run.method.answers_itself
         and plain_targets(run.scenario) == list(run.scenario.targets)
         and scores.counted[run.scenario.name]
     }

@@ -47,7 +47,7 @@ SHADES = ("#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#7F1D1D")
 
 def best_lines(results: Results, table: pd.DataFrame, more: tuple[str, ...] = ()) -> list[Line]:
     """As `lines_of`, of the best method of the first scenarios alone."""
-    lines = lines_of(results, table, False, more)
+    lines = lines_of(results, table, more)
     names = list(dict.fromkeys(line.scenario.name for line in lines))[:MOST_ROWS]
     best = {name: own[-1] for name, own in shown(results).items() if name in names}
     return [ln for ln in lines if ln.method in (best.get(ln.scenario.name), *more)

@@ -13,17 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.data.arrays import read_prepared
-from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, gaps
-from benchmark.files import atomic, read_yaml, write_text
+from benchmark.files import read_yaml, write_text
 from benchmark.metrics import HEADLINE
 from benchmark.report import facts
-from benchmark.report.blocks import LEGEND, METRICS
+from benchmark.report.blocks import BESIDE, LEGEND, METRICS
 from benchmark.report.leaderboard import findings, leaderboard
 from benchmark.report.paper.latex import appendix, data_table, figure, joined, macros, tex
 from benchmark.report.paper.numbers import numbers
 from benchmark.report.paper.prose import experiments_shown, fillings, prose
-from benchmark.report.pictures import Picture, read_index
+from benchmark.report.pictures import Picture, draw_all
 from benchmark.report.results import Results
 from benchmark.report.table import Block, Row, Table
 from benchmark.report.tables import OVERVIEW, tables_of
@@ -50,7 +49,6 @@ def write_paper(root: Path, profile: str) -> Path:
     def write(name: str, text: str) -> None:
         write_text(folder / name, text)
 
-    pictures = read_index(root / "results" / profile)
     results = Results.of(root / "results" / profile)
     experiments = results.experiments
     tables = tables_of(results)
@@ -66,8 +64,7 @@ def write_paper(root: Path, profile: str) -> Path:
     write("legend.tex", tex(LEGEND) + "\n")
     for table in (table for own in tables.values() for table in own.printed):
         write(f"tables/{table.name}.tex", to_latex(printed(table), narrow=True))
-    for picture in (picture for own in pictures.values() for picture in own):
-        copy_figure(results, picture, folder)
+    pictures = draw_all(results, folder / "figures", "pdf")
     by_name = {table.name: table for table in tables[OVERVIEW].printed}
     claims = by_name.pop("claims")
     ablations = by_name.pop("ablations", None)
@@ -102,28 +99,14 @@ def write_paper(root: Path, profile: str) -> Path:
     return folder
 
 
-def copy_figure(results: Results, picture: Picture, folder: Path) -> None:
-    path = results.folder / "figures" / f"{picture.name}.pdf"
-    if not path.is_file():
-        profile = results.folder.name
-        raise UserError(f"{path} is missing: run `wbc-shift report -p {profile}` again")
-    with atomic(folder / "figures" / path.name) as temporary:
-        temporary.write_bytes(path.read_bytes())
-
-
 def printed(table: Table) -> Table:
     """A table as the paper has it, which explains the signs of scores once for all tables.
 
-    The headline's has no columns over all present classes, but for the mean of targets: those of
-    each target stand in the table of that score, and all of them leave a page no room for letters
-    that can be read. The others have no shift drop, the difference of two columns that stay.
+    It has no accuracies, for which a page has no room in letters that can be read.
     """
     if not table.metric:
         return table
-    if table.metric == HEADLINE:
-        table = table.with_columns(lambda column: column.beside in ("", "mean_target"))
-    else:
-        table = table.with_columns(lambda column: column.key != "shift_drop")
+    table = table.with_columns(lambda column: column.metric != BESIDE)
     return replace(table, caption=table.caption.removesuffix(LEGEND).rstrip())
 
 
@@ -162,7 +145,7 @@ def lead_floats(table: Table, pictures: list[Picture]) -> str:
 
 def floats_text(tables: list[Table], pictures: list[Picture]) -> str:
     """Tables and figures that need not stand by a text; what is longer than a page is named."""
-    long = [f"{table.name}.csv" for table in tables if printed_lines(table) > MOST_ROWS]
+    long = [f"{table.name}.md" for table in tables if printed_lines(table) > MOST_ROWS]
     parts = [tex(f"Longer than a page, and so only in tables/: {joined(long)}.\n")] if long else []
     floats = [table_input(table) for table in tables if printed_lines(table) <= MOST_ROWS]
     floats += [figure(picture.name, picture.caption) for picture in pictures]

@@ -3,7 +3,7 @@ r"""Prose about a profile's results in; the same with its numbers and tables fil
 `paper/<profile>/results.tex` and `discussion.tex` name numbers and hold none, so that none of them
 can grow old:
 
-- `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.csv`, with its interval
+- `\entry{TABLE}{ROW}{COLUMN}` is a cell of `results/<profile>/tables/TABLE.md`, with its interval
   if it has one. ROW is the row's labels, set apart by ` | `: its method, scenario and so on, or the
   words of a table that has no methods; one row alone may fit.
 - `\difference{SCENARIO}{METHOD}{OTHER}{COLUMN}` is macro-F1 of a method minus that of another one
@@ -52,7 +52,7 @@ def fillings(
         effects: differences between methods that differ in one part.
         floats: experiment → the LaTeX of its table and figure.
     """
-    known = {t.name: t for own in tables.values() for t in (*own.by_class, *own.printed)}
+    known = {table.name: table for own in tables.values() for table in own.printed}
     return {
         "entry": lambda *words: tex(cell_text(entry(known, *words))),
         "difference": lambda *words: tex(signed(difference(effects, *words))),
@@ -115,11 +115,11 @@ def entry(tables: dict[str, Table], name: str, row: str, column: str) -> Value:
 
 
 def labels(block: Block, row: Row) -> set[str]:
-    """What tells a row from others: its words, or its method, scenario, source and test set."""
+    """What tells a row from others: its words, or its method, scenario and source."""
     if block.scenario is None:
         return {cell for cell, c in zip(row.cells, block.columns, strict=True) if c.words}
     own = (block.scenario.name, block.scenario.source, block.track)
-    return {row.method, *own, *(block.test_set or ())}
+    return {row.method, *own}
 
 
 def compared(tables: dict[str, Table], name: str, row: str, other: str, column: str) -> str:
