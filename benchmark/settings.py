@@ -280,7 +280,7 @@ class ExperimentSettings(Grid):
     seeds: int = Field(ge=1)
     """Seeds 0 … seeds - 1."""
     about: list[Line] = Field(default_factory=list)
-    """Notes under its tables, such as what differs from a paper."""
+    """Notes under its tables, without a full stop: what differs from a paper, for instance."""
 
     @model_validator(mode="after")
     def _some_method_each_once(self) -> ExperimentSettings:

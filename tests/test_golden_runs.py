@@ -211,12 +211,12 @@ def read_out(readout: str, **parameters: Any) -> np.ndarray:
         return fitted(inputs[48:]).numpy()
 
 
-def answered(inference: str) -> np.ndarray:
+def answered(inference: str, **parameters: Any) -> np.ndarray:
     """Logits [520, 5] of images that differ in brightness: more than two batches of 256."""
     prior = np.array([0.4, 0.3, 0.1, 0.1, 0.1])
     pixels = images(520, seed=3, size=16).pixels
     where = Conditions("fp32", CPU, IMAGENET, prior, cells(8))
-    return registry("inference")[inference]()(network().eval(), pixels, where)
+    return registry("inference")[inference](**parameters)(network().eval(), pixels, where)
 
 
 def decoded() -> np.ndarray:
@@ -297,6 +297,8 @@ def golden_runs() -> dict[str, Golden]:
         add(name, ("readout.decoupled",), read_out, "decoupled", **{parameter: value})
     for kind, name in entries("inference"):
         add(f"{kind}.{name}", ("inference", f"{kind}.{name}"), answered, name)
+    zoomed = {"views": "two", "zooms": [0.75, 1.0, 1.25]}
+    add("inference.tta zooms", ("inference", "inference.tta"), answered, "tta", **zoomed)
     add("pixels", ("data",), decoded)
     return golden
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from benchmark.data.cell_finder import nucleus_diameter
@@ -93,6 +94,25 @@ def test_views_of_an_invariant_network_change_nothing(pixels, where):
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     plain = torch.from_numpy(INFERENCES["single"]()(pooled, pixels, where)).log_softmax(1)
     np.testing.assert_allclose(INFERENCES["tta"]()(pooled, pixels, where), plain, atol=1e-5)
+
+
+def test_each_view_is_seen_at_each_zoom_and_standardised_as_it_is_then_shown(pixels, where):
+    class Middle(nn.Module):
+        """As logits, the pixel in the middle: it is the same at any zoom, its standing is not."""
+
+        def forward(self, batch):
+            side = batch.shape[-1] // 2
+            return batch[:, :, side, side].clone()
+
+    each = replace(where, preprocessing=replace(IMAGENET, each_image=True))
+    zoomed = INFERENCES["tta"](views="two", zooms=[0.5, 1.0, 2.0])(Middle(), pixels, each)
+    shown = [INFERENCES["single"]()(Middle(), magnified(pixels, z), each) for z in (0.5, 1.0, 2.0)]
+    turned = [
+        INFERENCES["single"]()(Middle(), magnified(pixels, z).swapaxes(1, 2).copy(), each)
+        for z in (0.5, 1.0, 2.0)
+    ]
+    expected = np.mean([softmax(logits, axis=1) for logits in (*shown, *turned)], axis=0)
+    np.testing.assert_allclose(np.exp(zoomed), expected, atol=1e-5)
 
 
 def test_probabilities_are_averaged_not_logits():

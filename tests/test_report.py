@@ -210,6 +210,14 @@ def test_a7_a_test_set_of_few_groups_says_what_its_intervals_cover():
     assert not any(note.startswith("Few groups") for note in many)
 
 
+def test_what_is_said_about_an_experiment_stands_under_its_tables(results):
+    experiments = load_experiments(results)
+    told = experiments[0].model_copy(update={"about": ("Differs from the paper: smaller",)})
+    scored = load_scores(results, experiments)
+    plain, table = (to_markdown(build_table(e, scored, "macro_f1")) for e in (experiments[0], told))
+    assert table.replace("Differs from the paper: smaller.\n\n", "", 1) == plain != table
+
+
 def test_a5_a_table_says_how_many_seeds_its_values_are_of(tmp_path):
     runs = write_results(tmp_path, seeds=3)
     write_experiment(tmp_path, runs[:2], name="losses")

@@ -100,9 +100,10 @@ def draw_anew_if_wide(model: nn.Module) -> None:
     thousand. For five, the logits begin at several units, and the first steps spoil the features.
     """
     linear = model.get_classifier() if hasattr(model, "get_classifier") else None
-    if isinstance(linear, nn.Linear) and not linear.weight.is_meta:
-        if linear.weight.std() > linear.in_features**-0.5:
-            linear.reset_parameters()
+    if not isinstance(linear, nn.Linear) or linear.weight.is_meta:
+        return
+    if linear.weight.std() > linear.in_features**-0.5:
+        linear.reset_parameters()
 
 
 def load_initial(model: nn.Module, weights: Weights, backbone: str, image_size: int) -> None:

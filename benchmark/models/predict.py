@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -130,6 +130,8 @@ VIEWS: dict[str, tuple[View, ...]] = {
         for flip in (False, True)
         for turns in range(4)
     ),
+    # The picture, and mirrored along its diagonal.
+    "two": (lambda x: x, lambda x: x.transpose(2, 3)),
     # As le2026 released them: the identity twice, and half a turn twice (as both flips too).
     "as_released": (
         lambda x: x,
@@ -162,15 +164,33 @@ def log_mean_probability(logits: Tensor) -> Tensor:
 
 
 class TestTimeAugmentation(Inference):
-    """Probabilities averaged over views of each image."""
+    """Probabilities averaged over views of each image.
+
+    Args:
+        views: a name of `VIEWS`.
+        zooms: magnifications at which each view is shown, standardised as it then is; none is as
+            the image is.
+    """
 
     averages_probabilities = True
 
-    def __init__(self, views: Literal["dihedral", "as_released"] = "dihedral") -> None:
-        self.views = VIEWS[views]
+    def __init__(
+        self,
+        views: Literal["dihedral", "two", "as_released"] = "dihedral",
+        zooms: list[PositiveFloat] | None = None,
+    ) -> None:
+        self.views, self.zooms = VIEWS[views], zooms
 
     def fit(self, model: nn.Module, pixels: np.ndarray, conditions: Conditions) -> Predictor:
-        return partial(conditions.predict, Averaged(model, self.views))
+        predictor = partial(conditions.predict, Averaged(model, self.views))
+        if not self.zooms:
+            return predictor
+
+        def at_each_zoom(pixels: np.ndarray) -> np.ndarray:
+            shown = (predictor(magnified(pixels, zoom)) for zoom in self.zooms)
+            return log_mean_probability(torch.from_numpy(np.stack(list(shown)))).numpy()
+
+        return at_each_zoom
 
 
 class BatchStatistics(Inference):
