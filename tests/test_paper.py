@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
@@ -13,19 +16,24 @@ from support.results import write_gaps
 
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Scenario, load_experiments
+from benchmark.evaluation.scores import majority_id
 from benchmark.report.blocks import LEGEND, build_table
+from benchmark.report.claims import CLAIMS, Measurement, verdict
+from benchmark.report.paper.figures import srgb
 from benchmark.report.paper.latex import description, flat, inline, macros, tex
 from benchmark.report.paper.numbers import seeds_of
-from benchmark.report.paper.paper import MOST_ROWS, floats_text, sentence, write_paper
+from benchmark.report.paper.paper import MOST_ROWS, PROSE, floats_text, sentence, write_paper
 from benchmark.report.paper.paper import printed as as_printed
-from benchmark.report.paper.prose import experiments_shown, fillings, prose
-from benchmark.report.results import Results, load_scores
+from benchmark.report.paper.prose import fillings, prose
+from benchmark.report.paper.readings import Readings
+from benchmark.report.paper.second import read_second, second_study
+from benchmark.report.results import Results, Scores, load_scores
 from benchmark.report.table import Block, Cell, Column, Row, Table, sheet
-from benchmark.report.tables import Tables, tables_of
-from benchmark.report.write import label, to_latex
+from benchmark.report.tables import tables_of
+from benchmark.report.write import to_latex
 
 PAPER = REPOSITORY / "paper"
-OWN_WORDS = [PAPER / "core" / "results.tex", PAPER / "core" / "discussion.tex"]
+OWN_WORDS = [PAPER / "core" / f"{name}.tex" for name in PROSE]
 DOCUMENTS = [(PAPER / name).read_text(encoding="utf-8") for name in ("main.tex", "supplement.tex")]
 TEXTS = [text.partition("\\begin{document}")[2] for text in DOCUMENTS]
 TEXTS += [path.read_text(encoding="utf-8") for path in OWN_WORDS]
@@ -56,6 +64,10 @@ def generated(tmp_path_factory):
         root / "paper",
         ignore=shutil.ignore_patterns("generated", "main.[!t]*", "supplement.[!t]*"),
     )
+    (root / "paper" / "toy").mkdir()
+    for name in PROSE:
+        text = "\\score{raabin->*}{resnet18-bn-ce}{in_domain}\\,\\%\n"
+        (root / "paper" / "toy" / f"{name}.tex").write_text(text)
     return write_paper(root, "toy")
 
 
@@ -65,8 +77,11 @@ def defined(generated):
 
 
 def test_the_prose_types_no_number():
-    keys = r"\\(?:cite[a-z]*|ref|label|input|bibliography|bibliographystyle)\{[^}]*\}"
-    keys += r"|\\(?:entry|difference|isshown|compared|experiment)(?:\{[^}]*\})+|ResNet-\d+"
+    keys = r"\\(?:cite[a-z]*(?:\[[^]]*\])?|ref|label|input|bibliography)\{[^}]*\}"
+    keys += rf"|\\(?:{'|'.join(fillings(None))})(?:\{{[^}}]*\}})+"
+    keys += (
+        r"|ResNet-\d+|[Mm]acro-F1|WBCBench 2026|pbc-366|[\d.]+\\(?:textwidth|linewidth)|\{1\.5em\}"
+    )
     assert re.findall(r"[^\n]*\d[^\n]*", re.sub(keys, "", BODY)) == []
     words = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:runs?|seeds?|networks?)\b"
     assert re.findall(words, BODY, re.IGNORECASE) == []
@@ -105,94 +120,150 @@ def test_the_macros_count_what_is_there(generated):
 
 
 def test_a_number_of_the_text_is_the_number_of_the_table(generated):
-    lead = defined(generated)
     line = next(
         line
         for line in (generated / "tables" / "norms_macro_f1.tex").read_text().splitlines()
-        if line.startswith(lead["LeadMethod"].replace("\\allowbreak{}", ""))
+        if line.startswith("resnet18-bn-ce")
     )
-    mean = lead["LeadInDomain"].split()[0]
-    assert mean in line
-    assert f"{mean} [" in (generated / "findings.tex").read_text()
+    for name in ("abstract", "scores"):
+        mean = re.search(r"(\d+\.\d) ", (generated / f"{name}.tex").read_text())[1]
+        assert mean in line
+
+
+def scores_of(intervals):
+    """`Scores` that hold these intervals of macro-F1 alone: (scenario, method, column) → three."""
+    found = {
+        (scenario, "inductive", method, "macro_f1", "", column): dict(
+            zip(("mean", "low", "high"), ends, strict=True), seeds=2, freedom=1
+        )
+        for (scenario, method, column), ends in intervals.items()
+    }
+    runs = {(scenario, method): [f"{method}/0"] for scenario, method, _ in intervals}
+    constants = {
+        (majority_id("a->*"), domain, part, "", metric): (value, 40)
+        for domain, part, value in (("a", "id_test", 0.2), ("b", "shifted", 0.148))
+        for metric in ("macro_f1", "macro_f1_present")
+    }
+    return Scores(constants, found, {}, {}, {"a->*": ("b",)}, runs)
+
+
+EFFECTS = pd.DataFrame(
+    [
+        ("a->*", "loss", "focal", "ce", "focal", "bn", "mean_target", -0.053, -0.1, 0.02, 0.412),
+        ("a->*", "normalisation", "in", "bn", "in", "bn", "mean_target", 0.2, 0.1, 0.3, 0.012),
+        ("a->*", "loss", "ccl", "ce", "ccl", "bn", "mean_target", -0.2, -0.3, -0.1, 0.012),
+        ("a->*", "readout", "probe", "head", "probe", "bn", "mean_target", 0.3, 0.2, 0.4, 0.001),
+    ],
+    columns=["scenario", "part", "choice", "plain", "method", "reference", "column"]
+    + ["mean", "low", "high", "p_holm"],
+)
+REJECTION = pd.DataFrame(
+    [
+        ("bn/0", "id_test", "msp", "plain", 0.1, 0.99),
+        ("bn/0", "shifted", "msp", "plain", 0.2, 0.4),
+        ("bn/0", "shifted", "msp", "plain", 0.4, 0.2),
+        ("bn/0", "shifted", "msp", "plain", 1.0, math.nan),
+        ("bn/0", "shifted", "msp", "guaranteed", 0.9, 0.9),
+        ("bn/0", "shifted", "energy", "plain", 0.9, 0.9),
+    ],
+    columns=["run_id", "part", "rejector", "fit", "rejected", "accuracy"],
+)
 
 
 @pytest.fixture
-def results(tmp_path):
-    """A table of scores, a sheet and a difference, with a dash and an empty interval."""
-    a = {"bn": Cell(12.34, 10.06, 20.0, best=True), "gn": Cell(7.0, as_good=True)}
-    norms = scores_of(**{"a->*": a, "b->*": {"bn": Cell(1, 2, 3)}})
-    rows = [("loss, all", 3, Cell(-1.5))]
-    counts = sheet("counts", "Caption.", ("part", "pairs", "least"), rows)
-    keys = ("scenario", "method", "reference", "column", "seeds", "mean", "low", "high", "p_holm")
-    rows = [("a->*", "gn", "bn", "bccd", 5, -0.053, -0.1, 0.02, 0.412)]
-    rows += [("a->*", "in", "bn", "bccd", 5, 0.2, 0.1, 0.3, 0.012)]
-    effects = pd.DataFrame(rows, columns=keys)
-    return tmp_path, {"": Tables([], [counts]), "norms": norms}, effects
-
-
-def scores_of(**scenarios):
-    """A table `norms` of methods on bccd, by scenario."""
-    blocks = tuple(
-        Block(
-            (Column("bccd", "bccd"),),
-            tuple(Row((cell,), method, 1, 1) for method, cell in methods.items()),
-            scenario=Scenario(name=name, source=name[0], targets=("bccd",)),
-        )
-        for name, methods in scenarios.items()
+def filled(tmp_path):
+    """Fills in a text about results with three methods, one of them transductive."""
+    scenario = Scenario(name="a->*", source="a", targets=("b",))
+    tracks = {"bn": "inductive", "in": "inductive", "gn": "inductive", "adabn": "transductive"}
+    runs = {
+        name: SimpleNamespace(method=SimpleNamespace(name=name), track=track, scenario=scenario)
+        for name, track in tracks.items()
+    }
+    home, away = "in_domain", "mean_target"
+    scores = scores_of(
+        {
+            ("a->*", "bn", home): (0.9, 0.8, 0.95),
+            ("a->*", "bn", away): (0.1234, 0.1006, 0.2),
+            ("a->*", "in", home): (0.8, 0.7, 0.85),
+            ("a->*", "in", away): (0.3, 0.25, 0.35),
+            ("a->*", "gn", home): (0.7, 0.6, 0.75),
+            ("a->*", "gn", away): (0.1, 0.05, 0.12),
+            ("a->*", "bn", "b"): (0.022, 0.019, 0.169),
+            ("a->*", "in", "b"): (0.027, 0.020, 0.068),
+        }
     )
-    return Tables([Table("norms", "Caption.", blocks, metric="macro_f1")], [])
+    confusions = {("bn/0", "b", "shifted"): np.array([[0, 3], [0, 5], [2, 0]])}
+    results = SimpleNamespace(
+        done=runs,
+        scores=scores,
+        effects=EFFECTS,
+        rejection_counted=REJECTION,
+        confusions=confusions,
+    )
+    path = tmp_path / "toy.tex"
 
+    def fill(named):
+        path.write_text(f"first line\n{named}\\,\\%\n")
+        return prose(path, fillings(Readings(results)))
 
-def filled(results, named):
-    """A text of two lines, the second of which names a number."""
-    folder, *facts = results
-    path = folder / "toy.tex"
-    path.write_text(f"first line\n{named}\\,\\%")
-    return prose(path, fillings(*facts, {"norms": "a table"}))
+    return fill
 
 
 @pytest.mark.parametrize(
     ("named", "shown"),
     [
-        (r"\entry{norms}{a->* | bn}{bccd}", "12.3 [10.1, 20.0]"),
-        (r"\entry{norms}{gn}{bccd}", "7.0"),
-        (r"\entry{counts}{loss, all}{least}", "−1.5"),
-        (r"\difference{a->*}{gn}{bn}{bccd}", "−5.3 [−10.0, 2.0]"),
-        (r"\compared{norms}{b->* | bn}{gn}{bccd}", "lies below"),
-        (r"\compared{norms}{a->* | bn}{gn}{bccd}", "lies above"),
-        (r"\isshown{a->*}{gn}{bn}{bccd}", "not shown, p = 0.41"),
-        (r"\isshown{a->*}{in}{bn}{bccd}", "shown, p = 0.012"),
+        (r"\score{a->*}{bn}{mean_target}", "12.3 [10.1, 20.0]"),
+        (r"\score{a->*}{majority}{b}", "14.8"),
+        (r"\mean{a->*}{bn}{mean_target}", "12.3"),
+        (r"\difference{a->*}{focal}{bn}{mean_target}", "−5.3 [−10.0, 2.0]"),
+        (r"\compared{a->*}{in}{mean_target}", "lies above"),
+        (r"\isshown{a->*}{focal}{bn}{mean_target}", "not shown, p = 0.41"),
+        (r"\isshown{a->*}{in}{bn}{mean_target}", "shown, p = 0.012"),
+        (r"\tally{a->*}{all}", "3"),
+        (r"\tally{*}{helped}", "1"),
+        (r"\tally{a->*}{harmed}{loss}", "1"),
+        (r"\tally{a->*}{helped}{loss}", "none"),
+        (r"\best{a->*}", "in"),
+        (r"\bestscore{a->*}", "30.0 [25.0, 35.0]"),
+        (r"\leastloss{a->*}", "50.0"),
+        (r"\rankcorrelation{a->*}", "0.33"),
+        (r"\onename{a->*}{bn}{b}", "80.0"),
+        (r"\rejected{a->*}{bn}{home}{accuracy}", "99.0"),
+        (r"\rejected{a->*}{bn}{elsewhere}{accuracy}", "30.0"),
     ],
 )
-def test_a_text_is_filled_with_the_numbers_that_it_names(results, named, shown):
-    assert filled(results, f"before {named}") == f"first line\nbefore {tex(shown)}\\,\\%"
-    assert prose(results[0] / "of another profile.tex", fillings(*results[1:], {})) == ""
+def test_a_text_is_filled_with_the_numbers_that_it_names(filled, named, shown):
+    assert filled(f"before {named}") == f"first line\nbefore {tex(shown)}\\,\\%\n"
 
 
 @pytest.mark.parametrize(
     ("named", "fault"),
     [
-        (r"\entry{norm}{bn}{bccd}", "there is no table norm; did you mean 'norms'?"),
-        (r"\entry{norms}{gn}{bcd}", "norms has no column bcd; did you mean 'bccd'"),
-        (r"\entry{norms}{bn}{bccd}", "2 rows of norms hold bn"),
-        (r"\entry{norms}{c->* | bn}{bccd}", "0 rows of norms hold bn and c->*"),
-        (r"\difference{a->*}{ibn}{bn}{bccd}", "no difference with method ibn"),
-        (r"\difference{a->*}{gn}", "missing 2 required positional arguments"),
-        (r"\compared{norms}{gn}{b->* | bn}{bccd}", "gn needs an interval"),
-        (r"\compared{norms}{b->* | bn}{a->* | bn}{bccd}", "a->* | bn must have none"),
-        (r"\experiment{norm}", "there is no experiment norm; did you mean 'norms'?"),
+        (r"\score{a->*}{bm}{b}", "there is no method bm; known: adabn, bn, gn, in"),
+        (r"\score{c->*}{bn}{b}", "there is no scenario c->*"),
+        (r"\score{a->*}{gn}{b}", "gn of a->* has no macro_f1 of b"),
+        (r"\difference{a->*}{ibn}{bn}{mean_target}", "there is no method ibn"),
+        (r"\difference{a->*}{in}", "missing 2 required positional arguments"),
+        (r"\tally{a->*}{helpful}", "helpful is none of all, helped, harmed, neither"),
+        (r"\rejected{a->*}{bn}{away}{accuracy}", "there is no place away"),
     ],
 )
-def test_a_number_that_the_results_do_not_hold_is_refused(results, named, fault):
+def test_a_number_that_the_results_do_not_hold_is_refused(filled, named, fault):
     with pytest.raises(UserError, match=r"toy.tex, line 2: \\") as refused:
-        filled(results, named)
+        filled(named)
     assert fault in str(refused.value)
 
 
-def test_a_text_holds_the_experiments_that_it_names(results, tmp_path):
-    assert filled(results, r"\experiment{norms}") == "first line\na table\\,\\%"
-    assert experiments_shown(tmp_path / "toy.tex") == ["norms"]
-    assert experiments_shown(tmp_path / "of another profile.tex") == []
+def test_a_profile_without_prose_has_no_paper(filled, tmp_path):
+    with pytest.raises(UserError, match=r"other\.tex is missing"):
+        prose(tmp_path / "other.tex", {})
+
+
+def test_a8_what_an_interval_holds_is_not_said_to_lie_below_it(filled):
+    """2.2 [1.9, 16.9] was said to lie below 14.8; over four classes 2.7 [2.0, 6.8] does."""
+    between = "does not differ significantly from"
+    assert filled(r"\compared{a->*}{bn}{b}") == f"first line\n{between}\\,\\%\n"
+    assert filled(r"\compared{a->*}{in}{b}") == "first line\nlies below\\,\\%\n"
 
 
 @pytest.fixture(scope="module")
@@ -203,20 +274,10 @@ def core():
 
 @pytest.mark.parametrize("path", OWN_WORDS, ids=lambda path: path.stem)
 def test_the_results_hold_every_number_of_the_text(path, core):
-    results, tables = core
-    text = prose(path, fillings(tables, results.effects, dict.fromkeys(tables, "")))
+    kinds = fillings(Readings(core[0]))
+    text = prose(path, kinds)
     assert len(text) > 1000
-    assert not re.search(r"\\(?:entry|difference|isshown|compared|experiment)\b", text)
-
-
-def test_a8_what_an_interval_holds_is_not_said_to_lie_below_it(results):
-    """2.2 [1.9, 16.9] was said to lie below 14.8; over four classes 2.7 [2.0, 6.8] does."""
-    a = {"bn": Cell(2.2, 1.9, 16.9), "majority": Cell(14.8)}
-    b = {"bn": Cell(2.7, 2.0, 6.8), "majority": Cell(18.6)}
-    results = (results[0], {"norms": scores_of(**{"a->*": a, "b->*": b})}, results[2])
-    for scenario, said in (("a->*", "does not differ significantly from"), ("b->*", "lies below")):
-        named = rf"\compared{{norms}}{{{scenario} | bn}}{{{scenario} | majority}}{{bccd}}"
-        assert filled(results, named) == f"first line\n{said}\\,\\%"
+    assert not re.search(rf"\\(?:{'|'.join(kinds)})\b", text)
 
 
 def test_a8_no_sentence_of_the_prose_says_what_a_table_may_refute():
@@ -224,35 +285,66 @@ def test_a8_no_sentence_of_the_prose_says_what_a_table_may_refute():
     text = re.sub(r"\s+", " ", BODY)
     for refuted in (
         "\\% lies below the",
-        "no choice studied here makes up for. ",
-        "A stronger augmentation is not a better one: with",
         "is shown to help",
         "are not shown to help",
         "none of them changes what the features see",
-        "as far as the best method that never sees",
         "has the highest mean of targets of all",
     ):
         assert refuted not in text
-    for told in (
-        "stain}{pbc-366}",
-        "adabn}{pbc-366}",
-        "squeezenet-imagenet-stain | mean of targets",
-    ):
+    for told in ("stain}{pbc-366}", "\\isshown{pbc-main->*}{resnet18-in-ce}"):
         assert told in text
 
 
-def test_a_reference_of_the_prose_leads_to_a_table_or_figure_of_core(core):
-    results, tables = core
-    labels = set(re.findall(r"\\label\{([^}]*)\}", BODY))
-    labels |= {f"tab:{label(table.name)}" for own in tables.values() for table in own.printed}
-    labels |= {f"fig:{label(path.stem)}" for path in (results.folder / "figures").glob("*.png")}
-    assert set(re.findall(r"\\ref\{([^}]*)\}", BODY)) <= labels | {"tab:data"}
+def test_a_reference_of_the_prose_leads_to_a_table_or_figure(generated):
+    texts = [BODY, *(path.read_text() for path in generated.glob("*.tex"))]
+    labels = {name for text in texts for name in re.findall(r"\\label\{([^}]*)\}", text)}
+    labels |= {f"fig:{name}" for name in re.findall(r"\\paperfigure\*?\{(\w+)\}", BODY)}
+    assert set(re.findall(r"\\ref\{([^}]*)\}", BODY)) <= labels
 
 
-def test_the_claims_are_shown_and_referred_to(generated):
+def test_an_srgb_colour_is_that_of_its_lightness():
+    assert srgb(100.0, 0.0, 0.0) == pytest.approx((1, 1, 1), abs=0.002)
+    assert srgb(0.0, 0.0, 0.0) == (0, 0, 0)
+    # CIELAB of sRGB red, computed with the matrix of IEC 61966-2-1
+    assert srgb(53.24, 80.09, 67.20) == pytest.approx((1, 0, 0), abs=0.005)
+
+
+def test_the_figures_of_the_paper_show_what_was_run(generated):
+    drawn = {path.stem for path in (generated / "figures").glob("paper_*.pdf")}
+    assert drawn == {f"paper_{name}" for name in ("shift", "differences", "heat")}
+
+
+def test_study_two_says_what_is_there_and_no_more(tmp_path):
+    assert "nothing in this text rests on them" in second_study(read_second(tmp_path / "none"))
+    text = second_study(read_second(write_gaps(tmp_path / "core2")))
+    assert "So far 4 of 6 planned runs" in text
+    assert "ladder" not in text
+
+
+def test_the_claims_stand_with_what_was_found_and_a_verdict(generated):
     text = (generated / "claims.tex").read_text()
-    assert "Table~\\ref{tab:claims}" in text
-    assert "\\input{generated/tables/claims}" in text
+    assert "\\label{tab:claims-in-print}" in text
+    lines = {line.split(" \\citep")[0].split(" &")[0]: line for line in text.splitlines()}
+    for claim in CLAIMS:
+        assert lines[tex(claim.text)].count("&") == 3
+    assert "not run & not run" in lines["Macenko normalisation helps"]
+    assert "contradicted" in lines["Ld measures learning under imbalance"]
+
+
+@pytest.mark.parametrize(
+    ("holds", "said"),
+    [
+        ((), "not run"),
+        ((1, 1), "confirmed"),
+        ((1, 0, None), "confirmed in 1 of 2"),
+        ((1, -1), "confirmed in 1 of 2"),
+        ((-1, 0, 0), "contradicted in 1 of 3"),
+        ((0,), "not shown"),
+        ((None,), "untested"),
+    ],
+)
+def test_a_verdict_is_of_all_places_that_were_tested(holds, said):
+    assert verdict([Measurement("", "", one, "") for one in holds]) == said
 
 
 def test_a_table_longer_than_a_page_is_named_and_not_printed():
@@ -266,15 +358,13 @@ def test_a_table_longer_than_a_page_is_named_and_not_printed():
     assert re.findall(r"\\input\{(.*)\}", text) == ["generated/tables/short_one"]
 
 
-def test_each_table_is_printed_once_in_the_paper_or_in_the_supplement(generated):
-    texts = [
-        (generated / f"{part}.tex").read_text(encoding="utf-8")
-        for part in ("overview", "results", "claims", "more")
-    ]
-    printed = re.findall(r"\\input\{generated/tables/(\w+)\}", "".join(texts))
+def test_each_table_is_printed_once_in_the_supplement(generated):
+    text = (generated / "more.tex").read_text(encoding="utf-8")
+    printed = re.findall(r"\\input\{generated/tables/(\w+)\}", text)
     assert sorted(printed) == sorted(path.stem for path in (generated / "tables").glob("*.tex"))
-    figures = re.findall(r"\\fitted\{generated/figures/(\w+)\.pdf\}", "".join(texts))
-    assert sorted(figures) == sorted(path.stem for path in (generated / "figures").glob("*.pdf"))
+    figures = re.findall(r"\\fitted\{generated/figures/(\w+)\.pdf\}", text)
+    report = {path.stem for path in (generated / "figures").glob("*.pdf")}
+    assert sorted(figures) == sorted(name for name in report if not name.startswith("paper_"))
 
 
 def test_a_heading_wider_than_its_column_stands_in_two_lines_and_no_number_is_touched():

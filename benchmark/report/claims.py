@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import pandas as pd
 from benchmark import metrics
 from benchmark.evaluation import rejection
 from benchmark.evaluation.compare import p_text
+from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.scores import majority_id
 from benchmark.metrics import HEADLINE
 from benchmark.report.results import Results, by_method, cell, values
@@ -24,8 +26,28 @@ from benchmark.report.write import cell_text, number
 from benchmark.scenarios import corruption_of
 
 NOT_RUN = "not run"
-Measured = Iterator[tuple[str, str]]
-"""(where, value) pairs; none where nothing was run"""
+CONFIRMED, REFUTED, OPEN, UNTESTED = "confirmed", "contradicted", "not shown", "untested"
+Verdicts = dict[str, int]
+"""verdict → how many claims have it; `all`: how many there are"""
+
+
+class Measurement(NamedTuple):
+    """One place where a claim was measured."""
+
+    where: str
+    value: str
+    holds: int | None
+    """1 if it is shown there, -1 if the opposite is, 0 if neither; None where nothing was tested"""
+    short: str
+    """what a printed page has room for"""
+    scenario: str = ""
+    """where `short` is of one"""
+    method: str = ""
+    """what `short` is of, where a scenario has several"""
+
+
+Measured = Iterator[Measurement]
+"""none where nothing was run"""
 
 
 def constant_against_models(results: Results) -> Measured:
@@ -45,10 +67,14 @@ def constant_against_models(results: Results) -> Measured:
         constant = 100 * values(results.scores, ids, (("bccd", "shifted"),), "accuracy")[0, 0]
         best = max(sorted(cells), key=lambda name: cells[name].mean)
         below = sum(c.mean < constant for c in cells.values())
-        yield (
+        shown = cell_text(cells[best]._replace(as_good=False))
+        yield Measurement(
             f"{scenario}, accuracy on bccd",
             f"constant {number(constant)}, above {below} of {len(cells)} methods; best {best} "
-            f"{cell_text(cells[best]._replace(as_good=False))}",
+            f"{shown}",
+            int(cells[best].low > constant) - int(below == len(cells)),
+            f"constant {number(constant)}, above {below} of {len(cells)} methods",
+            scenario,
         )
 
 
@@ -73,7 +99,15 @@ def effect(part: str, choice: str, plain: str) -> Callable[[Results], Measured]:
                 for column, label in (("in_domain", "in-domain"), ("mean_target", away))
                 if column in found.index
             ]
-            yield f"{scenario}, {method} − {ref}", " and ".join(parts)
+            row = found.loc["mean_target"] if "mean_target" in found.index else found.iloc[0]
+            yield Measurement(
+                f"{scenario}, {method} − {ref}",
+                " and ".join(parts),
+                int(significant(row["p_holm"])) * (1 if row["mean"] > 0 else -1),
+                signed(row),
+                scenario,
+                f"{methods[method].backbone}, {methods[method].normalisation}",
+            )
 
     return measure
 
@@ -103,8 +137,15 @@ def ensembles_against_members(results: Results) -> Measured:
             low, high = sorted(math.nan if end is None else sign * end for end in ends)
             shown = signed(pd.Series({"mean": one - other, "low": low, "high": high}))
             p = behind["p_holm"]
-            text = f"targets {shown}, {p_text(math.nan if p is None else p)}"
-            yield f"{scenario.name}, {name} − {single}", text
+            p = math.nan if p is None else p
+            yield Measurement(
+                f"{scenario.name}, {name} − {single}",
+                f"targets {shown}, {p_text(p)}",
+                int(significant(p)) * (1 if one > other else -1),
+                shown,
+                scenario.name,
+                f"{name} − {single}",
+            )
 
 
 def augmentation_against_normalisation(results: Results) -> Measured:
@@ -128,12 +169,18 @@ def augmentation_against_normalisation(results: Results) -> Measured:
                 grids[scenario.name] = grid
     for scenario, grid in grids.items():
         over = {"augmentations": grid.mean(axis=0), "normalisations": grid.mean(axis=1)}
-        shown = []
+        shown, spreads = [], []
         for name, means in over.items():
             ascending = ", ".join(kind or "plain" for kind in means.sort_values().index)
-            spread = number(means.max() - means.min())
-            shown.append(f"{spread} points over {name} ({ascending})")
-        yield f"{scenario}, range of means, mean of targets", ", ".join(shown)
+            spreads.append(means.max() - means.min())
+            shown.append(f"{number(spreads[-1])} points over {name} ({ascending})")
+        yield Measurement(
+            f"{scenario}, range of means, mean of targets",
+            ", ".join(shown),
+            None,
+            f"range {number(spreads[0])} against {number(spreads[1])}",
+            scenario,
+        )
 
 
 def useless_ld(_: Results) -> Measured:
@@ -141,9 +188,12 @@ def useless_ld(_: Results) -> Measured:
     counts = np.array([207, 33, 20, 88, 3])
     confusion = np.roll(np.diag(counts), 1, axis=1)
     shown = number(100 * float(metrics.ld(confusion)))
-    yield (
+    text = f"Ld {shown}, accuracy {number(100 * float(metrics.accuracy(confusion)))}"
+    yield Measurement(
         "computed: every image predicted wrongly, counts 207, 33, 20, 88 and 3",
-        f"Ld {shown}, accuracy {number(100 * float(metrics.accuracy(confusion)))}",
+        text,
+        -1,
+        f"no image right on the counts of BCCD: {text}",
     )
 
 
@@ -153,17 +203,24 @@ def far_from_centroids(results: Results) -> Measured:
     published, closest = (
         float(rejection.CCL_CONFIDENCES[name](far)[0]) for name in ("published", "max")
     )
-    yield (
+    text = f"published {published:.4f}, max D {closest:.4f} (1 is most reliable)"
+    yield Measurement(
         "computed: D = 0.000001 for all of 5 classes",
-        f"published {published:.4f}, max D {closest:.4f} (1 is most reliable)",
+        text,
+        -1 if published > 0.5 else 1,
+        f"a cell near no centroid: {text}",
     )
     table = results.rejection_counted
     own = table[table["rejector"].isin(["ccl_published", "ccl_max"]) & (table["part"] == "shifted")]
     methods = [run_id.split("/")[0] for run_id in own["run_id"]]
     for method, rows in own.groupby(methods):
         means = rows.groupby("rejector")["aurc"].mean()
-        shown = (f"{name.removeprefix('ccl_')} {cell_text(share(v))}" for name, v in means.items())
-        yield f"{method}: AURC on targets (× 100, lower is better)", ", ".join(shown)
+        shown = ", ".join(
+            f"{name.removeprefix('ccl_')} {cell_text(share(v))}" for name, v in means.items()
+        )
+        where = f"{method}: AURC on targets (× 100, lower is better)"
+        # Two means without an interval show nothing of which is better.
+        yield Measurement(where, shown, None, f"{method}, AURC: {shown}")
 
 
 def constant_ld(results: Results) -> Measured:
@@ -189,7 +246,7 @@ def constant_ld(results: Results) -> Measured:
         shown = f"the majority constant has a higher Ld in {sum(both)} of {len(both)}"
         if passed[True]:
             shown += f" (without corruptions {sum(passed[False])} of {len(passed[False])})"
-        yield "all runs and test sets", shown
+        yield Measurement("all runs and test sets", shown, -1 if any(both) else 0, shown)
 
 
 def signed(row: pd.Series) -> str:
@@ -236,6 +293,27 @@ CLAIMS = (
         "–",
         augmentation_against_normalisation,
         "Ranges depend on the choices on each axis and on the image size, and carry no interval",
+    ),
+    Claim(
+        "Stain augmentation helps under shift",
+        "this benchmark",
+        "–",
+        effect("augmentation", "stain", ""),
+        "One setting of its strengths; colours alone are varied",
+    ),
+    Claim(
+        "Instance instead of batch normalisation helps under shift",
+        "this benchmark",
+        "–",
+        effect("normalisation", "in", "bn"),
+        "Networks from scratch at small sizes",
+    ),
+    Claim(
+        "Batch statistics of the target's unlabelled images help",
+        "this benchmark",
+        "–",
+        effect("inference", "adabn", "single"),
+        "Test sets of mixed classes, all images at once; a smear holds other shares",
     ),
     Claim(
         "Strong augmentation helps under shift",
@@ -339,21 +417,51 @@ CLAIMS = (
 )
 
 
+def measurements(results: Results) -> dict[str, list[Measurement]]:
+    """Claim → the places where it was measured, each once."""
+    return {claim.text: list(dict.fromkeys(claim.measure(results))) for claim in CLAIMS}
+
+
+def verdict(found: list[Measurement]) -> str:
+    """What the places say together: `confirmed`, `contradicted`, either `in 1 of 2`, or neither."""
+    if not found:
+        return NOT_RUN
+    tested = [one.holds for one in found if one.holds is not None]
+    for word, sign in ((CONFIRMED, 1), (REFUTED, -1)):
+        if count := tested.count(sign):
+            return word if count == len(tested) else f"{word} in {count} of {len(tested)}"
+    return OPEN if tested else UNTESTED
+
+
+def counted_verdicts(results: Results) -> Verdicts:
+    """How many claims are confirmed anywhere, contradicted anywhere and nowhere confirmed, or not
+    shown either way."""
+    found = [verdict(own) for own in measurements(results).values()]
+    words = (CONFIRMED, REFUTED, OPEN, UNTESTED, NOT_RUN)
+    return {word: sum(one.startswith(word) for one in found) for word in words} | {
+        "all": len(found)
+    }
+
+
 def claims_sheet(results: Results) -> Table:
     """One line per claim, with every place where it was measured; `not run` where there is none."""
     rows = []
+    found = measurements(results)
     for claim in CLAIMS:
-        found = dict.fromkeys(f"{where}: {value}" for where, value in claim.measure(results))
-        measured = "; ".join(found) or NOT_RUN
-        rows.append((claim.text, claim.source, claim.published, measured, claim.not_shown))
+        own = found[claim.text]
+        measured = "; ".join(f"{one.where}: {one.value}" for one in own) or NOT_RUN
+        said = (claim.text, claim.source, claim.published, measured, verdict(own))
+        rows.append((*said, claim.not_shown))
     return sheet(
         "claims",
         "Claims checked. Measured here: per cent, differences in points of macro-F1 with 95 % "
         "intervals over other test images and seeds (mean of the seeds that both methods have) and "
         "p-values corrected by Holm for all single-part ablations of the profile, or those of the "
         "table; of methods that differ in one part and have the default in all others but "
-        "normalisation, where there are any. Computed: from the formula alone.",
-        ("claim", "source", "published", "measured here", "what this does not show"),
+        "normalisation, where there are any. Computed: from the formula alone. Verdict: on the "
+        "mean of targets, after correction; not shown: neither the claim nor its opposite; "
+        "untested: what carries no interval.",
+        ("claim", "source", "published", "measured here", "verdict", "what this does not show"),
         rows,
-        words=5,
+        words=6,
     )

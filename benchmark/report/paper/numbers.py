@@ -11,20 +11,21 @@ from benchmark.evaluation.selective import ACCURACY
 from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report import facts
 from benchmark.report.blocks import METRICS
-from benchmark.report.leaderboard import Finding
+from benchmark.report.claims import CONFIRMED, OPEN, REFUTED, Verdicts
 from benchmark.report.paper.latex import joined
-from benchmark.report.table import Cell
-from benchmark.report.write import cell_text, number
+from benchmark.report.write import number
+
+VERDICTS = {"All": "all", "Confirmed": CONFIRMED, "Contradicted": REFUTED, "Open": OPEN}
 
 
 def numbers(
     profile: str,
     experiments: list[Experiment],
-    found: list[Finding],
     data: dict[str, Any],
     environment: facts.Environment,
     settings: dict[str, Any],
     audit: facts.AuditSummary | None,
+    verdicts: Verdicts,
 ) -> dict[str, str]:
     """Macro name → its plain text; LaTeX letters are escaped later."""
     runs = {run.run_id: run for experiment in experiments for run in experiment.runs}
@@ -65,32 +66,11 @@ def numbers(
         "AuditWarnings": sum(warnings for _, _, warnings, _ in audit.counts) if audit else 0,
         "AuditFailures": sum(failures for _, failures, _, _ in audit.counts) if audit else 0,
     }
+    for name, verdict in VERDICTS.items():
+        values[f"Claims{name}"] = verdicts[verdict]
     for name in ("Device", "torch", "timm"):
         values[name.title()] = dict(environment.facts).get(name, "unknown")
-    return {name: str(value) for name, value in values.items()} | lead(found)
-
-
-def lead(found: list[Finding]) -> dict[str, str]:
-    """The macros of the abstract: the first finding, whose targets are other domains."""
-    first = next((f for f in found if not f.corrupted), None)
-    values = (
-        ("LeadSource", first and first.source),
-        ("LeadOthers", first and first.others),
-        ("LeadMethod", first and first.home),
-        ("LeadBestMethod", first and first.abroad),
-        ("LeadInDomain", first and first.home_in_domain),
-        ("LeadTargets", first and first.home_mean_target),
-        ("LeadBestTargets", first and first.abroad_mean_target),
-        ("LeadMajority", first and first.constant),
-    )
-    return {name: lead_text(value) for name, value in values}
-
-
-def lead_text(value: str | Cell | None) -> str:
-    """A name, or a value with its interval and without its mark."""
-    if isinstance(value, Cell):
-        return f"{cell_text(value._replace(as_good=False))} %"
-    return value or "(no run)"
+    return {name: str(value) for name, value in values.items()}
 
 
 def seeds_of(experiments: list[Experiment]) -> str:

@@ -2,32 +2,41 @@
 
 Every number of the paper is written here: `numbers.tex` holds macros, the other files sentences,
 tables and figures. `main.tex`, `supplement.tex` and `<profile>/` have prose alone. The paper shows
-the experiments that the prose about the profile names, all of them if there is none; the
-supplement has everything else.
+tables and figures of its own; the supplement has those of the report, of every experiment.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmark.data.arrays import read_prepared
+from benchmark.data.cards import load_cards
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.files import read_yaml, write_text
 from benchmark.metrics import HEADLINE
 from benchmark.report import facts
 from benchmark.report.blocks import BESIDE, LEGEND, METRICS
-from benchmark.report.leaderboard import findings, leaderboard
+from benchmark.report.claims import counted_verdicts
+from benchmark.report.paper import figures
 from benchmark.report.paper.latex import appendix, data_table, figure, joined, macros, tex
 from benchmark.report.paper.numbers import numbers
-from benchmark.report.paper.prose import experiments_shown, fillings, prose
+from benchmark.report.paper.prose import fillings, prose
+from benchmark.report.paper.readings import Readings
+from benchmark.report.paper.second import read_second, second_study
+from benchmark.report.paper.tables import adaptation_table, claims_table, scores_table
 from benchmark.report.pictures import Picture, draw_all
 from benchmark.report.results import Results
 from benchmark.report.table import Block, Row, Table
 from benchmark.report.tables import OVERVIEW, tables_of
-from benchmark.report.write import cell_text, label, number, printed_lines, to_latex
+from benchmark.report.write import cell_text, number, printed_lines, to_latex
 
+SECOND = "core2"
+"""The profile of study two."""
+PROSE = ("abstract", "results", "discussion")
+"""The texts of `paper/<profile>/`."""
 MOST_FLOATS = 8
 """tables and figures put off together: of many more LaTeX loses some"""
 MOST_ROWS = 70
@@ -35,72 +44,85 @@ MOST_ROWS = 70
 
 
 def write_paper(root: Path, profile: str) -> Path:
-    """Write `paper/generated/` from `results/<profile>`.
+    """Write `paper/generated/` from `results/<profile>`, and from study two as far as it is.
 
     Returns:
         the folder.
 
     Raises:
-        UserError: the report has not been written, or it is not of these predictions.
+        UserError: the report has not been written, or it is not of these predictions; there is no
+            prose about this profile, or it names a number that the results do not hold.
     """
     folder = root / "paper" / "generated"
-    own_words = root / "paper" / profile
 
     def write(name: str, text: str) -> None:
         write_text(folder / name, text)
 
     results = Results.of(root / "results" / profile)
+    readings = Readings(results)
+    kinds = fillings(readings)
+    for name in PROSE:
+        write(f"{name}.tex", prose(root / "paper" / profile / f"{name}.tex", kinds))
     experiments = results.experiments
     tables = tables_of(results)
-    found = findings(leaderboard([(e, tables[e.experiment].scores[0]) for e in experiments]))
     data = read_prepared(results.folder / "data.json")
-    cards = facts.data_cards(results.folder)
     environment = facts.environment(results.records)
     settings = read_yaml(root / "params.yaml")
     audit = facts.audit_summary(results.folder)
-    values = numbers(profile, experiments, found, data, environment, settings, audit)
-    write("numbers.tex", macros(values))
-    write("findings.tex", "\n\n".join(tex(f.text) for f in found) + "\n")
+    verdicts = counted_verdicts(results)
+    write(
+        "numbers.tex",
+        macros(numbers(profile, experiments, data, environment, settings, audit, verdicts)),
+    )
+    write("scores.tex", scores_table(readings))
+    write("adaptation.tex", adaptation_table(readings) or absent("tab:adaptation"))
+    write("claims.tex", claims_table(results))
+    second = second_study(read_second(root / "results" / SECOND))
+    write("second.tex", second)
+    write("data.tex", data_table(data, facts.data_cards(results.folder), experiments[0].classes))
+    write("gaps.tex", gaps_text(experiments) + tex(environment.note))
+    draw_figures(readings, folder / "figures", root / "datasets")
+    # The supplement
     write("legend.tex", tex(LEGEND) + "\n")
+    write("methods.tex", appendix(settings, profile, experiments))
     for table in (table for own in tables.values() for table in own.printed):
         write(f"tables/{table.name}.tex", to_latex(printed(table), narrow=True))
     pictures = draw_all(results, folder / "figures", "pdf")
-    by_name = {table.name: table for table in tables[OVERVIEW].printed}
-    claims = by_name.pop("claims")
-    ablations = by_name.pop("ablations", None)
-    write("overview.tex", overview_text(pictures[OVERVIEW], ablations))
-    write("claims.tex", claims_text(claims))
-    floats = {
-        e.experiment: lead_floats(tables[e.experiment].scores[0], pictures[e.experiment])
-        for e in experiments
-    }
-    texts = {e.experiment: results_text(e, tables[e.experiment].scores[0]) for e in experiments}
-    kinds = fillings(tables, results.effects, floats)
-    text = prose(own_words / "results.tex", kinds)
-    shown = experiments_shown(own_words / "results.tex") if text else list(floats)
-    write("results.tex", text or "\n".join(texts[name] + floats[name] for name in floats))
-    write("discussion.tex", prose(own_words / "discussion.tex", kinds))
     more = []
-    for name in floats:
-        headline = tables[name].scores[0]
-        rest = [table for table in tables[name].printed if table is not headline]
-        more.append(texts[name])
-        more.append("The paper shows its first table.\n" if name in shown else floats[name])
-        more.append(floats_text(rest, pictures[name][1:]))
+    for experiment in experiments:
+        name = experiment.experiment
+        more.append(results_text(experiment, tables[name].scores[0]))
+        more.append(floats_text(tables[name].printed, pictures[name]))
     more.append("\\subsection{All experiments together}\n")
-    more.append(floats_text(list(by_name.values()), []))
+    more.append(floats_text(tables[OVERVIEW].printed, pictures[OVERVIEW]))
     write("more.tex", "\n".join(more))
-    write("data.tex", data_table(data, cards, experiments[0].classes))
-    write("gaps.tex", gaps_text(experiments) + tex(environment.note))
-    write("methods.tex", appendix(settings, profile, experiments))
-    systems = (root / "paper" / "systems.bib").read_text(encoding="utf-8")
-    entries = facts.bibliography([*(used.card.citation.bibtex for used in cards), systems])
-    write("references.bib", entries + "\n")
+    own = (root / "paper" / "references.bib").read_text(encoding="utf-8")
+    cards = (card.citation.bibtex for card in load_cards(root / "datasets").values())
+    write("references.bib", facts.bibliography([own, *cards]) + "\n")
     return folder
 
 
+def draw_figures(readings: Readings, folder: Path, datasets: Path) -> None:
+    """The figures of the paper alone, each as `paper_<name>.pdf`; an old one that has nothing to
+    show any more goes."""
+    drawings = {
+        "shift": partial(figures.shift_figure, datasets=datasets),
+        "heat": figures.heat_figure,
+        "differences": figures.difference_figure,
+        "risk": figures.risk_figure,
+    }
+    for name, drawing in drawings.items():
+        if not figures.draw(folder, f"paper_{name}", partial(drawing, readings)):
+            (folder / f"paper_{name}.pdf").unlink(missing_ok=True)
+
+
+def absent(label: str) -> str:
+    """Where a reference leads to whose table the results cannot fill."""
+    return f"\\phantomsection\\label{{{label}}}\n"
+
+
 def printed(table: Table) -> Table:
-    """A table as the paper has it, which explains the signs of scores once for all tables.
+    """A table as the supplement has it, which explains the signs of scores once for all tables.
 
     It has no accuracies, for which a page has no room in letters that can be read.
     """
@@ -110,44 +132,15 @@ def printed(table: Table) -> Table:
     return replace(table, caption=table.caption.removesuffix(LEGEND).rstrip())
 
 
-def table_input(table: Table) -> str:
-    return f"\\input{{generated/tables/{table.name}}}\n"
-
-
-def overview_text(pictures: list[Picture], ablations: Table | None) -> str:
-    """The figures about all experiments, and the table of single-part ablations."""
-    text = ""
-    if pictures:
-        places = joined(f"Figure~\\ref{{fig:{label(picture.name)}}}" for picture in pictures)
-        shown = "shows" if len(pictures) == 1 else "show"
-        text = f"{places} {shown} all experiments together.\n\n"
-        text += "\n".join(figure(p.name, p.caption) for p in pictures)
-    if ablations is not None:
-        text += (
-            f"Table~\\ref{{tab:{label(ablations.name)}}} counts, over all experiments, what "
-            "changing a single part of a method did to the mean of targets.\n\n"
-            f"{table_input(ablations)}"
-        )
-    return text
-
-
-def claims_text(claims: Table) -> str:
-    return (
-        f"Table~\\ref{{tab:{label(claims.name)}}} sets what was published beside what was measured "
-        f"or computed here.\n\n{table_input(claims)}"
-    )
-
-
-def lead_floats(table: Table, pictures: list[Picture]) -> str:
-    """An experiment's table of the headline and its first figure."""
-    return "\n".join([table_input(table), *(figure(p.name, p.caption) for p in pictures[:1])])
-
-
 def floats_text(tables: list[Table], pictures: list[Picture]) -> str:
     """Tables and figures that need not stand by a text; what is longer than a page is named."""
     long = [f"{table.name}.md" for table in tables if printed_lines(table) > MOST_ROWS]
     parts = [tex(f"Longer than a page, and so only in tables/: {joined(long)}.\n")] if long else []
-    floats = [table_input(table) for table in tables if printed_lines(table) <= MOST_ROWS]
+    floats = [
+        f"\\input{{generated/tables/{table.name}}}\n"
+        for table in tables
+        if printed_lines(table) <= MOST_ROWS
+    ]
     floats += [figure(picture.name, picture.caption) for picture in pictures]
     for start in range(0, len(floats), MOST_FLOATS):
         parts += [*floats[start : start + MOST_FLOATS], "\\clearpage\n"]
