@@ -124,5 +124,5 @@ def test_a3_the_constant_is_set_against_scores_of_test_sets_alone() -> None:
     names = zip(*(table[name] for name in key), strict=True)
     values = dict(zip(names, zip(table["value"], table["n"], strict=True), strict=True))
     evidence = SimpleNamespace(experiments=experiments, scores=SimpleNamespace(values=values))
-    ((_, text),) = constant_ld(evidence)
-    assert text.endswith("298 of 2463 (without corruptions 222 of 1863)")
+    (found,) = constant_ld(evidence)
+    assert found.value.endswith("298 of 2463 (without corruptions 222 of 1863)")

@@ -159,8 +159,8 @@ def test_an_ensemble_is_set_against_the_best_network_of_its_block(ensemble, netw
     evidence = SimpleNamespace(experiments=[experiment], scores=scores)
     ends = "[1.0, 5.0]" if sign == "+" else "[-5.0, -1.0]"
     found = [
-        tuple(text.replace("−", "-") for text in pair)
-        for pair in ensembles_against_members(evidence)
+        tuple(text.replace("−", "-") for text in (found.where, found.value))
+        for found in ensembles_against_members(evidence)
     ]
     assert found == [
         ("a->*, ensemble-bn-gn - resnet18-gn-ce", f"targets {sign}3.0 {ends}, p = 0.012")

@@ -72,7 +72,7 @@ def constant_against_models(results: Results) -> Measured:
             f"{scenario}, accuracy on bccd",
             f"constant {number(constant)}, above {below} of {len(cells)} methods; best {best} "
             f"{shown}",
-            int(cells[best].low > constant) - int(below == len(cells)),
+            int(cells[best].low > constant) - int(cells[best].high < constant),
             f"constant {number(constant)}, above {below} of {len(cells)} methods",
             scenario,
         )

@@ -167,7 +167,8 @@ def decomposition(results: Results, experiment: Experiment) -> list[str]:
         return []
     return [
         "Where a target's colours (mean and deviation of three channels) and the size of its "
-        f"nuclei are made those of the source, {'; '.join(parts)} (plain network, mean of targets).\n"
+        f"nuclei are made those of the source, {'; '.join(parts)} (plain network, mean of "
+        "targets).\n"
     ]
 
 
