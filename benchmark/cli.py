@@ -135,7 +135,7 @@ ProfileOption = Annotated[
         "-p",
         callback=named_profile,
         autocompletion=complete_profile,
-        help="A profile of params.yaml, as shipped: demo, phantom, core, core2 or full.",
+        help="A profile of params.yaml, as shipped: demo, phantom, dose, core, core2 or full.",
     ),
 ]
 LabelledFolder = Annotated[
@@ -900,6 +900,19 @@ def domain_cards(
     elif weights is not None:
         features = features_of_weights(*weights, chosen.image_size)
     write_domain_cards(ROOT, params, cards, profile, features)
+
+
+@domain_command("alarm")
+def domain_alarm(profile: ProfileOption = DEFAULT_PROFILE) -> None:
+    """Compute how many cells of another laboratory `predict` needs to see that it is one.
+
+    Reads the prepared images, or what was kept of them; and results/<profile>/ranges.json. Writes
+    appearance.parquet, alarm.csv and their figure below results/<profile>/domains/.
+    """
+    from benchmark.domains.alarm import write_alarm
+
+    params, cards = settings()
+    write_alarm(ROOT, params, cards, profile)
 
 
 @command(LABORATORY, "test")

@@ -245,6 +245,11 @@ def read_ranges(root: Path, profile: str, source: str, framing: str | None) -> l
     return found
 
 
+def tolerated(images: int) -> float:
+    """How many images beyond the range a folder of so many may have and still be the source's."""
+    return max(1, FOREIGN_SHARE * images)
+
+
 def beyond(ranges: list[SourceRange], facts: np.ndarray) -> list[str]:
     """Why each image of a folder is not to be accepted; "" for an image like the source's.
 
@@ -264,7 +269,7 @@ def beyond(ranges: list[SourceRange], facts: np.ndarray) -> list[str]:
         ranges[near].why(row) if out else ""
         for near, row, out in zip(nearest, facts, outside, strict=True)
     ]
-    if outside.sum() > max(1, FOREIGN_SHARE * len(facts)):
+    if outside.sum() > tolerated(len(facts)):
         source = " and ".join(own.source for own in ranges)
         folder = f"{outside.sum()} of the folder's {len(facts)} images are unlike {source}'s"
         reasons = [reason or folder for reason in reasons]

@@ -14,7 +14,7 @@ import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -159,6 +159,39 @@ def seed_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+class DoseScale(NamedTuple):
+    """A knob as the axis of a figure: how a level is read, and that of the reference."""
+
+    label: str
+    reference: float
+
+
+DOSES = {
+    "ph_shift": DoseScale("stain: buffer above reference (pH)", 0.0),
+    "white_balance": DoseScale("scanner colour: gain of blue light", 1.0),
+    "blur_um": DoseScale("focus: SD of the blur (µm)", 0.2),
+    "noise_sd": DoseScale("noise: SD (fraction of full scale)", 0.015),
+    "uneven": DoseScale("light: fall across the field (fraction)", 0.0),
+}
+"""Knobs of `datasets/phantom-dose.yaml`; a white balance is its gain of blue, the others at 1."""
+
+
+def dose_of(acquisition: Acquisition) -> tuple[str, float] | None:
+    """The only knob that is not at its reference, and its value; `none` where all are.
+
+    None where several are changed, or one that has no scale.
+    """
+    changed = acquisition.model_dump(exclude_defaults=True)
+    if not changed:
+        return "none", 0.0
+    knob, value = next(iter(changed.items()))
+    if len(changed) > 1 or knob not in DOSES:
+        return None
+    if knob != "white_balance":
+        return knob, value
+    return (knob, value[2]) if tuple(value[:2]) == (1, 1) else None
+
+
 def limits(knob: str) -> tuple[float, float]:
     """Lowest and highest value of a number knob of `Acquisition`."""
     metadata = Acquisition.model_fields[knob].metadata
@@ -188,7 +221,8 @@ def draw_images(rows: pd.DataFrame, acquisitions: Mapping[str, Acquisition], fol
     file, is another.
 
     Args:
-        rows: columns path, label, group, acquisition, width.
+        rows: columns path, label, group, acquisition, width; and cell, where several images are of
+            one cell: those of one name differ in the acquisition alone.
         acquisitions: value of the column `acquisition` → how it looks.
 
     Raises:
@@ -204,22 +238,25 @@ def draw_images(rows: pd.DataFrame, acquisitions: Mapping[str, Acquisition], fol
         near = suggest(missing[0], acquisitions)
         raise UserError(f"{folder}: no knobs for the manifest's acquisition '{missing[0]}'{near}")
     jobs = []
-    for path, label, group, name, width in rows[columns].itertuples(index=False):
+    cells = rows["cell"] if "cell" in rows else rows["path"]
+    for cell, row in zip(cells, rows[columns].itertuples(index=False), strict=True):
+        path, label, group, name, width = row
         acquisition = slide_acquisition(acquisitions[name], group)
         knobs = acquisition.model_dump(mode="json")
-        recipe = digest({"version": VERSION, "label": label, "size": int(width), **knobs})
+        of = {"cell": cell} if cell != path else {}
+        recipe = digest({"version": VERSION, "label": label, "size": int(width), **of, **knobs})
         if recipe_of(Path(folder) / path) != recipe:
-            job = Path(folder), path, label, acquisition, int(width), recipe
+            job = Path(folder), path, cell, label, acquisition, int(width), recipe
             jobs.append(partial(draw_file, *job))
     in_processes(jobs, "drawing phantoms")
     return len(jobs)
 
 
 def draw_file(
-    folder: Path, path: str, label: str, acquisition: Acquisition, size: int, recipe: str
+    folder: Path, path: str, cell: str, label: str, acquisition: Acquisition, size: int, recipe: str
 ) -> None:
-    """Draw one image to folder/path; its seed is the path's."""
-    image = Image.fromarray(draw(label, acquisition, seed_of(path), size))
+    """Draw one image to folder/path; its seed is the cell's name's."""
+    image = Image.fromarray(draw(label, acquisition, seed_of(cell), size))
     note = PngImagePlugin.PngInfo()
     note.add_text("phantom", recipe)
     with atomic(folder / path) as temporary:

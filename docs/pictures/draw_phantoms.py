@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,21 @@ def manifest(
                 path = f"{name}/{label}/{slide}_{i // slides + 1:03d}.png"
                 rows.append((path, label, f"{name}-{slide}", name, size, size))
     return pd.DataFrame(rows, columns=["path", "label", "group", "acquisition", "width", "height"])
+
+
+DOSE_SLIDES, DOSE_CELLS = 10, 30
+"""Slides of each domain of one changed knob, and cells of each class."""
+
+
+def dose_manifest(acquisitions: Iterable[str], size: int = SIZE) -> pd.DataFrame:
+    """The same with `cell`: the same cells on the same slides under each acquisition."""
+    counts = (DOSE_CELLS,) * len(MORPHOLOGIES)
+    once = manifest({"dose": (DOSE_SLIDES, counts)}, size)
+    tables = []
+    for name in acquisitions:
+        paths = once["path"].str.replace("dose/", f"{name}/")
+        tables.append(once.assign(cell=once["path"], path=paths, acquisition=name))
+    return pd.concat(tables)
 
 
 STEPS: dict[str, tuple] = {
@@ -129,6 +144,9 @@ def main(root: Path = Path(".")) -> None:
     table = manifest()
     target = root / "datasets" / "manifests" / "phantom.csv"
     write_text(target, table.to_csv(index=False, lineterminator="\n"))
+    doses = dose_manifest(read_acquisitions(root / "datasets" / "phantom-dose.yaml"))
+    of_doses = root / "datasets" / "manifests" / "phantom-dose.csv"
+    write_text(of_doses, doses.to_csv(index=False, lineterminator="\n"))
     picture_domains(acquisitions, root / "docs" / "phantom.png")
     picture_knobs(root / "docs" / "phantom_knobs.png")
     say(f"{target}: {len(table)} images; docs/phantom.png and docs/phantom_knobs.png are drawn")
