@@ -49,29 +49,38 @@ class Part:
 class Parts(Strict):
     """What a method is made of, each part by the name of its building block.
 
-    The order is that of a canonical name, and of the axes of a grid, the slowest first.
+    The order is that of a canonical name, and of the axes of a grid, the slowest first. What is
+    said of each part is shown where a method's name is explained.
     """
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     backbone: Annotated[str, Part("backbones", compared=False)] = ""
-    """A timm name, or one of `benchmark/models`."""
+    """The network: a timm name, or one of `benchmark/models`."""
     normalisation: Annotated[
         str, Part("normalisations", "benchmark.models.normalisation:NORMALISATIONS", 1, blocks=True)
     ] = "bn"
+    """How features are normalised inside the network."""
     loss: Annotated[str, Part("losses", "benchmark.training.losses:LOSSES", 1, blocks=True)] = "ce"
+    """What training minimises."""
     augmentation: Annotated[str | None, Part("augmentations", blocks=True)] = None
-    """None is the profile's own."""
+    """Random changes of the training images; None is the profile's own."""
     framing: Annotated[str | None, Part("framings")] = None
-    """One of the profile's `framings`; None is the profile's own image size and crops."""
+    """Image size and crop: one of the profile's `framings`; None is the profile's own."""
     recipe: Annotated[str, Part("recipes", "benchmark.training.recipes:RECIPES", blocks=True)] = (
         "erm"
     )
+    """What training does with images, losses and source domains."""
     weights: Annotated[str, Part("weights", blocks=True, axis=False)] = "scratch"
+    """What the network starts from."""
     head: Annotated[
         str, Part("heads", "benchmark.models.heads:HEADS", 2, axis=False, compared=False)
     ] = "linear"
+    """The layers that classify the features."""
     freezing: Annotated[
         str, Part("freezings", "benchmark.models.heads:FREEZING", 1, axis=False, compared=False)
     ] = "none"
+    """Which parameters are trained."""
     stain: Annotated[str, Part("stains", "benchmark.data.stain:STAINS")] = "none"
     """Stain normalisation of all images, fitted on the source."""
     readout: Annotated[

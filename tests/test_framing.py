@@ -129,7 +129,7 @@ def test_the_report_compares_framings_and_says_what_they_are(framed: Path, wbc_s
     assert set(effects["choice"]) == {"large", "tight"}
     assert set(effects["plain"]) == {""}
     assert wbc_shift("report", "-p", "tiny").status == 0
-    page = Path("results/tiny/report.html").read_text()
+    page = Path("results/tiny/pages/data.html").read_text()
     assert "Framing large: 64 × 64 px." in page
     assert "Framing tight: 48 × 48 px, the square 0.5 times the side." in page
 

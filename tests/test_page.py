@@ -1,9 +1,10 @@
-"""The page: one file that holds every number it shows, and says what is missing."""
+"""The pages: what was found at a glance, all tables behind it, and what is missing."""
 
 from __future__ import annotations
 
 import json
 import re
+from html import escape
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,12 +24,13 @@ from support.results import (
 
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import load_experiments
+from benchmark.parts import registry
 from benchmark.report import facts
-from benchmark.report import page as page_module
+from benchmark.report.cards import helping, without_help
 from benchmark.report.confident_errors import confident_errors
+from benchmark.report.explained import parameters
 from benchmark.report.facts import audit_summary, bibliography, data_cards, environment, listed
-from benchmark.report.leaderboard import Finding
-from benchmark.report.table import Cell
+from benchmark.report.page import MOST_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +47,51 @@ def board_data(page):
     return json.loads(re.search(r'id="board-data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_the_page_needs_nothing_but_itself(page):
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert sources
-    allowed = ("data:image/png;base64,", "data:,", "#", "figures/", "audit.json")
-    assert all(source.startswith(allowed) for source in sources)
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
-    assert "@import" not in page
-    assert "url(" not in page
+@pytest.fixture(scope="module")
+def pages(results):
+    """Every page by its address from the results folder."""
+    paths = [results / "report.html", *sorted((results / "pages").glob("*.html"))]
+    return {path.relative_to(results).as_posix(): path.read_text() for path in paths}
 
 
-def test_the_page_can_be_heard_and_scrolled(page):
-    images = re.findall(r"<img [^>]*>", page)
-    assert len(images) == 5
-    assert all(re.search(r'alt="[^"]{40,}"', image) for image in images)
-    tables = len(re.findall(r"<table[ >]", page))
-    assert tables == page.count("<caption>")
-    assert tables + len(images) == page.count('role="region"')
-    identifiers = re.findall(r'id="([^"]+)"', page)
-    assert len(identifiers) == len(set(identifiers))
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identifiers)
+def test_the_pages_ask_for_nothing_but_pictures_beside_them(results, pages):
+    for name, page in pages.items():
+        sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+        files = [s.split("#")[0] for s in sources if s != "data:," and not s.startswith("#")]
+        assert files
+        assert all(((results / name).parent / file).is_file() for file in files), name
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+        assert "@import" not in page
+        assert "url(" not in page
+
+
+def test_every_page_can_be_reached_from_the_first(pages):
+    linked = set(re.findall(r'href="(pages/[^"#]*)', pages["report.html"]))
+    assert linked == set(pages) - {"report.html"}
+
+
+def test_the_pages_can_be_heard_and_scrolled(pages):
+    shown = 0
+    for name, page in pages.items():
+        images = re.findall(r"<img [^>]*>", page)
+        shown += len(images)
+        assert all(re.search(r'alt="[^"]{40,}"', image) for image in images)
+        assert all('loading="lazy"' in image for image in images)
+        tables = len(re.findall(r"<table[ >]", page))
+        assert tables == page.count("<caption>")
+        assert tables + len(images) == page.count('role="region"')
+        identifiers = re.findall(r'id="([^"]+)"', page)
+        assert len(identifiers) == len(set(identifiers)), name
+        assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identifiers), name
+    assert shown == 5
+
+
+def test_no_page_of_the_committed_results_is_heavy():
+    """Bytes, not seconds: what a page weighs does not depend on the machine."""
+    folders = {path.parent.parent for path in REPOSITORY.glob("results/*/pages/*.html")}
+    for folder in folders:
+        for path in (folder / "report.html", *(folder / "pages").glob("*.html")):
+            assert path.stat().st_size <= MOST_BYTES, path
 
 
 def test_the_leaderboard_holds_each_method_once_with_the_numbers_of_the_tables(results, page):
@@ -95,49 +122,92 @@ def test_the_leaderboard_holds_each_method_once_with_the_numbers_of_the_tables(r
     assert board["majority"][keys.index("shift_drop")] is None
 
 
-def test_the_headline_is_made_of_the_leaderboards_numbers(page):
+def test_the_first_card_is_made_of_the_leaderboards_numbers(page):
     board = next(b for b in board_data(page)["boards"] if b["metric"] == "macro_f1")
-    found = [row for row in board["rows"] if row["cells"][0]]
-    home = max(found, key=lambda row: row["cells"][0][0])
+    plain = next(row for row in board["rows"] if row["method"] == "resnet18-bn-ce")
     shown = re.search(r'class="home">([\d.]+) %.*?class="away">([\d.]+) %', page, re.DOTALL)
-    assert [float(text) for text in shown.groups()] == [home["cells"][0][0], home["cells"][1][0]]
-    assert "resnet18-gn-ce" in re.search(r'class="say">(.*?)</p>', page, re.DOTALL)[1]
+    assert [float(text) for text in shown.groups()] == [cell[0] for cell in plain["cells"][:2]]
 
 
-def test_a_finding_names_two_methods_only_where_two_lead():
-    one = Finding("a->*", "a", "inductive", 1, False, *("x", Cell(90.0), Cell(40.0)),
-                  *("x", Cell(40.0), Cell(10.0)))  # fmt: skip
-    assert one.text == (
-        "Trained on a, the best method in-domain (x) reaches a macro-F1 of 90.0 % in-domain and of "
-        "40.0 % on one other domain. The majority constant, which predicts the most frequent class "
-        "of each test set, scores 10.0 % there."
-    )
-    two = Finding("a->corruptions", "a", "inductive", 40, True, *("x", Cell(90.0), Cell(40.0)),
-                  *("y", Cell(45.0, 40.0, 50.0), None))  # fmt: skip
-    assert two.text.endswith("Best on average over them is y with 45.0 [40.0, 50.0] %.")
-    assert "40 corrupted copies" in two.text
+def test_ranks_are_of_all_methods_of_a_track_and_ties_are_with_the_first(results, page):
+    for board in board_data(page)["boards"]:
+        ranks = {row["method"]: row["rank"] for row in board["rows"]}
+        assert ranks["resnet18-in-ce"] is None  # it has no run
+        assert ranks["resnet18-gn-ce"][0] == 1
+        assert ranks["resnet18-bn-ce"][0] == 2
+    standings = pd.read_parquet(results / "standings.parquet").query("experiment == ''")
+    assert set(standings["method"]) == {"resnet18-bn-ce", "resnet18-gn-ce"}
+    assert set(standings["column"]) == {"mean_target"}
+    second = standings.set_index("method").loc["resnet18-bn-ce"]
+    assert ranks["resnet18-bn-ce"] == [
+        2,
+        second["rank_low"],
+        second["rank_high"],
+        second["as_good"],
+    ]
 
 
-def test_missing_runs_are_named_and_text_is_escaped(page):
+EFFECTS = pd.DataFrame(
+    [
+        ("a->*", "inductive", "augmentation", "stain", 0.20, 0.15, 0.25, 0.01),
+        ("b->*", "inductive", "augmentation", "stain", 0.30, 0.20, 0.40, 0.20),
+        ("a->*", "transductive", "inference", "adabn", 0.25, 0.20, 0.30, 0.01),
+        ("a->*", "inductive", "loss", "focal", -0.10, -0.15, -0.05, 0.01),
+        ("b->*", "inductive", "loss", "focal", 0.01, -0.03, 0.05, 1.00),
+        ("a->*", "inductive", "weights", "imagenet", 0.12, 0.06, 0.18, 0.30),
+    ],
+    columns=["scenario", "track", "part", "choice", "mean", "low", "high", "p_holm"],
+).assign(method="m", reference="r")
+
+
+def test_what_helps_is_what_holds_after_correction_the_largest_first():
+    """A larger difference that is not significant is no help, whatever its interval says."""
+    found = helping(EFFECTS, {"a->*": "a", "b->*": "b"})
+    assert [one.name for one in found] == [
+        "batch statistics of the target's unlabelled images",
+        "stain augmentation",
+    ]
+    assert found[1].difference[:3] == pytest.approx((20, 15, 25))
+    assert (found[1].source, found[1].shown, found[1].compared) == ("a", 1, 2)
+
+
+def test_never_helped_is_said_only_where_no_interval_speaks_for_it():
+    never, undecided = without_help(EFFECTS)
+    assert [(one.part, one.choices, one.compared) for one in never] == [("loss", ("focal",), 2)]
+    assert never[0].best[:3] == pytest.approx((1, -3, 5))
+    assert undecided == ("weights",)
+
+
+def test_a_name_is_explained_by_what_its_parts_say_of_themselves(page, pages):
+    data = board_data(page)
+    own = data["methods"]["resnet18-gn-ce"]
+    assert own["parts"] == ["backbone resnet18", "normalisation gn", "loss ce"]
+    says = registry("normalisation")["gn"].__doc__.split("\n")[0]
+    assert data["blocks"]["normalisation gn"] == [says, ""]
+    assert escape(says) in pages["pages/methods.html"]
+
+
+def test_parameters_are_those_of_the_network():
+    """SqueezeNet 1.1 by hand: 1,235,496 with the 513,000 of a classifier of 1000 classes."""
+    settings = json.dumps({"image_size": 64})
+    expected = 1_235_496 - 1000 * 513 + 5 * 513
+    assert parameters("squeezenet1_1", "none", "linear", settings, 5) == expected
+    assert parameters("resnet18", "ln", "linear", settings, 5) is None  # refused: it has none
+
+
+def test_missing_runs_are_named_and_text_is_escaped(page, pages):
     assert "Found 3 of 5 planned runs." in page
+    page = pages["pages/runs.html"]
     assert "resnet18-gn-ce/raabin_to_others/seed1 (missing)" in page
     assert "(nan: loss is &lt;NaN&gt; in epoch 3)" in page
     assert "<NaN>" not in page
 
 
-def test_reporting_again_gives_the_same_bytes(results, page):
+def test_reporting_again_gives_the_same_bytes_and_leaves_no_page_behind(results, pages):
+    (results / "pages" / "experiment-gone.html").write_text("of an experiment that is no more")
     show(results)
-    assert (results / "report.html").read_text() == page
-
-
-def test_figures_beyond_the_budget_are_linked_and_not_embedded(tmp_path, monkeypatch):
-    monkeypatch.setattr(page_module, "PICTURE_BYTES", 150)
-    page = (write_gaps(tmp_path) / "report.html").read_text()
-    embedded = set(re.findall(r'aria-label="Figure (\w+)"', page))
-    assert embedded == {"heat_map", "shift_losses"}  # the first of each come first
-    for name in ("confusion_losses", "shift_norms"):
-        assert f'href="figures/{name}.png"' in page
-    assert page.count("Not embedded") == 3
+    paths = [results / "report.html", *(results / "pages").glob("*")]
+    assert {p.relative_to(results).as_posix(): p.read_text() for p in paths} == pages
 
 
 def test_confident_errors_are_those_of_the_mean_probability(tmp_path):
@@ -166,11 +236,10 @@ def test_confident_errors_are_those_of_the_mean_probability(tmp_path):
     assert (first.runs_wrong, second.runs_wrong) == (2, 1)
 
 
-def test_sheets_stand_with_their_experiment_and_claims_with_all(page):
-    overview = page[page.index('<h2 id="overview">') : page.index('<h2 id="experiment-losses">')]
-    assert "A claim that is long enough" in overview
-    assert "A note." in overview
-    assert "<summary>Levels</summary>" in page[page.index('<h2 id="experiment-losses">') :]
+def test_sheets_stand_with_their_experiment_and_claims_with_all(pages):
+    assert "A claim that is long enough" in pages["pages/overview.html"]
+    assert "A note." in pages["pages/overview.html"]
+    assert "<summary>Levels</summary>" in pages["pages/experiment-losses.html"]
 
 
 def test_the_environment_counts_runs_where_they_differ():
@@ -226,9 +295,8 @@ def test_c9_names_of_a_laboratorys_own_images_are_not_on_the_page(tmp_path, monk
     named = {found.domain: found for found in confident_errors(folder, load_experiments(folder))}
     assert named["bccd"].own
     assert named["bccd"].shown
-    page = (show(folder) / "report.html").read_text()
-    assert page.count("whose names stand in its gallery") == 1
-    errors = page[page.index('id="errors"') : page.index("</section>", page.index('id="errors"'))]
+    errors = (show(folder) / "pages" / "errors.html").read_text()
+    assert errors.count("whose names stand in its gallery") == 1
     for domain, found in named.items():
         assert all((f"<td>{domain}</td>" in errors) != found.own for _ in found.shown)
 

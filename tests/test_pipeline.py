@@ -138,6 +138,7 @@ def written(root: Path) -> dict[str, bytes]:
     """Everything below results/tiny that the evaluation and the report wrote, by name."""
     folder = root / "results" / "tiny"
     paths = [*folder.glob("tables/*"), *folder.glob("figures/*"), *folder.glob("*.parquet")]
+    paths += folder.glob("pages/*")
     return {str(p.relative_to(folder)): p.read_bytes() for p in [*paths, folder / "report.html"]}
 
 

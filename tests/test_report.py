@@ -68,7 +68,8 @@ def support(results, metric):
 
 def written(results):
     """Everything that the report wrote, by path."""
-    paths = [*results.glob("tables/*"), *results.glob("figures/*"), results / "report.html"]
+    paths = [*results.glob("tables/*"), *results.glob("figures/*"), *results.glob("pages/*")]
+    paths.append(results / "report.html")
     return {str(path.relative_to(results)): path.read_bytes() for path in paths}
 
 
@@ -118,8 +119,8 @@ def test_a_missing_run_never_vanishes(results):
     assert [cell.strip() for cell in line.split("|")[2:-1]] == ["0/2", *["–"] * 9]
     assert "found 3 of 6 planned" in markdown
     assert "nan: loss is NaN in epoch 3" in markdown
-    page = (results / "report.html").read_text()
-    assert "Found 3 of 6 planned runs." in page
+    assert "Found 3 of 6 planned runs." in (results / "report.html").read_text()
+    page = (results / "pages" / "runs.html").read_text()
     assert "resnet18-gn-ce/raabin_to_others/seed1 (missing)" in page
 
 
@@ -249,9 +250,9 @@ def test_c6_targets_that_enter_no_mean_are_named_and_have_their_columns(tmp_path
     lines = [x for x in read_lines(tmp_path / "tables/rejection.md") if x["method"] == "a-bn-ce"]
     line = next(line for line in lines if line["tested on"] == "mean of targets")
     assert float(line["AURC"]) == pytest.approx(100 * own["aurc"].mean(), abs=0.051)
-    findings = (tmp_path / "report.html").read_text()
-    assert "2 other domains" in findings
-    assert "4 other domains" not in findings
+    page = (tmp_path / "report.html").read_text()
+    assert "on cells of 2 other laboratories" in page
+    assert "4 other" not in page
 
 
 def test_small_and_confounded_classes_are_flagged(results):

@@ -89,7 +89,7 @@ def unchanged(pixels: np.ndarray) -> Stained:
 
 
 def recompressed(pixels: np.ndarray) -> Stained:
-    """A JPEG round trip at quality 95: all that the released code of le2026 does (METHODS B)."""
+    """A JPEG round trip at quality 95: all that the released code of le2026 does."""
     return jpeg_round_trip(pixels, 95), np.zeros(len(pixels), bool)
 
 
@@ -142,7 +142,7 @@ class Macenko:
 
 
 def fit_macenko(train: np.ndarray) -> Macenko:
-    """Take as reference the one training image whose stains are nearest to the median image's.
+    """Macenko: reference is the one training image whose stains are nearest to the median image's.
 
     The published code takes any image of the source; the most typical one needs no seed and is
     never a freak.
@@ -246,7 +246,7 @@ class Reinhard:
 
 
 def fit_reinhard(train: np.ndarray) -> Reinhard:
-    """The median, over the training images, of each channel's mean and of its spread."""
+    """Reinhard: the median, over training images, of each channel's mean and of its spread."""
 
     def moments(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lab = lab_of(pixels)
@@ -303,7 +303,7 @@ class ImageMoments:
 
 
 def fit_image_moments(train: np.ndarray) -> ImageMoments:
-    """The mean, over the training images, of each channel's mean and of its spread."""
+    """The mean, over training images, of each channel's mean and of its spread."""
     moments = train.mean(axis=(1, 2)), train.std(axis=(1, 2))
     mean, spread = (values.mean(0).tolist() for values in moments)
     return ImageMoments(tuple(mean), tuple(spread))
@@ -389,15 +389,25 @@ def grey(pixels: np.ndarray) -> Stained:
     return np.repeat(luma[..., None], 3, axis=3), np.zeros(len(pixels), bool)
 
 
+def unfitted(stain: Stain) -> Callable[[np.ndarray], Stain]:
+    """What takes training images and fits nothing to them; it says of itself what `stain` says."""
+
+    def fit(train: np.ndarray) -> Stain:
+        return stain
+
+    fit.__doc__ = stain.__doc__
+    return fit
+
+
 STAINS: dict[str, Callable[[np.ndarray], Stain]] = {
-    "none": lambda train: unchanged,
-    "jpeg95": lambda train: recompressed,
+    "none": unfitted(unchanged),
+    "jpeg95": unfitted(recompressed),
     "macenko": fit_macenko,
     "reinhard": fit_reinhard,
     "image_moments": fit_image_moments,
     "standardised": Standardised,
-    "white_background": lambda train: white_background,
-    "grey": lambda train: grey,
+    "white_background": unfitted(white_background),
+    "grey": unfitted(grey),
 }
 FITTED: dict[str, Callable[..., Stain]] = {
     "macenko": Macenko,

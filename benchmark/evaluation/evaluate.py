@@ -51,6 +51,7 @@ from benchmark.evaluation.evidence import (
     COLUMNS_SCHEMA,
     INTERVALS_SCHEMA,
     STANDINGS_SCHEMA,
+    TOGETHER,
     interval_rows,
     standing_rows,
 )
@@ -360,6 +361,12 @@ def scenario_evidence(
                 done = [name for name in names if name in runs.methods]
                 where = {"experiment": experiment.experiment, "scenario": scenario.name}
                 blocks += [(where | {"track": kind}, done)] if done else []
+    # A name that no experiment has: all methods of the profile, for the leaderboard.
+    tracks: dict[str, list[str]] = {}
+    for method, run in runs.methods.items():
+        tracks.setdefault(run.track, []).append(method)
+    where = {"experiment": TOGETHER, "scenario": runs.scenario.name}
+    blocks += [(where | {"track": track}, methods) for track, methods in tracks.items()]
     resampled = resample(runs, predictions, reduced)
     columns = scenario_columns(resampled)
     effects = [] if reduced else effect_rows(resampled, columns)

@@ -30,6 +30,12 @@ from benchmark.evaluation.comparisons import (
 )
 from benchmark.evaluation.intervals import intervals, percentiles
 from benchmark.evaluation.resampling import groups_behind
+from benchmark.metrics import HEADLINE
+
+TOGETHER = ""
+"""Stands for all experiments of a profile in the place of one's name."""
+RANKED_TOGETHER = {(HEADLINE, "mean_target")}
+"""(metric, column) in which the methods of all experiments are ranked together."""
 
 INTERVALS_SCHEMA = pa.schema(
     [
@@ -110,6 +116,7 @@ def standing_rows(
         (where | {"metric": key[0], "column": key[1]}, key, column.of(methods))
         for where, methods in blocks
         for key, column in columns.items()
+        if where["experiment"] != TOGETHER or key in RANKED_TOGETHER
     ]
     leaders = [best_method(own) if own.name in runs.ranked_columns else None for *_, own in shown]
     # A pair that several blocks hold is tested once: it has one answer.

@@ -162,7 +162,7 @@ def instance_norm(bn: _BatchNorm) -> nn.Module:
 
 
 def to_bn(model: nn.Module) -> None:
-    """Keep the batch normalisation that the architecture has."""
+    """Batch normalisation, as the architecture has it."""
 
 
 def to_bn_frozen(model: nn.Module) -> None:

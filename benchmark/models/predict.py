@@ -194,7 +194,7 @@ class TestTimeAugmentation(Inference):
 
 
 class BatchStatistics(Inference):
-    """Running statistics mixed from those of the source and those of the test set.
+    """Batch normalisation by statistics of the test set, or mixed with those of the source.
 
     With `source_share` 0 it is AdaBN (Li et al. 2016), else the mixture of Schneider et al. 2020.
     One pass in training mode over the whole test set, batch by batch, with the mean of the batches'

@@ -26,8 +26,11 @@ SPOKEN = {
     ("normalisation", "in"): "instance normalisation",
     ("augmentation", "stain"): "stain augmentation",
     ("inference", "adabn"): "batch statistics of the target's unlabelled images",
+    ("inference", "bn_mix"): "half source's, half target's batch statistics",
+    ("inference", "tent"): "TENT on the target's unlabelled images",
+    ("stain", "macenko"): "Macenko stain normalisation",
 }
-"""(part, choice) → its name in a sentence; others are told by part and choice."""
+"""(part, choice) → its name in a sentence; others are told by choice and part."""
 NAMED = 3
 """Changes of one verdict that are named; the rest is counted."""
 
@@ -178,6 +181,10 @@ def outcome_of(
 
 def change(row: NamedTuple) -> Change:
     """A row of `effects.parquet`."""
-    name = SPOKEN.get((row.part, row.choice), f"{row.part} {row.choice}")
     cells = (math.nan if pd.isna(value) else 100 * value for value in (row.mean, row.low, row.high))
-    return Change(name, Cell(*cells), row.p_holm)
+    return Change(spoken(row.part, row.choice), Cell(*cells), row.p_holm)
+
+
+def spoken(part: str, choice: str) -> str:
+    """A choice as a sentence names it: `focal loss`, `stain augmentation`."""
+    return SPOKEN.get((part, choice), f"{choice} {part}")

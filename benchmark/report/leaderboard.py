@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmark.evaluation.evidence import TOGETHER
 from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import METRICS
+from benchmark.report.explained import Glossary
+from benchmark.report.results import Scores
 from benchmark.report.table import Block, Cell, Column, Row, Table
-from benchmark.report.write import cell_text, column_support, column_title, number
-from benchmark.scenarios import corruption_of, sources_of
+from benchmark.report.write import column_support, column_title
+from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
 
 
@@ -54,54 +57,6 @@ class Board:
                 self.rows[row.method] = replace(row, cells=cells)
 
 
-class Finding(NamedTuple):
-    """What the headline metric says about one scenario, every number as printed."""
-
-    scenario: str
-    source: str
-    track: str
-    targets: int
-    corrupted: bool
-    """whether the targets are corruptions of the source, and no domains of their own"""
-    home: str
-    """the method with the highest in-domain mean, and its cells"""
-    home_in_domain: Cell
-    home_mean_target: Cell
-    abroad: str
-    """the method with the highest mean of targets, and that mean"""
-    abroad_mean_target: Cell
-    constant: Cell | None
-    """the majority constant's mean of targets"""
-
-    @property
-    def others(self) -> str:
-        if self.corrupted:
-            return f"{self.targets} corrupted copies of its test images"
-        return "one other domain" if self.targets == 1 else f"{self.targets} other domains"
-
-    @property
-    def text(self) -> str:
-        """The finding as two or three sentences."""
-        track = "" if self.track == "inductive" else f" ({self.track})"
-        several = len(sources_of(self.source))
-        source = self.source if several == 1 else f"{several} domains together ({self.scenario})"
-        mean = "on" if self.targets == 1 else "on average over"
-        text = (
-            f"Trained on {source}{track}, the best method in-domain ({self.home}) reaches a "
-            f"macro-F1 of {cell_text(self.home_in_domain)} % in-domain and of "
-            f"{cell_text(self.home_mean_target)} % {mean} {self.others}."
-        )
-        if self.abroad != self.home:
-            value = cell_text(self.abroad_mean_target)
-            text += f" Best {mean} them is {self.abroad} with {value} %."
-        if self.constant and not math.isnan(self.constant.mean):
-            text += (
-                " The majority constant, which predicts the most frequent class of each test set, "
-                f"scores {number(self.constant.mean)} % there."
-            )
-        return text.replace("°", "")
-
-
 def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[Board]:
     boards: dict[tuple[str, str, str], Board] = {}
     for experiment, table in tables:
@@ -118,55 +73,42 @@ def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[Board]:
     return list(boards.values())
 
 
-def findings(boards: list[Board]) -> list[Finding]:
-    """One finding per scenario and track that has a method with a run on other domains."""
-    found = []
-    for board in boards:
-        home, away = board.place("in_domain"), board.place("mean_target")
-        if board.metric != HEADLINE or away is None:
-            continue
-        rows = [
-            row
-            for row in board.methods
-            if not any(math.isnan(row.cells[place].mean) for place in (home, away))
-        ]
-        if not rows:
-            continue
-        best_home, best_away = (max(rows, key=lambda r, i=i: r.cells[i].mean) for i in (home, away))
-        constant = board.rows.get(MAJORITY)
-        found.append(
-            Finding(
-                board.scenario.name,
-                board.scenario.source,
-                board.track,
-                board.targets,
-                any(map(corruption_of, board.scenario.targets)),
-                best_home.method,
-                best_home.cells[home],
-                best_home.cells[away],
-                best_away.method,
-                best_away.cells[away],
-                constant and constant.cells[away],
-            )
-        )
-    return found
-
-
-def as_json(boards: list[Board], experiments: list[Experiment]) -> dict[str, Any]:
+def as_json(
+    boards: list[Board], experiments: list[Experiment], scores: Scores, words: Glossary
+) -> dict[str, Any]:
     """What the page's script reads.
 
     A cell is [mean, low, high] in per cent with one decimal, or null; low and high are null
     without an interval.
     """
+    shown = {row.method for board in boards for row in board.methods}
     return {
         "metrics": METRICS,
         "experiments": {e.experiment: e.title for e in experiments},
-        "boards": list(map(board_json, boards)),
+        "blocks": {" ".join(part): list(block) for part, block in words.blocks.items()},
+        "methods": {
+            name: {
+                "parts": list(map(" ".join, own.parts)),
+                "members": own.members,
+                "training": own.training,
+                "parameters": own.millions,
+                "speed": own.speed and round(own.speed),
+            }
+            for name, own in words.methods.items()
+            if name in shown
+        },
+        "boards": [board_json(board, scores) for board in boards],
     }
 
 
-def board_json(board: Board) -> dict[str, Any]:
+def board_json(board: Board, scores: Scores) -> dict[str, Any]:
+    """Rank and ties are by the headline's mean of targets, whatever metric the board shows."""
     constant = board.rows.get(MAJORITY)
+    where = (TOGETHER, board.scenario.name, board.track)
+    standings = {
+        row.method: scores.standings.get((*where, row.method, HEADLINE, "mean_target"), {})
+        for row in board.methods
+    }
     return {
         "scenario": board.scenario.name,
         "source": board.scenario.source,
@@ -182,12 +124,21 @@ def board_json(board: Board) -> dict[str, Any]:
                 "found": row.found,
                 "planned": row.planned,
                 "runs": row.runs,
+                "rank": rank_json(standings[row.method]),
                 "cells": list(map(numbers, row.cells)),
             }
             for row in board.methods
         ],
         "majority": constant and list(map(numbers, constant.cells)),
     }
+
+
+def rank_json(standing: dict[str, Any]) -> list[int | bool] | None:
+    """[rank, lowest, highest, tied with the first]; None without a value."""
+    ranks = [standing.get(name) for name in ("rank", "rank_low", "rank_high")]
+    if any(one is None or math.isnan(one) for one in ranks):
+        return None
+    return [*map(int, ranks), standing["best"] or standing["as_good"]]
 
 
 def column_json(column: Column) -> dict[str, str]:

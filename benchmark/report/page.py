@@ -1,33 +1,65 @@
-"""Page: tables, figures and records in, one self-contained `report.html` out (no network)."""
+"""Page: `report.html`, what was found at a glance, and `pages/`, where the tables and figures are.
+
+No page needs a network or another file to be read: styles, the leaderboard and its script are in
+it. Pictures are files beside it, which a browser loads when they are scrolled to.
+"""
 
 from __future__ import annotations
 
-import base64
+import math
 import re
+import struct
+from pathlib import Path
 from typing import NamedTuple
 
+from benchmark import __version__
 from benchmark.data.arrays import read_prepared
-from benchmark.evaluation.experiments import Experiment, gaps
+from benchmark.evaluation.experiments import Experiment, gaps, predictions_digest
 from benchmark.evaluation.scores import MAJORITY
-from benchmark.files import write_text
+from benchmark.files import read_yaml, write_text
+from benchmark.metrics import HEADLINE
+from benchmark.parts import PARTS, Parts
+from benchmark.progress import say
 from benchmark.report import facts
 from benchmark.report.blocks import METRICS
+from benchmark.report.cards import cards_of
 from benchmark.report.confident_errors import confident_errors
+from benchmark.report.explained import glossary
 from benchmark.report.in_words import sentences
-from benchmark.report.leaderboard import as_json, findings, leaderboard
+from benchmark.report.leaderboard import as_json, leaderboard
 from benchmark.report.pictures import Picture
 from benchmark.report.results import Results
+from benchmark.report.table import Cell
 from benchmark.report.tables import Tables
-from benchmark.report.write import cell_text, column_support, column_title, number
+from benchmark.report.write import (
+    cell_text,
+    column_support,
+    column_title,
+    interval_text,
+    number,
+)
+from benchmark.scenarios import corruption_of
+from benchmark.study.numerics import PROTOCOL
 from benchmark.texts import templates_beside
 
-PICTURE_BYTES = 2_400_000
-"""Figures are embedded up to this many bytes of PNG, so that the page stays below 5 MB; the first
-of every experiment come before the second of any, and what is left over is linked."""
+MOST_BYTES = 500_000
+"""What a page should not exceed, its pictures aside."""
+LINKS = (("README", "README.md"), ("Paper", "paper/main.tex"), ("Code", "benchmark"))
+"""What the project's folder may hold: name, path."""
+PAGES = (
+    ("overview.html", "All experiments together", "claims checked, ablations, figures"),
+    ("methods.html", "Methods and their names", "what each part of a name is, parameters, speed"),
+    ("errors.html", "Confident errors", "where to look first for wrong labels"),
+    ("data.html", "Data", "the image sets, their licences and the audit"),
+    ("runs.html", "Runs", "planned and found, on which machines"),
+)
+"""Beside those of the experiments: file, title, what is on it."""
+PUBLISHED = ("results.csv", "results.parquet", "croissant.json")
+"""Files for machines, where the results folder has them."""
 
 
 class Section(NamedTuple):
-    """What the page shows of an experiment, or, where it is None, of all of them together."""
+    """What the pages show of an experiment, or, where it is None, of all of them together."""
 
     experiment: Experiment | None
     tables: Tables
@@ -35,15 +67,17 @@ class Section(NamedTuple):
 
 
 def write_page(results: Results, overview: Section, *sections: Section) -> None:
-    """Write `report.html` beside the tables and figures that it repeats.
+    """Write `report.html` and `pages/` beside the tables and figures that they show.
 
-    It is a function of the tables, the figures, `data.json`, `audit.json`, the runs' records and
-    predictions, and the cards of the sets: the same input gives the same bytes.
+    They are a function of the tables, the figures, `data.json`, `audit.json`, the runs' records and
+    predictions, `results/speed` and the cards of the sets: the same input gives the same bytes.
     """
     environment = templates_beside(__file__)
     environment.filters |= {
         "cell": cell_text,
         "number": number,
+        "interval": interval_text,
+        "points": signed,
         "column_title": column_title,
         "column_support": column_support,
     }
@@ -51,47 +85,146 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
     boards = leaderboard([(s.experiment, table) for s in sections for table in s.tables.scores])
     data = results.folder / "data.json"
     cards = facts.data_cards(results.folder)
-    text = environment.get_template("page.html.jinja").render(
-        profile=experiments[0].profile,
-        sections=sections,
-        board=as_json(boards, experiments),
-        findings=findings(boards),
-        sentences=sentences(results),
-        overview=overview,
-        addresses=addresses(results, [overview, *sections]),
-        found=len(results.done),
-        planned=len({run.run_id for experiment in experiments for run in experiment.runs}),
-        outcomes={e.experiment: facts.outcomes(e) for e in experiments},
-        gaps=gaps(experiments),
-        mistakes=confident_errors(results.folder, experiments),
-        data=read_prepared(data) if data.is_file() else None,
-        cards=cards,
-        bibliography=facts.bibliography([used.card.citation.bibtex for used in cards]),
-        audit=facts.audit_summary(results.folder),
-        environment=facts.environment(results.records),
-        metric_names=METRICS | {"f1": "F1"},
-        majority=MAJORITY,
-    )
-    write_text(results.folder / "report.html", tidy(text))
+    words = glossary(results)
+    mistakes = confident_errors(results.folder, experiments)
+    audit = facts.audit_summary(results.folder)
+    shown = {
+        "overview.html": overview.tables.sheets or overview.pictures,
+        "errors.html": mistakes,
+        "data.html": data.is_file() or audit,
+    }
+    pages = [page for page in PAGES if shown.get(page[0], True)]
+    environment.globals |= {
+        "profile": experiments[0].profile,
+        "version": version(results.folder),
+        "about": about(results),
+        "sections": sections,
+        "overview": overview,
+        "sizes": {p.name: size_of(results.folder, p) for s in (overview, *sections) for p in s[2]},
+        "metric_names": METRICS | {"f1": "F1"},
+        "majority": MAJORITY,
+        "page_of": page_of,
+        "found": len(results.done),
+        "planned": len({run.run_id for experiment in experiments for run in experiment.runs}),
+        "bibliography": facts.bibliography([used.card.citation.bibtex for used in cards]),
+    }
+    texts = {
+        "report.html": environment.get_template("page.html.jinja").render(
+            up="",
+            links=links(results.folder),
+            cards=cards_of(results),
+            others=most_targets(results),
+            board=as_json(boards, experiments, results.scores, words),
+            where=words.where,
+            pages=pages,
+            outlines={s.experiment.experiment: outline(s) for s in sections},
+            files=[name for name in PUBLISHED if (results.folder / name).is_file()],
+        )
+    }
+    own = {
+        "overview.html": {"sentences": sentences(results)},
+        "methods.html": {
+            "glossary": words,
+            "kinds": [kind for kind in PARTS if any(part[0] == kind for part in words.blocks)],
+            "says": {k: Parts.model_fields[k].description.replace("`", "") for k in PARTS},
+        },
+        "errors.html": {"mistakes": mistakes},
+        "data.html": {
+            "data": read_prepared(data) if data.is_file() else None,
+            "cards": cards,
+            "audit": audit,
+        },
+        "runs.html": {
+            "outcomes": {e.experiment: facts.outcomes(e) for e in experiments},
+            "gaps": gaps(experiments),
+            "environment": facts.environment(results.records),
+        },
+    }
+    below = {"up": "../", "links": links(results.folder)}
+    for file, *_ in pages:
+        template = environment.get_template(f"page_{file}.jinja")
+        texts[f"pages/{file}"] = template.render(**below, **own[file])
+    template = environment.get_template("page_experiment.html.jinja")
+    for section in sections:
+        file = page_of(section.experiment)
+        texts[f"pages/{file}"] = template.render(**below, section=section)
+    for path in (results.folder / "pages").glob("*.html"):
+        if f"pages/{path.name}" not in texts:
+            path.unlink()  # of an experiment that is no more
+    for file, text in texts.items():
+        page = tidy(text)
+        write_text(results.folder / file, page)
+        if (size := len(page.encode())) > MOST_BYTES:
+            say(f"note: {file} weighs {size / 1e3:.0f} kB, more than a page should")
 
 
-def addresses(results: Results, parts: list[Section]) -> dict[str, str]:
-    """Figure name → the address of its PNG: the picture itself, or "" beyond `PICTURE_BYTES`."""
-    ranked = sorted(
-        (place, row, picture.name)
-        for row, part in enumerate(parts)
-        for place, picture in enumerate(part.pictures)
-    )
-    found: dict[str, str] = {}
-    spent = 0
-    for *_, name in ranked:
-        if name not in found:
-            content = (results.folder / "figures" / f"{name}.png").read_bytes()
-            spent += len(content)
-            # The picture itself as the address of an `img`, so that the page is one file.
-            address = "data:image/png;base64," + base64.b64encode(content).decode()
-            found[name] = address if spent <= PICTURE_BYTES else ""
-    return found
+def page_of(experiment: Experiment) -> str:
+    """The file of an experiment's page in `pages/`."""
+    return f"experiment-{experiment.experiment}.html"
+
+
+def links(folder: Path) -> list[tuple[str, str]]:
+    """Name and address, from the results folder, of what the project's folder holds."""
+    root = folder.parents[1]
+    return [(name, f"../../{path}") for name, path in LINKS if (root / path).exists()]
+
+
+def version(folder: Path) -> str:
+    """Version, its date where the project's folder says it, and protocol."""
+    citation = folder.parents[1] / "CITATION.cff"
+    known = read_yaml(citation) if citation.is_file() else {}
+    released = f" of {known['date-released']}" if known.get("date-released") else ""
+    return f"version {__version__}{released}, protocol {PROTOCOL}"
+
+
+def about(results: Results) -> str:
+    """Which predictions the numbers are from."""
+    digest = predictions_digest(results.experiments)
+    return f"From the predictions of {len(results.done)} runs (digest {digest[:10]})."
+
+
+def most_targets(results: Results) -> int:
+    """How many other domains the widest scenario tests on, a laboratory's own aside."""
+    counted = {
+        name: sum(corruption_of(target) is None for target in targets)
+        for name, targets in results.scores.counted.items()
+    }
+    return max(counted.values(), default=0)
+
+
+def outline(section: Section) -> str:
+    """An experiment in a line: how much of it there is, and the highest mean of targets."""
+    experiment = section.experiment
+    text = f"{experiment.found} of {len(experiment.runs)} runs"
+    table = section.tables.scores[0] if section.tables.scores else None
+    for block in table.blocks if table and table.metric == HEADLINE else ():
+        place = block.place("mean_target")
+        rows = [
+            row
+            for row in block.rows
+            if row.method != MAJORITY
+            and place is not None
+            and not math.isnan(row.cells[place].mean)
+        ]
+        if rows:
+            best = max(rows, key=lambda row: row.cells[place].mean)
+            value = cell_text(best.cells[place]._replace(as_good=False))
+            return (
+                f"{text}; highest mean of targets ({block.scenario.name}): {best.method}, {value} %"
+            )
+    return text
+
+
+def signed(cell: Cell) -> str:
+    """A difference with its sign: `+3.2`."""
+    text = number(cell.mean)
+    return text if text.startswith("−") else f"+{text}"
+
+
+def size_of(folder: Path, picture: Picture) -> tuple[int, int]:
+    """Width and height of a figure's PNG, from its header, so that a page does not jump."""
+    with (folder / "figures" / f"{picture.name}.png").open("rb") as file:
+        return struct.unpack(">II", file.read(24)[16:])
 
 
 def tidy(page: str) -> str:

@@ -17,8 +17,8 @@ from benchmark.report.write import print_headline, write_table
 
 
 def report(folder: Path, strict: bool = False) -> None:
-    """Write a results folder's `tables/`, `figures/` and `report.html`, and print what was found,
-    in words and as headline tables.
+    """Write a results folder's `tables/`, `figures/`, `report.html` and `pages/`, and print what
+    was found, in words and as headline tables.
 
     A pure function of `experiments/*.json`, the runs' records, what `evaluate` wrote and, if there
     is one, `data.json`: the same input gives the same bytes.

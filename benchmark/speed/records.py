@@ -77,6 +77,32 @@ def training_speeds(root: Path) -> dict[Workload, float]:
     return {Workload(*row[:-1]): row[-1] for row in table.itertuples(index=False, name=None)}
 
 
+class Network(NamedTuple):
+    """What a speed of prediction is measured on, on one machine."""
+
+    backbone: str
+    normalisation: str
+    image_size: int
+
+
+def inference_speeds(root: Path) -> tuple[str, dict[Network, float]]:
+    """Images per second in prediction on the machine that measured the most networks, and that
+    machine in words; the faster of several batch sizes and layouts."""
+    try:
+        table = read_speed(root)
+    except UserError:
+        return "", {}
+    table = table[(table["stage"] == "inference") & (table["outcome"] == "done")]
+    if table.empty:
+        return "", {}
+    machine = ["device", "threads", "precision"]
+    device, threads, precision = table[machine].value_counts().index[0]
+    own = table[(table[machine] == [device, threads, precision]).all(axis=1)]
+    fastest = own.groupby(list(Network._fields))["images_per_s"].max()
+    where = f"{device}, {threads} thread{'s' if threads != 1 else ''}, {precision}"
+    return where, {Network(*key): float(speed) for key, speed in fastest.items()}
+
+
 def read_speed(root: Path) -> pd.DataFrame:
     """Every recorded row, with the precision and layout that its file's name says.
 

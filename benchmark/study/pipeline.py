@@ -53,7 +53,7 @@ BESIDE = (".jinja", ".mplstyle")
 """What a module of these folders reads of the package."""
 AUDITED = ("label_space", "experiments")
 """Keys of a profile that the audit's verdict follows from."""
-REPORTED = ("tables", "figures", "report.html")
+REPORTED = ("tables", "figures", "report.html", "pages")
 """What `report` writes into a results folder."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
 

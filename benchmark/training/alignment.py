@@ -14,7 +14,7 @@ from benchmark.training.contracts import Batch, Loss, Recipe, membership
 
 
 class Coral(Recipe):
-    """Loss + weight · discrepancy of the domains' features (Sun & Saenko, ECCV 2016).
+    """CORAL: loss + weight · discrepancy of the domains' features (Sun & Saenko, ECCV 2016).
 
     As in DomainBed (Gulrajani & Lopez-Paz, ICLR 2021), which compares means beside covariances.
     The loss is that of the whole batch, so that weight 0 is plain training to the last bit; with

@@ -22,7 +22,7 @@ from benchmark.training.contracts import Loss, median_frequency, membership
 
 
 class Centre(Loss):
-    """CE + λ/2 · mean ||f_i - c_{y_i}||² (Wen et al., ECCV 2016, eq. 5).
+    """Centre loss: CE + λ/2 · mean ||f_i - c_{y_i}||² (Wen et al., ECCV 2016, eq. 5).
 
     The paper sums both terms over the batch; here and in its released code both are means. Centres
     start at zero and move by eq. 4 and algorithm 1, with the features of the step itself.
@@ -56,7 +56,9 @@ class Centre(Loss):
 
 
 class TripletCentreHard(Loss):
-    """CE + λ·(farthest own - nearest other + m)_+ of squared distances to centres (ma2020).
+    """Centre-triplet loss, hard-mined: CE + λ·(farthest own - nearest other + m)_+ (ma2020).
+
+    Distances are squared, to centres of classes.
 
     Centres start from the standard normal distribution and are learned by SGD on the whole loss, as
     in the released triplet-centre loss (He et al., CVPR 2018), from which m, λ and the rate come.
@@ -144,7 +146,7 @@ MINING: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 class SupervisedContrast(Loss):
-    """CE + weight · supervised contrast of projected features (Khosla et al., NeurIPS 2020, eq. 2).
+    """CE + weight · supervised contrast of projected features (Khosla et al. 2020, eq. 2).
 
     Decisions: the classifier is trained along with the representation by the cross-entropy, not in
     a second stage; a batch holds each image once, so that positives are other images of its class
@@ -253,7 +255,9 @@ def log_odds(q: Tensor) -> Tensor:
 
 
 class CentroidLearning(Loss):
-    """Binary cross-entropy on D, averaged over samples and classes; centroids move after each step.
+    """Class centroid learning: binary cross-entropy on D; centroids move after each step (he2023).
+
+    D is averaged over samples and classes.
 
     Phase 1 is the optimiser's step on network and W with CE fixed. Phase 2 takes the features of
     the same batch anew, without gradient and in training mode, and moves the centroids. (So batch

@@ -55,7 +55,7 @@ def label_smoothing(class_counts: Tensor, smoothing: BelowOne = 0.1) -> LossFunc
 
 
 def focal(class_counts: Tensor, gamma: NonNegativeFloat = 2.0) -> LossFunction:
-    """-(1 - p_y)^γ log p_y, averaged (Lin et al., ICCV 2017). γ = 0 is the cross-entropy."""
+    """Focal loss: mean of -(1 - p_y)^γ log p_y (Lin et al., ICCV 2017); γ = 0 is cross-entropy."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
@@ -70,13 +70,13 @@ def complement(log_p: Tensor) -> Tensor:
 
 
 def balanced_softmax(class_counts: Tensor) -> LossFunction:
-    """-log(π_y e^{z_y} / Σ_j π_j e^{z_j}), π the source's class shares (Ren, NeurIPS 2020)."""
+    """Balanced softmax: cross-entropy of π_j e^{z_j}, π the source's class shares (Ren 2020)."""
     prior = log_prior(class_counts)
     return lambda logits, labels: F.cross_entropy(logits + prior, labels)
 
 
 def logit_adjusted(class_counts: Tensor, tau: NonNegativeFloat = 1.0) -> LossFunction:
-    """-log(π_y^τ e^{z_y} / Σ_j π_j^τ e^{z_j}) (Menon et al., ICLR 2021, eq. 10).
+    """Logit adjustment: cross-entropy of π_j^τ e^{z_j} (Menon et al., ICLR 2021, eq. 10).
 
     τ = 1 is the balanced softmax, τ = 0 the cross-entropy.
     """
@@ -85,7 +85,7 @@ def logit_adjusted(class_counts: Tensor, tau: NonNegativeFloat = 1.0) -> LossFun
 
 
 def class_balanced(class_counts: Tensor, beta: BelowOne = 0.9999) -> LossFunction:
-    """Mean of w_y·CE, w by the effective number of samples (Cui et al., CVPR 2019).
+    """Class-balanced loss: w_y·CE, w by the effective number of samples (Cui et al., CVPR 2019).
 
     The equation; the released code for "softmax" takes a binary cross-entropy of the softmax.
     """
@@ -102,7 +102,7 @@ def hybrid(
     gamma: NonNegativeFloat = 2.0,
     p_t: Literal["plain", "released"] = "plain",
 ) -> LossFunction:
-    """mean[(1 - r)·ce + r·(1 - p)^γ·ce] with ce = w_y·CE, w by the effective number (le2026).
+    """Hybrid loss: mean[(1 - r)·ce + r·(1 - p)^γ·ce], ce = w_y·CE, w by effective number (le2026).
 
     Args:
         p_t: `plain` takes p = softmax(z)_y; `released` takes p = exp(-ce), as le2026's code does.
@@ -119,7 +119,7 @@ def hybrid(
 
 
 class LabelDistributionAwareMargin(Loss):
-    """CE of s·(cos θ_c - m_y·1[c = y]), m_c ∝ n_c^(-1/4), the largest `max_margin`.
+    """LDAM: CE of s·(cos θ_c - m_y·1[c = y]), m_c ∝ n_c^(-1/4), the largest `max_margin`.
 
     Cao et al., Learning Imbalanced Datasets with LDAM Loss, NeurIPS 2019.
 

@@ -100,7 +100,7 @@ class LinearProbe(Readout):
 
 @dataclass
 class NearestNeighbours(Readout):
-    """The vote of the nearest training images."""
+    """The vote of the nearest training images, by features."""
 
     states_shares = True
     neighbours: PositiveInt = 20

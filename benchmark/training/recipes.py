@@ -19,7 +19,7 @@ from benchmark.training.mixing import InterDomainMixup, MixStyle
 
 
 class Mixup(Recipe):
-    """λ·x + (1 - λ)·x' under the loss λ·L(y) + (1 - λ)·L(y'), one λ ~ Beta(α, α) a batch.
+    """Mixup: λ·x + (1 - λ)·x' under λ·L(y) + (1 - λ)·L(y'), one λ ~ Beta(α, α) a batch.
 
     Zhang et al., ICLR 2018; as timm's in batch mode (tsutsui2023): x' is the batch in reverse.
     The loss is the method's: with `label_smoothing` at 0.1 it is timm's cross-entropy to soft
@@ -51,7 +51,7 @@ class Mixup(Recipe):
 
 
 class GroupDRO(Recipe):
-    """Σ_g q_g·L_g over source domains, q_g ∝ q_g·exp(η·L_g) at every step: the worst counts most.
+    """GroupDRO: Σ_g q_g·L_g over source domains, q_g ∝ q_g·exp(η·L_g): the worst counts most.
 
     Sagawa et al., ICLR 2020, algorithm 1. Decision: groups are domains, not pairs of domain and
     class. As in the authors' code, a step sees a batch of all groups, not of one drawn at random,

@@ -48,5 +48,5 @@ class ColourHistogram(TimmNetwork):
 def colour_histogram(
     pretrained: bool = False, num_classes: int = 1000, **_: object
 ) -> ColourHistogram:
-    """The histogram as `timm.create_model` builds it."""
+    """Colours alone: the histogram of an image and a linear classifier."""
     return ColourHistogram(num_classes)

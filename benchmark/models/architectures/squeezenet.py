@@ -34,5 +34,5 @@ class SqueezeNet(TimmNetwork):
 
 @timm.models.register_model
 def squeezenet1_1(pretrained: bool = False, num_classes: int = 1000, **_: object) -> SqueezeNet:
-    """SqueezeNet 1.1 (Iandola et al. 2016) as `timm.create_model` builds it."""
+    """SqueezeNet 1.1 (Iandola et al. 2016)."""
     return SqueezeNet(num_classes)
