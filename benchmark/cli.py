@@ -665,7 +665,7 @@ def report(
 ) -> None:
     """Write tables, figures and the page of a profile.
 
-    Reads what `evaluate` wrote. Writes tables/, figures/, figures.json, report.html and pages/ to
+    Reads what `evaluate` wrote. Writes tables/, figures/, report.html and pages/ to
     results/<profile>/.
     """
     from benchmark.report.report import report as report_results

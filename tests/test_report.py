@@ -294,13 +294,13 @@ def test_reporting_again_prints_the_headline_and_gives_the_same_bytes(results, c
     assert line.split() == ["resnet18-in-ce", "0/2", "–", "–", "–"]
 
 
-def test_the_figures_are_those_that_the_page_shows(results):
+def test_the_figures_are_those_that_the_pages_show(results):
     figures = {path.name for path in (results / "figures").iterdir()}
     stems = ["shift_norms", "heat_map", "local_labels"]
     stems += [f"{kind}_raabin_to_others" for kind in ("confusion", "reliability", "risk")]
     assert figures == {f"{stem}.png" for stem in stems}
-    page = (results / "report.html").read_text()
-    assert all(f"figures/{name}" in page for name in figures)
+    pages = "".join(path.read_text() for path in (results / "pages").iterdir())
+    assert all(f"../figures/{name}" in pages for name in figures)
 
 
 def test_a_figure_in_print_holds_no_date_and_is_told_by_its_words(results, tmp_path):

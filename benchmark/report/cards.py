@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from benchmark.evaluation.comparisons import significant
+from benchmark.metrics import HEADLINE
 from benchmark.report.in_words import Outcome, outcome_of, scenarios, spoken
-from benchmark.report.results import Results
+from benchmark.report.results import Results, cell
 from benchmark.report.table import Cell
 from benchmark.scenarios import corruption_of
+from benchmark.study.runs import Scenario
 
 MOST = 3
 """Lines of a card."""
@@ -48,6 +51,7 @@ class NoHelp(NamedTuple):
 
 class Cards(NamedTuple):
     falls: list[Outcome]
+    """of the plain network of each scenario, or, without one, of the best at home"""
     helps: list[Help]
     compared: int
     """comparisons that the verdicts are corrected for"""
@@ -59,7 +63,10 @@ class Cards(NamedTuple):
 
 
 def cards_of(results: Results) -> Cards:
-    falls = [outcome_of(results, *where) for where in scenarios(results).items()]
+    falls = [
+        outcome_of(results, scenario, methods, best_at_home(results, scenario))
+        for scenario, methods in scenarios(results).items()
+    ]
     table = results.effects
     table = table[table["column"] == "mean_target"]
     corrected = len(table)
@@ -80,6 +87,21 @@ def cards_of(results: Results) -> Cards:
         never,
         undecided,
     )
+
+
+def best_at_home(results: Results, scenario: Scenario) -> str:
+    """The inductive method with the highest in-domain mean; "" without one."""
+    names = {
+        run.method.name
+        for run in results.done.values()
+        if run.scenario == scenario and run.track == "inductive"
+    }
+    where = ("", scenario.name, "inductive")
+    means = {
+        name: cell(results.scores, where, name, HEADLINE, "", "in_domain").mean
+        for name in sorted(names)
+    }
+    return max(means, key=lambda name: np.nan_to_num(means[name]), default="")
 
 
 def helping(table: pd.DataFrame, sources: dict[str, str]) -> list[Help]:

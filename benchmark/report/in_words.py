@@ -142,9 +142,13 @@ def scenarios(results: Results) -> dict[Scenario, dict[str, RecordedMethod]]:
 
 
 def outcome_of(
-    results: Results, scenario: Scenario, methods: dict[str, RecordedMethod]
+    results: Results, scenario: Scenario, methods: dict[str, RecordedMethod], otherwise: str = ""
 ) -> Outcome | None:
-    """What is known of the plain network of a scenario; None without one, or without targets."""
+    """What is known of the plain network of a scenario; None without one, or without targets.
+
+    Args:
+        otherwise: the method that stands in for a plain network where there is none.
+    """
     counted = results.scores.counted[scenario.name]
     table = results.effects
     effects = table[(table["scenario"] == scenario.name) & (table["column"] == "mean_target")]
@@ -154,10 +158,10 @@ def outcome_of(
         for name, method in methods.items()
         if method.is_plain() and method.normalisation == PLAIN["normalisation"]
     ]
-    if not plain or not counted:
+    if not (plain or otherwise) or not counted:
         return None
     # Of plain networks that differ in backbone, the one that most is compared with.
-    method = max(plain, key=lambda name: compared[name])
+    method = max(plain, key=lambda name: compared[name], default=otherwise)
     where = ("", scenario.name, "inductive")  # of no experiment: its marks are not asked for
     home, away, drop, *targets = (
         cell(results.scores, where, method, HEADLINE, "", column)

@@ -43,9 +43,6 @@ class Board:
     def methods(self) -> list[Row]:
         return [row for row in self.rows.values() if row.method != MAJORITY]
 
-    def place(self, key: str) -> int | None:
-        return Block(self.columns, ()).place(key)
-
     def add(self, experiment: Experiment, block: Block) -> None:
         """Take over a block's rows; of two of one method the one with more runs stays."""
         places = [block.place(column.key) for column in self.columns]

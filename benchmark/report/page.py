@@ -12,7 +12,6 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark import __version__
 from benchmark.data.arrays import read_prepared
 from benchmark.evaluation.experiments import Experiment, gaps, predictions_digest
 from benchmark.evaluation.scores import MAJORITY
@@ -170,11 +169,12 @@ def links(folder: Path) -> list[tuple[str, str]]:
 
 
 def version(folder: Path) -> str:
-    """Version, its date where the project's folder says it, and protocol."""
+    """Version and date, where the project's folder states them, and protocol."""
     citation = folder.parents[1] / "CITATION.cff"
     known = read_yaml(citation) if citation.is_file() else {}
-    released = f" of {known['date-released']}" if known.get("date-released") else ""
-    return f"version {__version__}{released}, protocol {PROTOCOL}"
+    words = {"version": "version", "date-released": "of"}
+    stated = " ".join(f"{word} {known[key]}" for key, word in words.items() if key in known)
+    return ", ".join(filter(None, [stated, f"protocol {PROTOCOL}"]))
 
 
 def about(results: Results) -> str:
