@@ -28,7 +28,8 @@ _jobs: Sequence[Callable[[], Any]] = ()
 def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[Any]:
     """Run jobs in forked processes, which see what is in memory without a copy.
 
-    Results travel by pickle and should be small. Where there is one processor or no fork, jobs run
+    Jobs are begun in their order: the longest should stand first. Results travel by pickle and
+    should be small. Where there is one processor or no fork, jobs run
     here, one after the other. Jobs must not use pyarrow or torch, whose threads do not survive a
     fork.
     """
@@ -45,9 +46,7 @@ def in_processes(jobs: Sequence[Callable[[], Any]], description: str) -> list[An
             warnings.simplefilter("ignore", DeprecationWarning)
             fork = multiprocessing.get_context("fork")
             with ProcessPoolExecutor(processes, fork, initializer=end_with_parent) as pool:
-                # Few jobs are long and unlike each other; many are short, and the way costs.
-                share = max(1, min(8, len(jobs) // (32 * processes)))
-                results = pool.map(_run, range(len(jobs)), chunksize=share)
+                results = pool.map(_run, range(len(jobs)))
                 return list(track(results, description, total=len(jobs)))
     finally:
         gc.unfreeze()

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from benchmark.errors import UserError, suggest
+from benchmark.memory import remembered
 from benchmark.schema import Strict
 from benchmark.texts import shortened
 
@@ -149,6 +150,12 @@ def registry(kind: str) -> dict[str, Callable[..., Any]]:
 resolved = functools.cache(pkgutil.resolve_name)  # a plan asks some thousand times
 
 
+@remembered
+def registered(kind: str) -> list[str]:
+    """The names of the building blocks of a kind."""
+    return list(registry(kind))
+
+
 def function_of(kind: str, name: str, block: Mapping[str, Any]) -> str:
     """The registered name of what a block builds: its `of`, or what its name stands for."""
     return block.get("of") or implied(kind, name) or name
@@ -157,7 +164,7 @@ def function_of(kind: str, name: str, block: Mapping[str, Any]) -> str:
 def implied(kind: str, name: str) -> str | None:
     """What a block's name stands for: itself, or the longest registered name that it continues
     (`decoupled_loss` is a `decoupled`)."""
-    known = registry(kind)
+    known = registered(kind)
     continued = [one for one in known if name == one or name.startswith(f"{one}_")]
     return name if name in known else max(continued, key=len, default=None)
 
@@ -175,6 +182,7 @@ def build(kind: str, name: str, block: Block) -> Callable[..., Any]:
     return functools.partial(registry(kind)[function_of(kind, name, block)], **parameters)
 
 
+@remembered
 def capability(kind: str, name: str, fact: str, block: Mapping[str, Any] | None = None) -> Any:
     """An attribute by which a registered class or function says what it needs or does.
 
@@ -184,6 +192,7 @@ def capability(kind: str, name: str, fact: str, block: Mapping[str, Any] | None 
     return getattr(getattr(entry, "func", entry), fact, None)
 
 
+@remembered
 def check_block(kind: str, name: str, block: Block) -> None:
     """Raise a `UserError` if a block builds nothing that is registered, or has a parameter or value
     that does not exist. Kinds and bounds of values are those of the function's annotations.
@@ -220,6 +229,6 @@ def check_block(kind: str, name: str, block: Block) -> None:
 
 def check_registered(kind: str, name: str) -> str:
     """The name itself, if it is registered; else a `ValueError` with the nearest."""
-    if name not in registry(kind):
-        raise ValueError(f"no {kind} '{shortened(name)}'{suggest(shortened(name), registry(kind))}")
+    if name not in (known := registered(kind)):
+        raise ValueError(f"no {kind} '{shortened(name)}'{suggest(shortened(name), known)}")
     return name

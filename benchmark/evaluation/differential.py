@@ -190,15 +190,17 @@ def emq(probabilities: np.ndarray, prior: np.ndarray, iterations: int = ITERATIO
     Returns:
         (smears, classes).
     """
-    known = prior > 0
-    ratio = np.ones((len(probabilities), len(prior), 1))
-    cells, divisor = probabilities.shape[1], np.where(known, prior, 1)[:, None]
+    known, cells = prior > 0, probabilities.shape[1]
+    divisor = np.where(known, prior, 1)
+    # Long rows of cells: of short ones of classes the products take half as long again.
+    by_class = np.ascontiguousarray(probabilities.transpose(0, 2, 1))
+    ratio = np.ones((len(probabilities), len(prior)))
     for _ in range(iterations):
         # (smears, 1, cells): what each cell's corrected probabilities are divided by
-        whole = np.reciprocal(probabilities @ ratio).transpose(0, 2, 1)
-        share = (whole @ probabilities).transpose(0, 2, 1) * ratio / cells
-        ratio = np.where(known[:, None], share / divisor, 1)
-    return share[..., 0]
+        whole = np.reciprocal(ratio[:, None] @ by_class)
+        share = (by_class @ whole.transpose(0, 2, 1))[..., 0] * ratio / cells
+        ratio = np.where(known, share / divisor, 1)
+    return share
 
 
 def corrected(

@@ -6,9 +6,11 @@ Every file is a pure function of the records and predictions: the same input giv
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -149,21 +151,27 @@ def evaluate(results: Path) -> None:
     datasets = results.parent.parent / "datasets"
     tested = images_by_domain(datasets, pooled)
     apart, patients = distances_of(datasets, experiments), patients_of(datasets)
-    jobs = [
+    # All in one pool, the longest first: no processor waits for the last job of each kind.
+    resampling = evidence_jobs(experiments, known)
+    answering = laboratory_jobs(experiments, known, patients)
+    scoring = [
         partial(run_tables, *runs[i], own, tested, apart.get(runs[i][1]))
         for i, own in predictions.items()
     ]
-    by_run = dict(zip(runs, in_processes(jobs, "scores"), strict=True))
+    found = iter(in_processes([*resampling, *answering, *scoring], "evaluate"))
+    shown = evidence(list(islice(found, len(resampling))))
+    asked = by_name(list(islice(found, len(answering))))
+    by_run = dict(zip(runs, found, strict=True))
     constants = {i: {"metrics": own} for i, own in majority(runs, known).items()}
     # Rows of a run follow each other, whatever the file is sorted by next.
     ordered = [own for _, own in sorted((by_run | constants).items())]
     parts = {name: [own[name] for own in ordered if name in own] for name in BY_RUN}
-    for (name, schema), rows in zip(EVIDENCE.items(), evidence(experiments, known), strict=True):
+    for (name, schema), rows in zip(EVIDENCE.items(), shown, strict=True):
         parts[name] = [table_of(rows, schema)]
     rows = pa.concat_tables([UNLABELLED_SCHEMA.empty_table(), *parts["unlabelled"]]).to_pylist()
     rows = regression_rows(rows, {i: run for i, (run, _) in runs.items()}, sets_of(datasets))
     parts["unlabelled"].append(table_of(rows, UNLABELLED_SCHEMA))
-    for name, rows in laboratory_rows(experiments, known, patients).items():
+    for name, rows in asked.items():
         parts[name] = [table_of(rows, BY_METHOD[name])]
     digest = predictions_digest(experiments)
     for name, schema in (BY_RUN | BY_METHOD | EVIDENCE).items():
@@ -254,12 +262,12 @@ def patients_of(datasets: Path) -> Prevalences | None:
     return None
 
 
-def laboratory_rows(
+def laboratory_jobs(
     experiments: list[Experiment],
     known: dict[str, dict[TestSet, Predictions]],
     patients: Prevalences | None,
-) -> dict[str, list[dict]]:
-    """Rows of each file in `BY_METHOD`."""
+) -> list[Callable[[], dict[str, list[dict]]]]:
+    """What finds the rows of the files in `BY_METHOD`, a part of them each."""
     jobs = []
     for runs in by_scenario(experiments):
         own = [run for run in runs.runs if run.track == "inductive" and run.method.answers_itself]
@@ -280,7 +288,11 @@ def laboratory_rows(
             own = partial(own, patients=patients, smears=smears)
             jobs.append(partial(own, PERFECT))
         jobs += [partial(own, method) for method in runs.methods]
-    found = in_processes(jobs, "laboratory")
+    return jobs
+
+
+def by_name(found: list[dict[str, list[dict]]]) -> dict[str, list[dict]]:
+    """Rows of each file in `BY_METHOD` from what its jobs found."""
     return {name: [row for rows in found for row in rows.get(name, ())] for name in BY_METHOD}
 
 
@@ -324,10 +336,10 @@ def majority(
     }
 
 
-def evidence(
+def evidence_jobs(
     experiments: list[Experiment], predictions: dict[str, dict[TestSet, Predictions]]
-) -> tuple[list[dict], ...]:
-    """Rows of each file in `EVIDENCE`."""
+) -> list[Callable[[], tuple[list[dict], ...]]]:
+    """What finds the rows of the files in `EVIDENCE`, a part of them each; the longest first."""
     jobs = []
     for runs in by_scenario(experiments):
         own = {run.run_id: predictions[run.run_id] for run in runs.runs}
@@ -336,7 +348,11 @@ def evidence(
             partial(scenario_evidence, experiments, runs, own, reduced)
             for reduced in ((False, True) if has_reduced_form(runs) else (False,))
         ]
-    found = in_processes(jobs, "intervals")
+    return sorted(jobs, key=lambda job: -len(job.args[2]) * len(job.args[1].scenario.test_sets))
+
+
+def evidence(found: list[tuple[list[dict], ...]]) -> tuple[list[dict], ...]:
+    """Rows of each file in `EVIDENCE` from what its jobs found."""
     *others, effects = ([row for rows in found for row in rows[place]] for place in range(4))
     return *others, adjusted_rows(effects)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -100,11 +101,12 @@ def tally_of(
     cells = (counts @ weights).reshape(len(present), images.classes, runs, -1)
     if plus is not None:
         cells += plus[:, :, None]
+    total = partial(np.sum, dtype=cells.dtype)  # of whole numbers no wider ones: half the memory
     return Tally(
-        cells.sum(axis=1),
+        total(cells, axis=1),
         cells[np.arange(len(present)), present],
-        cells.sum(axis=0)[present],
-        cells.reshape(-1, *cells.shape[2:]).sum(axis=0),
+        total(cells, axis=0)[present],
+        total(cells.reshape(-1, *cells.shape[2:]), axis=0),
     )
 
 

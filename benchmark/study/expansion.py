@@ -13,6 +13,7 @@ from benchmark.data.cards import Card, load_cards, share_cells
 from benchmark.data.split import fold_of, split_digest
 from benchmark.errors import UserError, suggest
 from benchmark.files import digest, sha256_file
+from benchmark.memory import remembered
 from benchmark.parts import (
     ANSWERING,
     BUILT,
@@ -28,7 +29,7 @@ from benchmark.parts import (
     check_block,
     function_of,
     recorded_block,
-    registry,
+    registered,
 )
 from benchmark.scenarios import corruption_of, expand_scenario, scenario_folder, sources_of
 from benchmark.schema import parse
@@ -39,6 +40,7 @@ from benchmark.settings import (
     Params,
     Profile,
     Training,
+    Weights,
 )
 from benchmark.study.numerics import PROTOCOL, version
 from benchmark.study.runs import Run
@@ -146,8 +148,6 @@ def methods_of(params: Params, experiment: ExperimentSettings, where: str) -> di
 
 def check_blocks(params: Params, method: Method) -> None:
     """Raise a `UserError` if a block of a method has a parameter or value that does not exist."""
-    import torch
-
     if method.members:
         return
     check_weights(params, method)
@@ -155,16 +155,30 @@ def check_blocks(params: Params, method: Method) -> None:
         name = getattr(method, part)
         if part in BUILT:
             check_block(part, name, params.block(part, name))
-        elif name not in registry(part):
-            near = suggest(name, registry(part))
+        elif name not in registered(part):
+            near = suggest(name, registered(part))
             raise UserError(f"{PARAMS}: methods: no {part} '{name}'{near}")
-    loss = build("loss", method.loss, params.block("loss", method.loss))(torch.ones(2))
-    if method.head != PLAIN["head"] and getattr(loss, "brings_head", False):
+    loss, recipe = (
+        [name, params.block(part, name)]
+        for part, name in (("loss", method.loss), ("recipe", method.recipe))
+    )
+    check_together(*loss, *recipe, method.head)
+
+
+@remembered
+def check_together(
+    loss_name: str, loss_block: Block, recipe: str, recipe_block: Block, head: str
+) -> None:
+    """Raise a `UserError` if a loss does not go with a recipe or a head."""
+    import torch
+
+    loss = build("loss", loss_name, loss_block)(torch.ones(2))
+    if head != PLAIN["head"] and getattr(loss, "brings_head", False):
         raise UserError(
-            f"{PARAMS}: methods: head {method.head}: loss {method.loss} brings its own: "
+            f"{PARAMS}: methods: head {head}: loss {loss_name} brings its own: "
             "leave head at linear, or take another loss"
         )
-    build("recipe", method.recipe, params.block("recipe", method.recipe))().check(2, loss)
+    build("recipe", recipe, recipe_block)().check(2, loss)
 
 
 def check_weights(params: Params, method: Method) -> None:
@@ -181,19 +195,43 @@ def check_weights(params: Params, method: Method) -> None:
 
 def skip(params: Params, profile: Profile, method: Method) -> str | None:
     """Why a method makes no sense at a profile's image size, or None."""
-    from benchmark.models.build import skip_reason
-
     if method.members:
         return None
-    return skip_reason(
+    return reason_to_skip(
         method.backbone,
         method.normalisation,
         params.block("normalisation", method.normalisation),
         profile.size_of(method.framing),
-        weights=params.weights_of(method),
-        head=method.head,
-        freezing=method.freezing,
-        batch_statistics=bool(fact_of(params, method, "inference", "batch_statistics")),
+        params.weights_of(method).model_dump(mode="json"),
+        method.head,
+        method.freezing,
+        bool(fact_of(params, method, "inference", "batch_statistics")),
+    )
+
+
+@remembered
+def reason_to_skip(
+    backbone: str,
+    normalisation: str,
+    parameters: Block,
+    image_size: int,
+    weights: dict[str, Any],
+    head: str,
+    freezing: str,
+    batch_statistics: bool,
+) -> str | None:
+    """Why a network makes no sense, or None; see `benchmark.models.build.skip_reason`."""
+    from benchmark.models.build import skip_reason
+
+    return skip_reason(
+        backbone,
+        normalisation,
+        parameters,
+        image_size,
+        weights=Weights.model_validate(weights),
+        head=head,
+        freezing=freezing,
+        batch_statistics=batch_statistics,
     )
 
 

@@ -15,17 +15,14 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
 
 from benchmark.errors import ChangedInput, UserError
 from benchmark.files import (
@@ -41,7 +38,11 @@ from benchmark.study.plan import plan_path, profile_folder, read_plan
 from benchmark.study.predictions import fault_of_file, in_metadata
 from benchmark.study.runs import Member, Run, RunRecord, read_run_record
 from benchmark.texts import shortened
-from benchmark.training.fit import Fit
+
+if TYPE_CHECKING:  # what has to do with networks loads PyTorch itself: a plan needs none
+    from torch import Tensor, nn
+
+    from benchmark.training.fit import Fit
 
 
 def checkpoints_folder(root: Path, profile: str) -> Path:
@@ -59,6 +60,8 @@ def network_sha256(state: dict[str, Tensor]) -> str:
 
     By name, since a file of tensors keeps no order of its own.
     """
+    import torch
+
     whole = hashlib.sha256()
     for name, value in sorted(state.items()):
         value = value.detach().cpu().contiguous()
@@ -69,6 +72,8 @@ def network_sha256(state: dict[str, Tensor]) -> str:
 
 def write_checkpoint(path: Path, result: Fit, environment: dict[str, Any]) -> None:
     """Keep the best state, how it came about and where, beside the results (not in git)."""
+    from safetensors.torch import save
+
     facts = {
         "best_epoch": result.best_epoch,
         "id_val_macro_f1": result.id_val_macro_f1,
@@ -94,6 +99,10 @@ def read_checkpoint(path: Path) -> Fit | None:
         ChangedInput: the file is damaged, or is not what was written (another hash than it states,
             the name of another training, a value that is not finite).
     """
+    import torch
+
+    from benchmark.training.fit import Fit
+
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
