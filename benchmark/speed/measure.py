@@ -25,7 +25,7 @@ from benchmark.data.arrays import Images
 from benchmark.data.cards import Card, card_of, raw_folder
 from benchmark.data.manifests import domain_images
 from benchmark.data.prepare import decode_all, placed
-from benchmark.device import environment
+from benchmark.device import environment, instructions
 from benchmark.errors import UserError
 from benchmark.models.build import build_model, skip_reason
 from benchmark.models.predict import autocast, predict, standardise, to_float
@@ -278,6 +278,13 @@ def measure_prepare(
     return row | {"batch_size": len(paths)} | rates(timing, len(paths), 1)
 
 
+def here_and_now(device: torch.device) -> Row:
+    """What is recorded beside every speed: the machine, and what it runs."""
+    facts = environment(device)
+    here = {key: facts[key] for key in ("device", "device_type", "threads", "torch", "timm")}
+    return here | ({"instructions": instructions()} if device.type == "cpu" else {})
+
+
 def told(row: Row) -> str:
     """A row as a line for the log."""
     what = f"{row['backbone']} {row['normalisation']} {row['stage']}, batch {row['batch_size']}"
@@ -301,8 +308,7 @@ def measure_speed(
     """Measure a profile's networks and `prepare`; write a file per precision and layout."""
     profile = params.profile(profile_name)
     chosen = networks(params, profile_name, models)
-    facts = environment(device)
-    here = {key: facts[key] for key in ("device", "device_type", "threads", "torch", "timm")}
+    here = here_and_now(device)
     prepared = here | measure_prepare(root, params, cards, profile_name, rounds)
     paths = []
     for precision in precisions or [profile.training.precision]:

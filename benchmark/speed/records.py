@@ -1,5 +1,7 @@
 """The rows of `results/speed/<device>-<torch>-<precision>-<layout>.csv`, and their table.
 
+The name of a processor is followed by its instructions (`avx512-bf16`): names repeat.
+
 A row per stage, network and batch.
 """
 
@@ -31,7 +33,8 @@ Row = dict[str, Any]
 
 def speed_path(root: Path, facts: dict[str, Any], precision: str, layout: str) -> Path:
     """Where a machine's speed is recorded: the setting is the file's name."""
-    device = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
+    words = f"{facts['device']} {facts.get('instructions', '')}".lower()
+    device = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
     kind = "cpu" if facts["device_type"] == "cpu" else "gpu"
     name = f"{kind}-{device}-torch{facts['torch']}-{precision}-{layout}.csv"
     return Path(root) / "results" / "speed" / name
