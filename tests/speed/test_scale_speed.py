@@ -31,7 +31,7 @@ NUMBER = min(len(EXPERIMENTS), max(1, RUNS // EACH))
 """Of experiments."""
 WHOLE = "from pathlib import Path; import benchmark.evaluation.evaluate as stage; {}"
 WHOLE += f"stage.evaluate(Path('results/{PROFILE}'))"
-SCORES = "stage.evidence = lambda *_: ([], [], []); "
+SCORES = "stage.evidence_jobs = lambda *_: []; "
 """Leaves out what resamples: intervals, comparisons and effects."""
 
 METER = """
