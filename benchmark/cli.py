@@ -705,17 +705,32 @@ def score(
     images: Annotated[
         Path | None, Option(help="Only write the scenario's test images to this CSV.")
     ] = None,
+    features: Annotated[
+        Path | None, Option(help="Instead, a file of features of every cell (parquet or npz).")
+    ] = None,
+    name: Annotated[
+        str | None, Option(help="Of the features in tables; default: that of the file.")
+    ] = None,
 ) -> None:
-    """Score your own predictions, from any framework, and place them among the methods.
+    """Score your own predictions or features, from any framework, and place them among ours.
 
     Columns: `image` (path as in --images, or the end of it); `prediction` (a class; `label` is the
     same) or a column of probabilities per class, `<class>` or `p_<class>`, or both; `domain` where
     image names are not enough. The CSV that `wbc-shift predict` writes is one. Every image of a
     domain needs one prediction. With --truth the columns are `ID` and `labels`. Reads the
     predictions of finished runs too; writes nothing, unless --images is given.
+
+    With --features the same four readouts are fitted on each source for everybody
+    (docs/features.md); --images FILE without --scenario lists the cells that need a vector. Writes
+    results/<profile>/features/NAME/.
     """
     from benchmark.evaluation.submission import score_challenge, score_submission, write_test_images
 
+    if features is not None or (images is not None and scenario is None and truth is None):
+        if predictions is not None or scenario is not None or truth is not None:
+            raise UserError("score: --features is scored on every scenario of the profile, alone")
+        score_or_list_features(profile, features, name, images)
+        return
     if (scenario is None) == (truth is None):
         raise UserError("score: give --scenario, or --truth for a submission to WBCBench")
     if (predictions is None) == (images is None):
@@ -732,6 +747,25 @@ def score(
         say(f"wrote {images}: {number} test images")
     else:
         say_each(score_submission(predictions, results_of(profile), scenario))
+
+
+def score_or_list_features(
+    profile: str, features: Path | None, name: str | None, images: Path | None
+) -> None:
+    """What `score` does with --features, or with --images alone."""
+    from benchmark.evaluation.feature_files import cells_of, write_cells
+    from benchmark.evaluation.feature_scores import score_file
+
+    params, cards = settings()
+    cells = cells_of(ROOT, params, cards, profile)
+    if images is not None:
+        say(f"wrote {images}: {write_cells(images, ROOT, cells)} cells that need a vector each")
+    if features is not None:
+        try:
+            chosen = check_name(name or features.stem)
+        except ValueError as error:
+            raise UserError(f"--name: {error}") from None
+        say_each(score_file(cells, ROOT / "results" / profile, features, chosen))
 
 
 @command(RESULTS)
@@ -811,6 +845,35 @@ def unlabelled_cells(
     chosen = chosen_network(network, run, profile, tta=False)
     asked = Asked(draws, method or (), order or (), number or ())
     say(f"wrote {adapt_to_cells(ROOT, chosen, asked)}")
+
+
+@command(RESULTS, "embed-all")
+def embed_every_image(
+    network: Annotated[
+        str,
+        Argument(
+            autocompletion=complete_run_or_network,
+            help="BACKBONE[@WEIGHTS], one of `wbc-shift networks`, or METHOD/SCENARIO/seedK.",
+        ),
+    ],
+    out: Annotated[Path, Option(help="The parquet file to write.")],
+    profile: ProfileOption = DEFAULT_PROFILE,
+) -> None:
+    """Write a network's features of every cell of a profile, for `score --features`.
+
+    WEIGHTS is a block of `weights` in params.yaml, a tag of timm's hub, or a file; without it they
+    are random. The features are those that enter the classifier.
+
+    Reads the prepared images, and the weights. Writes the file.
+    """
+    from benchmark.evaluation.feature_files import cells_of
+    from benchmark.laboratory.embed_all import embed_all
+
+    params, cards = settings()
+    cells = cells_of(ROOT, params, cards, profile)
+    number, width = embed_all(ROOT, params, cells, profile, network, out)
+    say(f"wrote {out}: {width} features of {number} cells: score it with "
+        f"`wbc-shift score --features {out} -p {profile}`")  # fmt: skip
 
 
 @domain_command("add")

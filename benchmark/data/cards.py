@@ -338,6 +338,15 @@ def share_cells(cards: dict[str, Card], domain: str, other: str) -> bool:
     return one.name != another.name and same_family
 
 
+def names_of_images(cards: dict[str, Card]) -> dict[str, set[str]]:
+    """Domain → every name under which its images circulate: its set's, and others of its family."""
+    families: dict[str, set[str]] = {}
+    for card in cards.values():
+        family = card.family or card.name
+        families.setdefault(family, {family}).add(card.name)
+    return {d: families[card.family or card.name] for card in cards.values() for d in card.domains}
+
+
 def raw_folder(datasets: Path, card: Card) -> Path:
     """Where a card's images lie: prefix of the manifest's paths."""
     return datasets / "raw" / card.folder

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmark.data.arrays import read_prepared
-from benchmark.data.cards import Card, load_cards
+from benchmark.data.cards import Card, load_cards, names_of_images
 from benchmark.evaluation.experiments import Experiment
 from benchmark.files import digest
 from benchmark.report.results import Records
@@ -107,12 +107,9 @@ def data_cards(results: Path) -> list[DataCard]:
 def image_names(results: Path) -> dict[str, set[str]]:
     """Domain → every name under which its images circulate: its set's, and others of its family."""
     used = [one.card for one in data_cards(results)]
-    every = load_cards(Path(results).parent.parent / "datasets").values() if used else ()
-    families: dict[str, set[str]] = {}
-    for card in every:
-        family = card.family or card.name
-        families.setdefault(family, {family}).add(card.name)
-    return {d: families[card.family or card.name] for card in used for d in card.domains}
+    every = load_cards(Path(results).parent.parent / "datasets") if used else {}
+    names = names_of_images(every)
+    return {domain: names[domain] for card in used for domain in card.domains}
 
 
 def audit_summary(results: Path) -> AuditSummary | None:

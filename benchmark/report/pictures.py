@@ -24,6 +24,7 @@ from benchmark.report.figures import (
     confusion,
     curves,
     embedding,
+    features,
     intervals,
     overview,
     questions,
@@ -100,7 +101,7 @@ def draw_all(results: Results, folder: Path, form: Form) -> dict[str, list[Pictu
     for experiment in results.experiments:
         jobs += experiment_jobs(results, experiment)
     # Read before processes are forked, in which pyarrow may not be used.
-    _ = results.curves, results.confusions, results.local_thresholds
+    _ = results.curves, results.confusions, results.local_thresholds, results.feature_scores
     in_processes([partial(save_job, folder, form, job) for job in jobs], "figures")
     pictures = {owner: [] for owner in (OVERVIEW, *(e.experiment for e in results.experiments))}
     for job in jobs:
@@ -168,6 +169,18 @@ def overview_jobs(results: Results) -> Iterator[Job]:
                 kind.caption.format(source=group.scenario.source) + f" {asked_of.SHOWN}",
                 partial(kind.draw, results, group),
             )
+    if results.feature_sets:
+        text = (
+            "Frozen features with logistic regression. First panel: mean macro-F1 of the targets "
+            "(95 % interval over other test images), fitted on the source, against the robustness "
+            "index (range over ten draws; 0.5 is what a representation of neither class nor "
+            "laboratory has). Others: macro-F1 on a half of a target, fitted on labelled cells of "
+            "each class of the other half alone (mean and range over ten draws), and, at the "
+            "left, on the source without any."
+        )
+        alt = "Scatter plot of sets of features, and curves of macro-F1 against labelled cells."
+        draw = partial(features.features_figure, results)
+        yield job(OVERVIEW, "features", "features", alt, text, draw)
     for name, own in embedding.embedding_pages(embedding.load_embeddings(results)):
         alt = "Scatter plots of image features: a column per network, by class and by domain."
         draw = partial(embedding.embedding_figure, own)

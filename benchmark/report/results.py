@@ -24,6 +24,7 @@ from benchmark.evaluation.experiments import (
     load_experiments,
     predictions_digest,
 )
+from benchmark.evaluation.features import FeatureSet, Score, read_sets, scores_of
 from benchmark.evaluation.scores import majority_id
 from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report.table import Cell
@@ -124,6 +125,16 @@ class Results:
     @cached_property
     def severity(self) -> pd.DataFrame:
         return self.frame("severity")
+
+    @cached_property
+    def feature_sets(self) -> list[FeatureSet]:
+        """What `score --features` left; none where nobody scored any."""
+        return read_sets(self.folder)
+
+    @cached_property
+    def feature_scores(self) -> list[Score]:
+        """Macro-F1 of each, with its interval."""
+        return scores_of(self.feature_sets)
 
     @cached_property
     def rejection(self) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from benchmark.evaluation.experiments import Experiment
-from benchmark.report import claims, crossed, questions, rejection, sheets
+from benchmark.report import claims, crossed, features, questions, rejection, sheets
 from benchmark.report.blocks import score_tables
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
@@ -55,6 +55,8 @@ def overview_tables(results: Results) -> Tables:
         questions.unlabelled_sheet(results),
         unlabelled_cells_sheet(results),
         questions.severity_sheet(results),
+        features.features_sheet(results),
+        features.labelled_cells_sheet(results),
         sheets.work_sheet(results),
         sheets.throughput_sheet(results),
     ]
