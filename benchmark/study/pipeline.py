@@ -134,10 +134,10 @@ def write_pipelines(root: Path, params: Params, cards: dict[str, Card], check: b
         path = pipeline_path(root, params, name)
         stages = {"code": CODE_STAGE, "split": split_stage(params, cards)} if position == 0 else {}
         stages |= profile_stages(name, profile, cards, blocks)
-        # Made by hand (`wbc-shift embed`, `unlabelled-cells`, `speed`): no stage can depend on what
-        # may not be there, and a file that git keeps not on what git ignores, as it does the first
-        # profile's results.
-        by_hand = ("embeddings", "unlabelled_cells") if position else ()
+        # Made by hand (`wbc-shift embed`, `unlabelled-cells`, `score --features`, `speed`): no
+        # stage can depend on what may not be there, and a file that git keeps not on what git
+        # ignores, as it does the first profile's results.
+        by_hand = ("embeddings", "unlabelled_cells", "features") if position else ()
         for made in (*(f"results/{name}/{own}" for own in by_hand), "results/speed"):
             if (root / made).is_dir():
                 stages["report"]["deps"].append(made)
