@@ -447,10 +447,13 @@ def test_tables_of_features_hold_what_was_scored(cells, prepared):
     table = features_sheet(results)
     titles = [column.title for column in table.blocks[0].columns]
     lines = [dict(zip(titles, row.cells, strict=True)) for row in table.blocks[0].rows]
-    assert [line["features"] for line in lines] == sorted(
+    best_first = sorted(
         ("one", "other"),
         key=lambda name: -values[name, "toy-a->*", "logistic", "mean_target"].mean,
     )
+    assert [line["features"] for line in lines] == [*best_first, "majority"]
+    # Twenty images of each of five classes: one class has 20 / (20 + 100) · 2, the others nothing.
+    assert lines.pop()["20-NN"].mean == pytest.approx(100 * 2 * 20 / (20 + 100) / 5)
     for line in lines:
         expected = values[line["features"], "toy-a->*", "20-NN", "mean_target"]
         assert line["20-NN"].mean == pytest.approx(100 * expected.mean)

@@ -163,6 +163,18 @@ def scores_of(sets: list[FeatureSet]) -> list[Score]:
     return found
 
 
+def majority_of(own: FeatureSet, scenario: Scenario) -> tuple[float, float]:
+    """Macro-F1 of the commonest class of each test set, answered for every image: at home, and the
+    mean of targets."""
+    size = len(own.record.classes)
+    tables = [in_test_set(own, scenario.name, test_set) for test_set in scenario.test_sets]
+    counts = np.stack([np.bincount(table["label"], minlength=size) for table in tables])
+    home, *others = (metrics.macro_f1(metrics.constant_confusion(each)) for each in counts)
+    chosen = counted_targets(scenario, counts[1:])
+    values = [v for t, v in zip(scenario.targets, others, strict=True) if t in chosen]
+    return float(home), float(np.mean(values)) if values else float("nan")
+
+
 def verdict_of(own: FeatureSet, source: str) -> str:
     """`clean`, or `contaminated` or `unknown` with the domains that are."""
     found = own.record.contamination[source]

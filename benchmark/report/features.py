@@ -10,11 +10,13 @@ from benchmark.evaluation.features import (
     FeatureSet,
     budget_scores,
     common_neighbours,
+    majority_of,
     robustness_at,
     verdict_of,
 )
 from benchmark.evaluation.intervals import Interval
 from benchmark.evaluation.robustness import CELLS, DRAWS
+from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.results import Results
 from benchmark.report.table import Cell, Table, Value, share, sheet
 from benchmark.report.write import NOTHING
@@ -62,6 +64,10 @@ def features_sheet(results: Results) -> Table | None:
             ]
             index = Cell(robustness_at(own, k)[0], decimals=2)
             rows.append((*line, index, share(own.record.laboratory_told)))
+        home, mean = majority_of(sets[0], scenario)
+        nothing = (NOTHING,) * 3
+        means = (share(mean),) * len(READOUTS)
+        rows.append((scenario.source, MAJORITY, *nothing, share(home), *means, *nothing[:2]))
     caption = (
         "Frozen features and four readouts, the same for all, fitted on the source's training "
         "part: macro-F1 in % [95 % interval over other test images]. In-domain: logistic "
@@ -70,7 +76,8 @@ def features_sheet(results: Results) -> Table | None:
         "the neighbours that share either class or laboratory with a cell, the share that have "
         f"the class in common ({k} nearest; 0.5 without either). Laboratory told: accuracy with "
         "which a linear classifier tells two laboratories apart, in %, mean over pairs (50 by "
-        "chance). Contamination: test domains whose images the network was made with."
+        "chance). Contamination: test domains whose images the network was made with. Majority: "
+        "the commonest class of each test set, answered for every image; an oracle constant."
     )
     notes = [
         f"Both measures of the laboratory are of {CELLS} cells of each class and domain, drawn "
@@ -109,9 +116,10 @@ def labelled_cells_sheet(results: Results) -> Table | None:
                     line.append(share(part.loc[part["per_class"] == k, "macro_f1"].mean()))
                 rows.append(tuple(line))
     caption = (
-        "What labelled cells of a new laboratory buy: macro-F1 in %, mean over ten draws, of a "
-        "readout fitted on k labelled cells of each class of the target alone, beside that of the "
-        "source without any, on the same half of the target. No label chooses a setting."
+        "What labelled cells of a new laboratory buy: macro-F1 in %, mean over ten draws, or over "
+        "those whose half holds so many cells of each class, of a readout fitted on k labelled "
+        "cells of each class of the target alone, beside that of the source without any, on the "
+        "same half of the target. No label chooses a setting."
     )
     notes = [
         "–: a class that counts has fewer cells than that in the half that is labelled from, or "
