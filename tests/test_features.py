@@ -463,8 +463,8 @@ def test_tables_of_features_hold_what_was_scored(cells, prepared):
     row = labels.blocks[0].rows[0].cells
     frame = budget_scores(next(own for own in results.feature_sets if own.record.name == row[1]))
     one = frame[(frame["method"] == "logistic") & (frame["per_class"] == 1)]
-    assert row[:3] == ("toy-b", row[1], "logistic regression")
-    assert row[4].mean == pytest.approx(100 * one["macro_f1"].mean())
+    assert row[0] == "toy-b"
+    assert row[3].mean == pytest.approx(100 * one["macro_f1"].mean())
     assert features_figure(results).axes
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from benchmark.evaluation.features import (
-    LOCAL,
     READOUTS,
     FeatureSet,
     budget_scores,
@@ -94,32 +93,28 @@ def features_sheet(results: Results) -> Table | None:
 
 
 def labelled_cells_sheet(results: Results) -> Table | None:
-    """A line per target, set and readout: macro-F1 by labelled cells of each class."""
+    """A line per target and set: macro-F1 by labelled cells of each class."""
     sets = results.feature_sets
     if not sets:
         return None
     values = {score[:4]: score.value for score in results.feature_scores}
-    first = sets[0].record.scenarios[0]
+    scenarios = sets[0].record.scenarios
     frames = {own.record.name: budget_scores(own) for own in sets}
+    frames = {name: frame[frame["method"] == "logistic"] for name, frame in frames.items()}
     budgets = sorted({k for frame in frames.values() for k in frame["per_class"]} - {0})
-    sources = [scenario.source for scenario in sets[0].record.scenarios]
     rows: list[tuple[Value, ...]] = []
-    for target in dict.fromkeys(t for s in sets[0].record.scenarios for t in s.targets):
-        for own in ordered(sets, values, first.name):
+    for target in dict.fromkeys(t for scenario in scenarios for t in scenario.targets):
+        for own in ordered(sets, values, scenarios[0].name):
             frame = frames[own.record.name]
-            for readout in LOCAL:
-                part = frame[(frame["target"] == target) & (frame["method"] == readout)]
-                line: list[Value] = [target, own.record.name, read_name(readout)]
-                for source in sources:
-                    line.append(share(part.loc[part["source"] == source, "macro_f1"].mean()))
-                for k in budgets:
-                    line.append(share(part.loc[part["per_class"] == k, "macro_f1"].mean()))
-                rows.append(tuple(line))
+            part = frame[frame["target"] == target]
+            found = [part.loc[part["source"] == s.source, "macro_f1"].mean() for s in scenarios]
+            found += [part.loc[part["per_class"] == k, "macro_f1"].mean() for k in budgets]
+            rows.append((target, own.record.name, *map(share, found)))
     caption = (
         "What labelled cells of a new laboratory buy: macro-F1 in %, mean over ten draws, or over "
-        "those whose half holds so many cells of each class, of a readout fitted on k labelled "
-        "cells of each class of the target alone, beside that of the source without any, on the "
-        "same half of the target. No label chooses a setting."
+        "those whose half holds so many cells of each class, of a logistic regression fitted on k "
+        "labelled cells of each class of the target alone, beside that of the source without any, "
+        "on the same half of the target. No label chooses a setting."
     )
     notes = [
         "–: a class that counts has fewer cells than that in the half that is labelled from, or "
@@ -127,6 +122,6 @@ def labelled_cells_sheet(results: Results) -> Table | None:
         "Halves cut no slide or patient where these are known; classes with fewer than ten cells "
         "in the whole target are left out of the mean, and give what they have",
     ]
-    header = ("target", "features", "readout", *(f"source {source}" for source in sources))
+    header = ("target", "features", *(f"source {scenario.source}" for scenario in scenarios))
     header += tuple(f"{k} a class" for k in budgets)
-    return sheet("labelled_cells", caption, header, rows, notes, words=3)
+    return sheet("labelled_cells", caption, header, rows, notes, words=2)
