@@ -53,7 +53,7 @@ PAGES = (
     ("runs.html", "Runs", "planned and found, on which machines"),
 )
 """Beside those of the experiments: file, title, what is on it."""
-PUBLISHED = ("results.csv", "results.parquet", "croissant.json")
+PUBLISHED = ("results.csv.gz", "results.parquet", "croissant.json")
 """Files for machines, where the results folder has them."""
 
 

@@ -11,14 +11,15 @@ from benchmark.report.blocks import METRICS
 from benchmark.report.in_words import sentences
 from benchmark.report.page import Section, write_page
 from benchmark.report.pictures import draw_all
+from benchmark.report.published import write_published
 from benchmark.report.results import Results
 from benchmark.report.tables import OVERVIEW, tables_of
 from benchmark.report.write import print_headline, write_table
 
 
 def report(folder: Path, strict: bool = False) -> None:
-    """Write a results folder's `tables/`, `figures/`, `report.html` and `pages/`, and print what
-    was found, in words and as headline tables.
+    """Write a results folder's `tables/`, `figures/`, `report.html`, `pages/` and the published
+    results, and print what was found, in words and as headline tables.
 
     A pure function of `experiments/*.json`, the runs' records, what `evaluate` wrote and, if there
     is one, `data.json`: the same input gives the same bytes.
@@ -37,6 +38,7 @@ def report(folder: Path, strict: bool = False) -> None:
     for own in tables.values():
         for table in own.printed:
             write_table(results.folder / "tables", table)
+    write_published(results)
     pictures = draw_all(results, results.folder / "figures", "png")
     experiments = {OVERVIEW: None} | {e.experiment: e for e in results.experiments}
     sections = [Section(e, tables[name], pictures[name]) for name, e in experiments.items()]

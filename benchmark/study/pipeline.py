@@ -54,6 +54,7 @@ BESIDE = (".jinja", ".mplstyle")
 AUDITED = ("label_space", "experiments")
 """Keys of a profile that the audit's verdict follows from."""
 REPORTED = ("tables", "figures", "report.html", "pages")
+REPORTED += ("results.csv.gz", "results.parquet", "croissant.json")
 """What `report` writes into a results folder."""
 HEADER = "# Written by `wbc-shift pipeline` from params.yaml: change that, then run the command.\n"
 
