@@ -15,8 +15,9 @@ method's name in the code, or `majority` for the constant answer; COLUMN is `in_
 - `\tally{SCENARIO}{VERDICT}{PART}`: of single changes of a part, or of any without PART, how many
   `helped`, `harmed` or did `neither` on the mean of targets after correction, or were looked at at
   `all`; SCENARIO is `*` for all whose targets are other laboratories.
-- `\best{SCENARIO}` and `\bestscore{SCENARIO}`: the inductive method with the highest mean of
-  targets, in words, and that mean.
+- `\helpers{SCENARIO}`: the single changes that are shown to help there, in words.
+- `\best{SCENARIO}` and `\bestscore{SCENARIO}{COLUMN}`: the inductive method with the highest mean
+  of targets, in words, and its macro-F1.
 - `\leastloss{SCENARIO}`: the smallest loss of any inductive method, from home to the mean of
   targets, in points.
 - `\rankcorrelation{SCENARIO}`: Kendall's tau of the inductive methods at home and elsewhere.
@@ -39,9 +40,9 @@ from benchmark.evaluation.compare import p_text
 from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.claims import signed
-from benchmark.report.paper.latex import tex
+from benchmark.report.paper.latex import joined, tex
 from benchmark.report.paper.readings import Readings
-from benchmark.report.paper.words import method_words
+from benchmark.report.paper.words import change_words, method_words
 from benchmark.report.table import Cell
 from benchmark.report.write import cell_text, number
 
@@ -60,9 +61,10 @@ def fillings(own: Readings) -> Fillings:
         "compared": lambda *words: compared(own, *words),
         "tally": lambda *words: str(tally(own, *words) or "none"),
         "best": lambda scenario: method_words(own.best(scenario)),
-        "bestscore": lambda scenario: cell_text(
-            own.score(scenario, own.best(scenario), "mean_target")
+        "bestscore": lambda scenario, column: cell_text(
+            own.score(scenario, own.best(scenario), column)
         ),
+        "helpers": lambda scenario: joined(map(change_words, own.helpers(scenario) or ["none"])),
         "leastloss": lambda scenario: number(own.least_loss(scenario)),
         "rankcorrelation": lambda scenario: number(own.tau(scenario), 2),
         "onename": lambda *words: number(own.one_name(*words)),

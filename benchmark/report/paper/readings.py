@@ -81,6 +81,16 @@ class Readings:
             scenario: `*` for all whose targets are other laboratories.
             part: changes of this one alone.
         """
+        own = self.changes(scenario)
+        if part:
+            own = own[own["part"] == known(part, own["part"].unique(), "part")]
+        shown = own["p_holm"].map(lambda p: bool(significant(p))).astype(bool)
+        helped, harmed = (int((shown & side).sum()) for side in (own["mean"] > 0, own["mean"] < 0))
+        neither = len(own) - helped - harmed
+        return {"all": len(own), "helped": helped, "harmed": harmed, "neither": neither}
+
+    def changes(self, scenario: str) -> pd.DataFrame:
+        """Differences in the mean of targets by a single change; of `*`, see `tally`."""
         own = self.results.effects
         own = own[own["column"] == "mean_target"]
         if scenario == "*":
@@ -90,13 +100,19 @@ class Readings:
         else:
             scenarios = [known(scenario, self.scenarios, "scenario")]
         own = own[own["scenario"].isin(scenarios)]
-        if part:
-            own = own[own["part"] == known(part, own["part"].unique(), "part")]
-        own = own[~((own["part"] == "readout") & (own["plain"] == "head"))]
-        shown = own["p_holm"].map(lambda p: bool(significant(p))).astype(bool)
-        helped, harmed = (int((shown & side).sum()) for side in (own["mean"] > 0, own["mean"] < 0))
-        neither = len(own) - helped - harmed
-        return {"all": len(own), "helped": helped, "harmed": harmed, "neither": neither}
+        return own[~((own["part"] == "readout") & (own["plain"] == "head"))]
+
+    def helpers(self, scenario: str) -> list[str]:
+        """The single changes that are shown to help elsewhere, as `part choice`, each once.
+
+        Args:
+            scenario: `*` for all whose targets are other laboratories.
+        """
+        own = self.changes(scenario)
+        own = own[
+            own["p_holm"].map(lambda p: bool(significant(p))).astype(bool) & (own["mean"] > 0)
+        ]
+        return list(dict.fromkeys(map(" ".join, zip(own["part"], own["choice"], strict=True))))
 
     def best(self, scenario: str) -> str:
         """The inductive method with the highest mean of targets."""
