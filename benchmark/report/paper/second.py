@@ -13,7 +13,6 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.evaluation.factorial import analysis_of_variance
-from benchmark.metrics import HEADLINE
 from benchmark.report.crossed import SHIFTED, grids
 from benchmark.report.paper.latex import joined, tex
 from benchmark.report.paper.numbers import counted
@@ -22,7 +21,6 @@ from benchmark.report.paper.tables import CITED, COLUMNS, line, printed, table
 from benchmark.report.paper.words import SOURCES
 from benchmark.report.results import Results, by_method
 from benchmark.report.shift_parts import shift_parts_sheet
-from benchmark.report.table import Cell
 from benchmark.report.write import cell_text, number
 
 LADDER = {
@@ -122,8 +120,8 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
         "Study two, as far as it is run: EfficientNet-Lite0 at a larger image, from the weights of "
         "ImageNet; each row adds a part to all before it. With a citation: of the rows of a "
         "published system, in this network, the one with the highest mean elsewhere, which is "
-        "chosen on the targets. Macro-F1 in per cent and 95\\,\\% interval; seeds found of planned; "
-        "an interval of one seed covers test images alone."
+        "chosen on the targets. Macro-F1 in per cent and 95\\,\\% interval; seeds found of "
+        "planned; an interval of one seed covers test images alone."
     )
     text = (
         "An EfficientNet-Lite0 \\citep{tan2019efficientnet} from ImageNet, to which stain "
