@@ -11,16 +11,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pydantic import Field, PositiveFloat, field_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from benchmark.domains.ranges import Looks, SourceRange
 from benchmark.errors import UserError, suggest
@@ -28,6 +26,9 @@ from benchmark.files import sha256_file
 from benchmark.schema import Line, Name, ProfileName, Record, read_shape
 from benchmark.settings import Triple
 from benchmark.study.runs import Run
+
+if TYPE_CHECKING:  # reports read what is recorded of a network, and load no PyTorch for it
+    import torch
 
 NETWORK, RECORD = "network.safetensors", "network.json"
 PREDICTIONS, CARD = "predictions.parquet", "README.md"
@@ -183,6 +184,8 @@ class Shipped:
         Raises:
             UserError: the file is missing, or is not the one that `network.json` means.
         """
+        from safetensors.torch import load_file
+
         path = self.checked(NETWORK, self.record.sha256)
         try:
             return load_file(path)

@@ -12,13 +12,9 @@ import json
 from collections import Counter
 from typing import Any, NamedTuple
 
-import timm
-import torch
-
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import RecordedMethod, RecordedRun
-from benchmark.models.build import build_model
-from benchmark.models.normalisation import Skip
+from benchmark.memory import remembered
 from benchmark.parts import NAMED, PARTS, REGISTRIES, Parts, function_of, registry
 from benchmark.report.results import Records, Results
 from benchmark.speed.records import Network, inference_speeds
@@ -133,6 +129,7 @@ def explanation(kind: str, value: str, method: RecordedMethod, settings: dict) -
     return Explanation(text or of_kind, told(block))
 
 
+@remembered
 def documented(kind: str, name: str, block: dict[str, Any]) -> str:
     """The first paragraph of what a registered function or class says of itself."""
     entry = registry(kind).get(function_of(kind, name, block))
@@ -140,8 +137,13 @@ def documented(kind: str, name: str, block: dict[str, Any]) -> str:
     return " ".join(inspect.cleandoc(getattr(entry, "__doc__", "") or "").split("\n\n")[0].split())
 
 
+@remembered
 def network_text(name: str) -> str:
     """A network of this package by its own words, one of timm by its name there."""
+    import timm
+
+    import benchmark.models.build  # noqa: F401  its networks are registered with timm there
+
     entry = name.split("+")[0]
     if timm.is_model(entry):
         function = timm.model_entrypoint(entry)
@@ -198,10 +200,16 @@ def count_of(method: dict[str, Any], settings: dict[str, Any], classes: int) -> 
 
 
 @functools.cache
+@remembered
 def parameters(
     backbone: str, normalisation: str, head: str, settings: str, classes: int
 ) -> int | None:
     """The same for settings as JSON; what a loss brings with it is not counted."""
+    import torch
+
+    from benchmark.models.build import build_model
+    from benchmark.models.normalisation import Skip
+
     own = RunSettings.model_validate_json(settings)
     build = functools.partial(build_model, backbone, normalisation, own.normalisation, classes)
     try:
