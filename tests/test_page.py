@@ -26,11 +26,12 @@ from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import load_experiments
 from benchmark.parts import registry
 from benchmark.report import facts
-from benchmark.report.cards import helping, without_help
+from benchmark.report.cards import cards_of, helping, without_help
 from benchmark.report.confident_errors import confident_errors
 from benchmark.report.explained import parameters
 from benchmark.report.facts import audit_summary, bibliography, data_cards, environment, listed
 from benchmark.report.page import MOST_BYTES
+from benchmark.report.results import Results
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,23 @@ def test_ranks_are_of_all_methods_of_a_track_and_ties_are_with_the_first(results
         second["rank_high"],
         second["as_good"],
     ]
+
+
+def test_an_experiment_is_outlined_by_its_runs_and_its_best_method(page):
+    best = "3 of 5 runs; highest mean of targets, trained on raabin: resnet18-gn-ce, "
+    assert best in page
+
+
+def test_without_a_plain_network_the_best_at_home_says_how_far_scores_fall(tmp_path):
+    folder = tmp_path / "results" / "toy"
+    write_results(folder, methods=("resnet18-bn-focal", "resnet18-gn-focal"))
+    evaluate(folder)
+    intervals = pd.read_parquet(folder / "intervals.parquet")
+    found = intervals.query("metric == 'macro_f1' and class_name == '' and column == 'in_domain'")
+    best = found.loc[found["mean"].idxmax()]
+    (fall,) = cards_of(Results.of(folder)).falls
+    assert fall.method == best["method"]
+    assert fall.home.mean == pytest.approx(100 * best["mean"])
 
 
 EFFECTS = pd.DataFrame(

@@ -116,7 +116,7 @@ def explanation(kind: str, value: str, method: RecordedMethod, settings: dict) -
         return Explanation(ENSEMBLE, "")
     block = settings.get(kind) or {}
     of = {"of": method.of[kind]} if kind in method.of else {}
-    of_kind = Parts.model_fields[kind].description.replace("`", "")
+    of_kind = Parts.model_fields[kind].description.replace("`", "").split(";")[0].rstrip(".") + "."
     if kind == "backbone":
         return Explanation(network_text(value), "")
     if kind == "augmentation":
@@ -154,7 +154,8 @@ def network_text(name: str) -> str:
 
 def told(block: dict[str, Any]) -> str:
     """Parameters in one line: `gamma 2.0, p_t plain`."""
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in block.items() if value)
+    words = {key.replace("_", " "): value for key, value in block.items() if value}
+    return ", ".join(key if value is True else f"{key} {value}" for key, value in words.items())
 
 
 def most_common(blocks: list[dict[str, Any]]) -> dict[str, Any]:

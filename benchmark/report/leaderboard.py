@@ -81,7 +81,7 @@ def as_json(
     shown = {row.method for board in boards for row in board.methods}
     return {
         "metrics": METRICS,
-        "experiments": {e.experiment: e.title for e in experiments},
+        "experiments": {e.experiment: e.title.replace("`", "") for e in experiments},
         "blocks": {" ".join(part): list(block) for part, block in words.blocks.items()},
         "methods": {
             name: {

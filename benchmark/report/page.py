@@ -16,7 +16,6 @@ from benchmark.data.arrays import read_prepared
 from benchmark.evaluation.experiments import Experiment, gaps, predictions_digest
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import read_yaml, write_text
-from benchmark.metrics import HEADLINE
 from benchmark.parts import PARTS, Parts
 from benchmark.progress import say
 from benchmark.report import facts
@@ -77,6 +76,7 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         "number": number,
         "interval": interval_text,
         "points": signed,
+        "named": named,
         "column_title": column_title,
         "column_support": column_support,
     }
@@ -183,6 +183,11 @@ def about(results: Results) -> str:
     return f"From the predictions of {len(results.done)} runs (digest {digest[:10]})."
 
 
+def named(experiment: Experiment) -> str:
+    """An experiment's title, in which code is not set apart."""
+    return experiment.title.replace("`", "")
+
+
 def most_targets(results: Results) -> int:
     """How many other domains the widest scenario tests on, a laboratory's own aside."""
     counted = {
@@ -193,26 +198,26 @@ def most_targets(results: Results) -> int:
 
 
 def outline(section: Section) -> str:
-    """An experiment in a line: how much of it there is, and the highest mean of targets."""
+    """An experiment in a line: how much of it there is, and its highest mean of targets in the
+    first scenario, whatever the track."""
     experiment = section.experiment
     text = f"{experiment.found} of {len(experiment.runs)} runs"
-    table = section.tables.scores[0] if section.tables.scores else None
-    for block in table.blocks if table and table.metric == HEADLINE else ():
-        place = block.place("mean_target")
-        rows = [
-            row
-            for row in block.rows
-            if row.method != MAJORITY
-            and place is not None
-            and not math.isnan(row.cells[place].mean)
-        ]
-        if rows:
-            best = max(rows, key=lambda row: row.cells[place].mean)
-            value = cell_text(best.cells[place]._replace(as_good=False))
-            return (
-                f"{text}; highest mean of targets ({block.scenario.name}): {best.method}, {value} %"
-            )
-    return text
+    table = section.tables.scores[0]
+    found = [
+        (row.cells[place], row.method, block.track)
+        for block in table.blocks
+        if (place := block.place("mean_target")) is not None
+        and block.scenario == table.blocks[0].scenario
+        for row in block.rows
+        if row.method != MAJORITY and not math.isnan(row.cells[place].mean)
+    ]
+    if not found:
+        return text
+    best, method, track = max(found, key=lambda one: one[0].mean)
+    value = cell_text(best._replace(as_good=False))
+    whose = method if track == "inductive" else f"{method} ({track})"
+    source = table.blocks[0].scenario.source
+    return f"{text}; highest mean of targets, trained on {source}: {whose}, {value} %"
 
 
 def signed(cell: Cell) -> str:
