@@ -31,6 +31,7 @@ from benchmark.report.results import Results, Scores, load_scores
 from benchmark.report.table import Block, Cell, Column, Row, Table, sheet
 from benchmark.report.tables import tables_of
 from benchmark.report.write import to_latex
+from benchmark.texts import latex
 
 PAPER = REPOSITORY / "paper"
 OWN_WORDS = [PAPER / "core" / f"{name}.tex" for name in PROSE]
@@ -392,6 +393,14 @@ def test_in_print_a_table_of_scores_loses_its_accuracies_and_nothing_else(genera
     assert (generated / "legend.tex").read_text() == tex(LEGEND) + "\n"
 
 
+def test_the_supplement_says_of_each_claim_what_its_comparison_leaves_open(generated):
+    text = (generated / "tables" / "claims.tex").read_text()
+    assert "published &" not in text
+    for claim in CLAIMS:
+        assert f"{latex(claim.text)} &" in text
+        assert latex(claim.not_shown) in text
+
+
 def test_the_appendix_lists_the_blocks_that_a_named_method_uses(generated):
     text = (generated / "methods.tex").read_text()
     assert "\\item[{focal}] gamma 2" in text
@@ -459,3 +468,4 @@ def test_the_pdf_builds_without_a_reference_that_leads_nowhere(generated):
     assert built.returncode == 0, log[-3000:]
     assert not re.findall(r"(?:Citation|Reference) .* undefined|multiply defined", log)
     assert "Overfull \\hbox" not in log
+    assert "Float too large" not in log

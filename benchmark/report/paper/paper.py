@@ -37,6 +37,9 @@ SECOND = "core2"
 """The profile of study two."""
 PROSE = ("abstract", "results", "discussion")
 """The texts of `paper/<profile>/`."""
+CLAIMS_TABLE = "claims"
+LEFT_OUT = ("claim", "source", "verdict", "what this does not show")
+"""Columns of the table of claims that the supplement has."""
 MOST_FLOATS = 8
 """tables and figures put off together: of many more LaTeX loses some"""
 MOST_ROWS = 70
@@ -124,8 +127,15 @@ def absent(label: str) -> str:
 def printed(table: Table) -> Table:
     """A table as the supplement has it, which explains the signs of scores once for all tables.
 
-    It has no accuracies, for which a page has no room in letters that can be read.
+    It has no accuracies, for which a page has no room in letters that can be read. Of the claims it
+    has what the paper's own table leaves out.
     """
+    if table.name == CLAIMS_TABLE:
+        return replace(
+            table.with_columns(lambda column: column.key in LEFT_OUT),
+            caption="Claims checked: what each comparison does not show. What was published and "
+            f"found is in the paper, with every p-value in tables/{CLAIMS_TABLE}.md.",
+        )
     if not table.metric:
         return table
     table = table.with_columns(lambda column: column.metric != BESIDE)
