@@ -22,7 +22,14 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 
 FILES = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
-FILES += ("unlabelled", "severity", "differential", "labels_needed", "local_thresholds")
+FILES += (
+    "unlabelled",
+    "severity",
+    "same_cells",
+    "differential",
+    "labels_needed",
+    "local_thresholds",
+)
 
 
 def test_scores_are_those_of_the_predictions(tmp_path):

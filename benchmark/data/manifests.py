@@ -190,19 +190,34 @@ def count_faults(card: Card, table: pd.DataFrame) -> list[str]:
 # --------------------------------------------------------------------------- known faults
 
 
+def read_same_cells(datasets: Path) -> pd.DataFrame:
+    """Pairs of images that show one cell, of all datasets; none if there is no such file.
+
+    Raises:
+        UserError: the file is no CSV of the expected columns.
+    """
+    return read_cases(datasets, SAME_CELLS)
+
+
 def read_known_cases(datasets: Path, file: str, dataset: str) -> pd.DataFrame:
     """The rows of one of the files that concern a dataset; none if there is no such file.
 
     Raises:
         UserError: the file is no CSV of the expected columns.
     """
+    table = read_cases(datasets, file)
+    return table[table["dataset"] == dataset]
+
+
+def read_cases(datasets: Path, file: str) -> pd.DataFrame:
+    """All rows of one of the files."""
     path = datasets / file
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS[file])
     table = read_strings(path, (), "")
     if list(table.columns) != COLUMNS[file]:
         raise UserError(f"{path}: columns must be {','.join(COLUMNS[file])}")
-    return table[table["dataset"] == dataset]
+    return table
 
 
 def without_known_cases(datasets: Path, dataset: str, table: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -69,6 +70,7 @@ from benchmark.evaluation.experiments import (
     predictions_digest,
     predictions_of,
 )
+from benchmark.evaluation.same_cells import SAME_CELLS_SCHEMA, same_cells_of, same_cells_rows
 from benchmark.evaluation.scores import (
     CONFUSION_SCHEMA,
     METRICS_SCHEMA,
@@ -110,6 +112,7 @@ BY_RUN = {
     "open_set": OPEN_SET_SCHEMA,
     "unlabelled": UNLABELLED_SCHEMA,
     "severity": SEVERITY_SCHEMA,
+    "same_cells": SAME_CELLS_SCHEMA,
 }
 """Files whose rows belong to one run → schema."""
 BY_METHOD = {
@@ -151,11 +154,12 @@ def evaluate(results: Path) -> None:
     datasets = results.parent.parent / "datasets"
     tested = images_by_domain(datasets, pooled)
     apart, patients = distances_of(datasets, experiments), patients_of(datasets)
+    twice = same_cells_of(datasets)
     # All in one pool, the longest first: no processor waits for the last job of each kind.
     resampling = evidence_jobs(experiments, known)
     answering = laboratory_jobs(experiments, known, patients)
     scoring = [
-        partial(run_tables, *runs[i], own, tested, apart.get(runs[i][1]))
+        partial(run_tables, *runs[i], own, tested, apart.get(runs[i][1]), twice)
         for i, own in predictions.items()
     ]
     found = iter(in_processes([*resampling, *answering, *scoring], "evaluate"))
@@ -189,11 +193,13 @@ def run_tables(
     predictions: RunPredictions,
     tested: dict[str, np.ndarray],
     apart: Distances | None,
+    twice: pd.DataFrame,
 ) -> dict[str, pa.Table]:
     """What every file in `BY_RUN` holds of one run.
 
     Args:
         apart: distances between the classes; None where they are not known.
+        twice: pairs of images that show one cell.
     """
     # Copies, so that what is computed along the way goes with them.
     known = {test_set: replace(own) for test_set, own in predictions.known.items()}
@@ -206,6 +212,7 @@ def run_tables(
         "open_set": open_set_rows(run, known, predictions.foreign, tested),
         "unlabelled": unlabelled_rows(run, known),
         "severity": severity_rows(run, known, apart) if apart else [],
+        "same_cells": same_cells_rows(run, known, twice),
     }
     return {name: table_of(rows[name], schema) for name, schema in BY_RUN.items()}
 

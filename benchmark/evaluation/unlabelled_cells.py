@@ -90,14 +90,16 @@ def scored(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of adapted networks with their scores.
 
     Returns:
-        `COLUMNS` and source; macro_f1; gain, over no adaptation on the same cells; collapsed, by
-        `MARGIN`; few_named, whether fewer than half of the classes were predicted at all.
+        `COLUMNS` and source; at_home, whether it is of the source's own test part; macro_f1; gain,
+        over no adaptation on the same cells; collapsed, by `MARGIN`; few_named, whether fewer than
+        half of the classes were predicted at all.
     """
     support = np.stack(table["support"].to_list())
     classes = support.shape[1]
     counts = np.stack(table["confusion"].to_list()).reshape(-1, classes, classes)
     each = np.where(supported(support), f1(counts), np.nan)
     whole = table[["source", *COLUMNS]].assign(
+        at_home=table["source"] == table["target"],
         macro_f1=np.nanmean(each, axis=1),
         few_named=(counts.sum(axis=1) > 0).sum(axis=1) < classes / 2,
     )

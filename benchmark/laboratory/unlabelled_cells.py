@@ -260,6 +260,9 @@ def fill(path: Path, root: Path, network: Network, asked: Asked) -> None:
 def targets_of(root: Path, network: Network) -> list[Target]:
     """The targets of the network's scenario that have cells enough, with their draws.
 
+    The source's own test part is one, by the source's name: what a method costs where there is no
+    shift.
+
     Raises:
         UserError: there is none.
     """
@@ -270,10 +273,9 @@ def targets_of(root: Path, network: Network) -> list[Target]:
         shares = prevalences.counts(tuple(network.classes))[place]
         shares = shares / shares.sum()
     found = []
-    for name in network.record.scenario.targets:
-        if corruption_of(name) is not None:
-            continue
-        images = network.prepared(name, "shifted")
+    plain = (name for name in network.record.scenario.targets if corruption_of(name) is None)
+    for name, part in ((network.source, "id_test"), *((name, "shifted") for name in plain)):
+        images = network.prepared(name, part)
         counts = np.bincount(images.labels, minlength=len(network.classes))
         if supported(counts).sum() < 2:
             say(f"note: {name} is left out: fewer than two classes have cells enough to be scored")

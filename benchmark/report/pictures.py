@@ -147,7 +147,8 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             OVERVIEW, "throughput", "../speed", alt, text, partial(overview.speed_figure, found)
         )
     yield from question_jobs(results)
-    if (table := adapted_scores(results)) is not None:
+    table = adapted_scores(results)
+    if table is not None and not table["at_home"].all():
         yield job(
             OVERVIEW,
             "unlabelled_cells",
@@ -155,9 +156,9 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             "Line plots of macro-F1 gained against the number of unlabelled cells: a row per "
             "network, a column per order, a line per method.",
             "Macro-F1 gained by adapting to unlabelled cells of the target, mean over targets and "
-            "draws; vertical lines: lowest and highest target. Hollow: fewer targets, as the "
-            f"others have not so many cells. {MEANING}",
-            partial(unlabelled_cells.unlabelled_cells_figure, table),
+            "draws; vertical lines: lowest and highest target. Hollow: of fewer targets, as "
+            f"the others have not so many cells. {MEANING}",
+            partial(unlabelled_cells.unlabelled_cells_figure, table[~table["at_home"]]),
         )
     for group in groups_shown(results):
         for kind in KINDS:

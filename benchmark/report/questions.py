@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.evaluation.acceptance import ACCURACY, DRAWS, LABELS, MOST_CELLS, SENSITIVITIES
 from benchmark.evaluation.differential import ALL, CORRECTED, CORRECTIONS, PERFECT, SMEARS
+from benchmark.evaluation.exact import exact_limits
 from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.rejection import images_needed
 from benchmark.evaluation.unlabelled import ESTIMATORS, REGRESSION
@@ -349,7 +350,11 @@ def spearman(own: pd.DataFrame) -> float:
 
 def severity_lines(results: Results) -> list[Line]:
     """As `lines_of`, of the rows of all seeds."""
-    table = results.severity
+    return seeds_of(results, results.severity)
+
+
+def seeds_of(results: Results, table: pd.DataFrame) -> list[Line]:
+    """The same of any table of runs."""
     about = {run_id: (r.scenario.name, r.method.name) for run_id, r in results.done.items()}
     pairs = [about[run_id] for run_id in table["run_id"]]
     own = {
@@ -401,6 +406,32 @@ def severity_sheet(results: Results) -> Table | None:
             "confidence is in the tables of the open set"
         )
     return sheet("severity", caption, header, rows, notes, words=3)
+
+
+def same_cells_sheet(results: Results) -> Table | None:
+    """How often the answer to one cell changes with its photograph."""
+    rows: list[tuple[Value, ...]] = []
+    for line in seeds_of(results, results.same_cells):
+        means = {
+            name: float(np.mean([row[name] for row in line.rows]))
+            for name in ("pairs", "changed", "expected", "both_right", "one_right")
+        }
+        pairs = means["pairs"]
+        limits = exact_limits(means["changed"], pairs)
+        changed = Cell(*(100 * value for value in (means["changed"] / pairs, *limits)))
+        others = (share(means[n] / pairs) for n in ("expected", "both_right", "one_right"))
+        rows.append((*line.where, len(line.rows), round(pairs), changed, *others))
+    if not rows:
+        return None
+    header = ("trained on", "method", "tested on", "seeds", "pairs", "changed", "if independent")
+    caption = (
+        "The same cell photographed twice (datasets/same_cells.csv): per cent of the pairs of "
+        "photographs whose answers differ, mean over seeds, with the exact 95 % interval of so "
+        "many pairs. If independent: what would differ if an answer depended on the class alone, "
+        "and not on the cell. Right: both photographs, or one of them. No shift lies between the "
+        f"two. {SHOWN}"
+    )
+    return sheet("same_cells", caption, (*header, "both right", "one right"), rows, words=3)
 
 
 def heights_of(table: pd.DataFrame) -> list[int]:

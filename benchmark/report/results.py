@@ -127,6 +127,10 @@ class Results:
         return self.frame("severity")
 
     @cached_property
+    def same_cells(self) -> pd.DataFrame:
+        return self.frame("same_cells")
+
+    @cached_property
     def feature_sets(self) -> list[FeatureSet]:
         """What `score --features` left; none where nobody scored any."""
         return read_sets(self.folder)

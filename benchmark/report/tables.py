@@ -55,6 +55,7 @@ def overview_tables(results: Results) -> Tables:
         questions.unlabelled_sheet(results),
         unlabelled_cells_sheet(results),
         questions.severity_sheet(results),
+        questions.same_cells_sheet(results),
         features.features_sheet(results),
         features.labelled_cells_sheet(results),
         sheets.work_sheet(results),

@@ -263,13 +263,17 @@ def profile_stages(
             "outs": [small(f"{results}/experiments/{experiment}.json")],
         }
     tables = ("metrics", "confusion", "intervals", "standings", "evidence", "effects")
-    tables += ("rejection", "curves", "open_set", "unlabelled", "severity")
+    tables += ("rejection", "curves", "open_set", "unlabelled", "severity", "same_cells")
     tables += ("differential", "labels_needed", "local_thresholds")
     metrics = [f"{results}/{table}.parquet" for table in tables]
     stages["evaluate"] = {
         "cmd": f"wbc-shift evaluate --profile {name}",
         "params": [code("evaluate")],
-        "deps": [*indices, *splits, *(f"datasets/{facts}" for facts in (PREVALENCES, LINEAGE))],
+        "deps": [
+            *indices,
+            *splits,
+            *(f"datasets/{facts}" for facts in (PREVALENCES, LINEAGE, SAME_CELLS)),
+        ],
         "outs": [small(path) for path in metrics],
     }
     stages["report"] = {

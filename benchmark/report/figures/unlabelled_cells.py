@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,11 +31,13 @@ def unlabelled_cells_figure(table: pd.DataFrame) -> Figure:
     for place, axes in enumerate(found):
         (_, network), order = networks[place // across], orders[place % across]
         own = means[(means["network"] == network) & (means["order"] == order)]
-        draw(axes, own, means.loc[means["network"] == network, "target"].nunique())
+        draw(axes, own)
         shown = means[means["network"] == network]
         low, high = 100 * shown["gain"].min(), 100 * shown["gain"].max()
         axes.set(xlim=(-0.5, len(NUMBERS) - 0.5), ylim=(min(low, 0) - 3, max(high, 0) + 3))
-        axes.set_title(ORDERS[order], fontsize=6.5, color=INK)
+        count = own["target"].nunique()
+        targets = f"{count} target{'s' * (count != 1)}" if count else "not tried"
+        axes.set_title(f"{ORDERS[order]} ({targets})", fontsize=6.5, color=INK)
         axes.grid(axis="y")
     outer_labels(found, across, "unlabelled cells", "", range(len(NUMBERS)))
     for place, axes in enumerate(found):
@@ -51,25 +54,25 @@ def unlabelled_cells_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw(axes: Axes, means: pd.DataFrame, targets: int) -> None:
-    """The methods of a network in one order.
+def draw(axes: Axes, means: pd.DataFrame) -> None:
+    """The methods of a network in one order, from the means that `by_target` gives.
 
-    Args:
-        means: as `by_target` gives them.
-        targets: that the network has; marks are hollow where a number has fewer.
+    Where a number has fewer targets than others its mean is of other ones: the mark is hollow, and
+    no line leads to it.
     """
     axes.axhline(0, color=INK, linewidth=0.6)
+    targets = means["target"].nunique()
     names = [METHODS[name] for name in SHOWN]
     for place, method in enumerate(SHOWN):
         marker, colour = mark_of(METHODS[method], names)
         own = means[means["method"] == method].groupby("number")["gain"]
         if not len(own):
             continue
-        numbers = list(own.groups)
-        x = [NUMBERS.index(number) + STEP * (place - (len(SHOWN) - 1) / 2) for number in numbers]
-        axes.vlines(x, 100 * own.min(), 100 * own.max(), color=colour, linewidth=0.7, alpha=0.7)
-        axes.plot(x, 100 * own.mean(), color=colour, linewidth=0.9)
-        for at, value, count in zip(x, 100 * own.mean(), own.size(), strict=True):
-            fill = colour if count == targets else "white"
-            axes.plot([at], [value], marker, color=colour, markerfacecolor=fill, markersize=3,
-                      markeredgewidth=0.7)  # fmt: skip
+        gains = 100 * own.agg(["min", "max", "mean"])
+        at = np.array([NUMBERS.index(number) for number in gains.index])
+        x, whole = at + STEP * (place - (len(SHOWN) - 1) / 2), (own.size() == targets).to_numpy()
+        axes.vlines(x, gains["min"], gains["max"], color=colour, linewidth=0.7, alpha=0.7)
+        axes.plot(x[whole], gains["mean"][whole], marker, color=colour, markersize=3,
+                  linestyle="-", linewidth=0.9)  # fmt: skip
+        axes.plot(x[~whole], gains["mean"][~whole], marker, color=colour, markersize=3,
+                  markerfacecolor="white", markeredgewidth=0.7, linestyle="")  # fmt: skip
