@@ -479,3 +479,27 @@ def test_sets_that_were_scored_on_other_cells_are_refused(cells, prepared):
     (path.parent / "budgets.parquet").write_text("broken")
     with pytest.raises(UserError, match="score the features again, or delete"):
         read_sets(prepared / "results/tiny")
+
+
+def test_the_numbers_of_the_page_are_those_of_the_committed_sets():
+    """In the order of the text; recomputed in a clone without features or images."""
+    sets = {own.record.name: own for own in read_sets(REPOSITORY / "results/core2")}
+    named = [
+        sets[name] for name in ("squeezenet-imagenet", "squeezenet-random", "colour-histogram")
+    ]
+    found = {score[:4]: 100 * score.value.mean for score in scores_of(named)}
+    names = [own.record.name for own in named]
+    wanted = [
+        found[name, "raabin->*", readout, "mean_target"]
+        for name in names
+        for readout in ("logistic", "20-NN")
+    ]
+    wanted += [found[name, "raabin->*", "logistic", "in_domain"] for name in names]
+    told = [100 * own.record.laboratory_told for own in named]
+    scores = budget_scores(sets["colour-histogram"])
+    scores = scores[(scores["target"] == "pbc-main") & (scores["method"] == "logistic")]
+    labelled = [scores[scores["per_class"] == k]["macro_f1"].mean() for k in (5, 0)]
+    wanted += [min(told), max(told), *(100 * value for value in labelled)]
+    page = (REPOSITORY / "docs/features.md").read_text(encoding="utf-8")
+    section = page.split("## What was found")[1].split("\n## ")[0]
+    assert re.findall(r"\d+\.\d", section) == [f"{value:.1f}" for value in wanted]

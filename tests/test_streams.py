@@ -147,6 +147,7 @@ def test_d4_an_error_shows_codes_as_text(project: Path, wbc_shift) -> None:
         ("domain", "add", "x", "--name", "y"), ("domain", "remove", "x"), ("plan",),
         ("validate",), ("models",), ("train",),
         ("speed",), ("launch",), ("predict", "x", "--run", "a/b/seed0"), ("embed", "a/b/seed0"),
+        ("embed-all", "resnet18", "--out", "f.parquet"),
         ("gallery",), ("evaluate",), ("report",), ("compare", "a", "b"),
         ("score", "x.csv", "--scenario", "a->*"), ("paper",), ("pipeline",),
     ],
