@@ -17,6 +17,7 @@ from benchmark.domains.alarm import (
     alarm_probability,
     alarm_table,
     dose_figure,
+    single_sources,
     write_alarm,
 )
 from benchmark.domains.ranges import SourceRange, beyond, read_ranges
@@ -114,7 +115,7 @@ def test_what_is_kept_gives_the_committed_numbers_without_images(
     folder = REPOSITORY / "results" / "core2" / "domains"
     kept = pd.read_parquet(folder / "appearance.parquet")
     profile = load_params(REPOSITORY / "params.yaml").profile("core2")
-    ranges = [read_ranges(REPOSITORY, "core2", s, None)[0] for s in profile.sources()]
+    ranges = [read_ranges(REPOSITORY, "core2", s, None)[0] for s in single_sources(profile)]
     table = alarm_table(kept, ranges, profile.domains)
     text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     assert text == (folder / "alarm.csv").read_text()

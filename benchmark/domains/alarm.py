@@ -39,7 +39,7 @@ from benchmark.evaluation.exact import share
 from benchmark.files import atomic, write_text
 from benchmark.phantom.acquisition import DOSES, dose_of
 from benchmark.progress import say
-from benchmark.settings import Params
+from benchmark.settings import Params, Profile
 from benchmark.study.plan import profile_folder
 
 LOOKS = [
@@ -73,7 +73,9 @@ def write_alarm(root: Path, params: Params, cards: dict[str, Card], name: str) -
     path = folder / "appearance.parquet"
     if table_path(cache_folder(root, name)).exists():
         classes = load_label_spaces(root / "datasets")[profile.label_space]
-        looks = looks_of(PreparedImages(root, name, classes), profile.domains, profile.sources())
+        looks = looks_of(
+            PreparedImages(root, name, classes), profile.domains, single_sources(profile)
+        )
         with atomic(path) as temporary:
             looks.to_parquet(temporary, index=False)
     elif path.exists():
@@ -81,7 +83,7 @@ def write_alarm(root: Path, params: Params, cards: dict[str, Card], name: str) -
         say(f"note: no images are prepared, {path} is taken as it is")
     else:
         raise UserError(f"{path} is missing, and no images are here: `wbc-shift prepare -p {name}`")
-    ranges = [read_ranges(root, name, source, None)[0] for source in profile.sources()]
+    ranges = [read_ranges(root, name, source, None)[0] for source in single_sources(profile)]
     table = alarm_table(looks, ranges, profile.domains)
     text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     write_text(folder / "alarm.csv", text)
@@ -115,6 +117,13 @@ def alarm_probability(beyond: float | np.ndarray, cells: int) -> float | np.ndar
     """Probability that `predict` calls a folder of so many cells another laboratory's, when each
     is beyond the source's range with a probability `beyond`, for itself."""
     return binom.sf(np.floor(tolerated(cells)), cells, beyond)
+
+
+def single_sources(profile: Profile) -> list[str]:
+    """The domains that some network is trained on alone, sorted: the alarm is of one laboratory."""
+    scenarios = {s for one in profile.experiments.values() for s in one.scenarios}
+    alone = {scenario.partition("->")[0] for scenario in scenarios}
+    return [source for source in profile.sources() if source in alone]
 
 
 def alarm_table(looks: pd.DataFrame, ranges: list[SourceRange], domains: list[str]) -> pd.DataFrame:
