@@ -156,7 +156,8 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             "Line plots of macro-F1 gained against the number of unlabelled cells: a row per "
             "network, a column per order, a line per method.",
             "Macro-F1 gained by adapting to unlabelled cells of the target, mean over targets and "
-            "draws; vertical lines: lowest and highest target. Hollow: of fewer targets, as "
+            "draws; vertical lines: lowest and highest target. In brackets: the targets that an "
+            "order was tried on. Hollow: of fewer of them, as "
             f"the others have not so many cells. {MEANING}",
             partial(unlabelled_cells.unlabelled_cells_figure, table[~table["at_home"]]),
         )

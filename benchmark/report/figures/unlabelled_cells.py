@@ -35,9 +35,7 @@ def unlabelled_cells_figure(table: pd.DataFrame) -> Figure:
         shown = means[means["network"] == network]
         low, high = 100 * shown["gain"].min(), 100 * shown["gain"].max()
         axes.set(xlim=(-0.5, len(NUMBERS) - 0.5), ylim=(min(low, 0) - 3, max(high, 0) + 3))
-        count = own["target"].nunique()
-        targets = f"{count} target{'s' * (count != 1)}" if count else "not tried"
-        axes.set_title(f"{ORDERS[order]} ({targets})", fontsize=6.5, color=INK)
+        axes.set_title(f"{ORDERS[order]} ({own['target'].nunique()})", fontsize=6.5, color=INK)
         axes.grid(axis="y")
     outer_labels(found, across, "unlabelled cells", "", range(len(NUMBERS)))
     for place, axes in enumerate(found):
