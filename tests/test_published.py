@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ from sklearn.metrics import accuracy_score, f1_score
 from support.results import CLASSES, run_record, write_data, write_experiment, write_results
 
 from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.features import Score
+from benchmark.evaluation.intervals import Interval
 from benchmark.files import read_json, sha256_file
-from benchmark.report.published import FIELDS, KEYS, contamination, write_published
+from benchmark.report.published import FIELDS, KEYS, contamination, published, write_published
 from benchmark.report.results import Results
 
 FILES = ("results.parquet", "results.csv.gz", "croissant.json")
@@ -134,6 +137,34 @@ def test_contamination_is_of_the_test_sets_behind_a_value(folder: Path) -> None:
     assert found[BN, "bccd"] == "unknown"
 
 
+def test_sets_of_features_stand_beside_methods_with_their_contamination(folder: Path) -> None:
+    results = Results.of(folder)
+    (scenario,) = {run.scenario for run in results.done.values()}
+    record = SimpleNamespace(
+        name=BN, scenarios=(scenario,), contamination={"raabin": {"contaminated": ["bccd"]}}
+    )
+    vars(results)["feature_sets"] = [SimpleNamespace(record=record)]
+    vars(results)["feature_scores"] = [
+        Score(BN, scenario.name, "logistic", column, Interval(0.5, 0.4, 0.6, 1))
+        for column in ("in_domain", "bccd", "mean_target")
+    ]
+    table = published(results).to_pandas()
+    own = table[table["method"] == f"features/{BN}"].set_index("target")
+    assert dict(own["contamination"]) == {
+        "raabin": "clean",
+        "bccd": "contaminated",
+        "mean_target": "contaminated",
+    }
+    assert set(own["setting"]) == {"readout=logistic"}
+    assert own.loc["raabin", ["value", "low", "high", "source"]].tolist() == [
+        0.5,
+        0.4,
+        0.6,
+        "raabin",
+    ]
+    assert own.at["bccd", "constant"] == row(table, metric="macro_f1")["constant"] > 0
+
+
 def test_the_metadata_tells_files_columns_licence_and_citation(folder: Path) -> None:
     about = read_json(folder / "croissant.json")
     for file in about["distribution"]:
@@ -150,7 +181,8 @@ def test_croissants_own_reader_takes_the_metadata_and_gives_the_rows(
 ) -> None:
     croissant = pytest.importorskip("mlcroissant", reason="pip install 'wbc-shift[dev]'")
     dataset = croissant.Dataset(jsonld=folder / "croissant.json")
-    assert not dataset.metadata.ctx.issues.errors
+    issues = dataset.metadata.ctx.issues
+    assert (issues.errors, issues.warnings) == (set(), set())
     first = next(iter(dataset.records("results")))
     assert first["results/metric"].decode() == table["metric"].iloc[0]
     assert first["results/value"] == pytest.approx(table["value"].iloc[0])

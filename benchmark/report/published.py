@@ -23,6 +23,7 @@ from benchmark.evaluation.columns import summarise
 from benchmark.evaluation.differential import ALL, CORRECTED
 from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.files import atomic, read_yaml, sha256_file, write_json
+from benchmark.metrics import HEADLINE
 from benchmark.report.facts import image_names
 from benchmark.report.results import Results, values
 from benchmark.scenarios import sources_of
@@ -35,6 +36,8 @@ VERSION = "1.0.0"
 the second where columns or metrics are added."""
 EVERY_SEED = "all"
 SUMMARY = "summary"
+FEATURES = "features/"
+"""Before the name of a set of frozen features, which is no method of the plan."""
 LEVEL = 0.95
 DECIMALS = 6
 """What lies beyond may differ from one machine to the next."""
@@ -56,7 +59,12 @@ FIELDS = (
     Field("experiments", TEXT, "Experiments that plan the method in this scenario, by spaces."),
     Field("scenario", TEXT, "Who is trained and tested on whom; `a->*` is a on all others."),
     Field("track", TEXT, "inductive, or transductive: adapted to unlabelled target images."),
-    Field("method", TEXT, "Name of the method; `no error` is a count without misreadings."),
+    Field(
+        "method",
+        TEXT,
+        "Name of the method; `no error` is a count without misreadings, `features/` and a name a "
+        "set of frozen features.",
+    ),
     Field("source", TEXT, "Domain trained on; of several, joined by +."),
     Field(
         "target",
@@ -134,6 +142,7 @@ def published(results: Results) -> pa.Table:
         laboratory(results),
         unlabelled(results),
         severity(results),
+        features(results),
     ]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table = table.merge(methods(results), on=WHERE, how="left")
@@ -173,8 +182,12 @@ def methods(results: Results) -> pd.DataFrame:
             own = found.setdefault((run.scenario.name, run.method.name), about)
             own["experiments"][experiment.experiment] = None
     for name, scenario in scenarios(results).items():
-        about = {"track": "inductive", "source": scenario.source, "experiments": {}}
-        found[name, "no error"] = about
+        for other in (
+            "no error",
+            *(f"{FEATURES}{own.record.name}" for own in results.feature_sets),
+        ):
+            about = {"track": "inductive", "source": scenario.source, "experiments": {}}
+            found[name, other] = about
     rows = [
         {"scenario": scenario, "method": method}
         | own
@@ -210,6 +223,16 @@ def contamination(results: Results) -> pd.DataFrame:
         for place, domains in places.items():
             key = (scenario.name, run.method.name, *place)
             found[key] = max(found.get(key, "clean"), verdict(domains), key=VERDICTS.index)
+    for own in results.feature_sets:
+        for scenario in own.record.scenarios:
+            told = own.record.contamination.get(scenario.source, {})
+            of_domain = {domain: kind for kind, domains in told.items() for domain in domains}
+            places = {test_set: [test_set[0]] for test_set in scenario.test_sets}
+            places["mean_target", SUMMARY] = scenario.targets
+            for place, domains in places.items():
+                kinds = (of_domain.get(domain, "clean") for domain in domains)
+                key = (scenario.name, f"{FEATURES}{own.record.name}", *place)
+                found[key] = max(kinds, key=VERDICTS.index)
     rows = [(*key, verdict) for key, verdict in found.items()]
     return pd.DataFrame(rows, columns=[*WHERE, *PLACE, "contamination"])
 
@@ -438,29 +461,47 @@ def severity(results: Results) -> pd.DataFrame:
     return both.dropna(subset="value").assign(seed=EVERY_SEED, class_name="")
 
 
+def features(results: Results) -> pd.DataFrame:
+    """Macro-F1 of readouts of frozen features; the method is `features/` and the set's name."""
+    places = {
+        scenario.name: places_of(scenario)
+        for own in results.feature_sets
+        for scenario in own.record.scenarios
+    }
+    rows = []
+    for score in results.feature_scores:
+        where = places[score.scenario].get(score.column, (score.column, SUMMARY))
+        setting = f"readout={score.readout}"
+        rows.append((score.scenario, f"{FEATURES}{score.features}", *where, setting, *score.value))
+    columns = [*WHERE, *PLACE, "setting", "value", "low", "high", "seeds"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(metric=HEADLINE, class_name="", seed=EVERY_SEED, covers="images")
+
+
 # Croissant
 
 
 TYPES = {TEXT: "sc:Text", NUMBER: "sc:Float", COUNT: "sc:Integer"}
 FORMATS = {"results.csv.gz": "text/csv", "results.parquet": "application/x-parquet"}
 LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
+TERMS = (
+    "citeAs column equivalentProperty extract field fileObject fileProperty fileSet format "
+    "includes isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated "
+    "replace samplingRate separator source subField transform"
+)
 CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/",
     "dct": "http://purl.org/dc/terms/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
     "conformsTo": "dct:conformsTo",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "recordSet": "cr:recordSet",
-    "source": "cr:source",
-}
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+} | {term: f"cr:{term}" for term in TERMS.split()}
+"""The context that the specification prescribes, whole: readers compare it."""
 
 
 def croissant(profile: str, root: Path, paths: dict[str, Path]) -> dict:
@@ -521,7 +562,8 @@ def croissant(profile: str, root: Path, paths: dict[str, Path]) -> dict:
     }
     if cited:
         about |= {"citeAs": citation(cited), "creator": creators(cited)}
-        about |= {"url": cited["repository-code"]} if "repository-code" in cited else {}
+        asked = {"url": "repository-code", "datePublished": "date-released"}
+        about |= {name: str(cited[key]) for name, key in asked.items() if key in cited}
     return about
 
 
