@@ -132,7 +132,9 @@ def write_published(results: Results) -> None:
 
 
 def published(results: Results) -> pa.Table:
-    """The rows, sorted by what they are of."""
+    """The rows, sorted by what they are of; none before the first run is done."""
+    if not results.done:
+        return SCHEMA.empty_table()
     parts = [
         over_seeds(results),
         of_runs(results),
