@@ -436,3 +436,40 @@ def test_a_manifest_without_a_column_is_named(few: pd.DataFrame, tmp_path: Path)
 def test_an_acquisition_without_knobs_is_named(few: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no knobs for the manifest's acquisition 'x'; known: y"):
         draw_images(few, {"y": Acquisition()}, tmp_path)
+
+
+# ------------------------------------------------------------------- one setting at a time
+
+
+def test_the_manifest_of_doses_is_what_the_script_writes() -> None:
+    looks = draw_phantoms.read_acquisitions(REPOSITORY / "datasets" / "phantom-dose.yaml")
+    written = pd.read_csv(REPOSITORY / "datasets" / "manifests" / "phantom-dose.csv")
+    made = draw_phantoms.dose_manifest(looks).reset_index(drop=True)
+    pd.testing.assert_frame_equal(written, made)
+    assert (made.groupby("cell").size() == len(looks)).all()
+    assert made["path"].is_unique
+
+
+def test_images_of_one_cell_differ_in_the_acquisition_alone(tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {
+            "path": ["a/1.png", "b/1.png", "c/1.png", "c/2.png"],
+            "label": "monocyte",
+            "group": "slide",
+            "acquisition": ["plain", "plain", "far", "far"],
+            "width": 48,
+            "cell": ["one", "one", "one", "two"],
+        }
+    )
+    looks = {"plain": Acquisition(noise_sd=0), "far": Acquisition(noise_sd=0, azure_strength=0.5)}
+    assert draw_images(rows, looks, tmp_path) == 4
+    plain, again, far, other = (
+        np.asarray(Image.open(tmp_path / path)).astype(float) for path in rows["path"]
+    )
+    assert np.array_equal(plain, again)
+    lighter = far.mean() - plain.mean()
+    assert lighter > 0
+    # The same cell lies in the same place: what is dark stays dark.
+    assert np.corrcoef(plain[..., 0].ravel(), far[..., 0].ravel())[0, 1] > 0.95
+    assert np.corrcoef(other[..., 0].ravel(), far[..., 0].ravel())[0, 1] < 0.9
+    assert draw_images(rows, looks, tmp_path) == 0

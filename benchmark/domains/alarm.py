@@ -217,9 +217,9 @@ def dose_figure(table: pd.DataFrame, doses: dict[str, tuple[str, float]]) -> Fig
     knobs = [knob for knob in DOSES if knob in {knob for knob, _ in doses.values()}]
     names = [f"{cells} cells" for cells in SHOWN_CELLS]
     with matplotlib.style.context(STYLE):
-        figure, found = panels(len(knobs), 3, (49, 32), (9, 14), (13, 10, 3, 16))
-        for axes, knob in zip(found, knobs, strict=True):
-            for cells, name in zip(SHOWN_CELLS, names, strict=True):
+        figure, found = panels(len(knobs), 3, (49, 32), (9, 17), (13, 10, 3, 19))
+        for place, (axes, knob) in enumerate(zip(found, knobs, strict=True)):
+            for side, (cells, name) in enumerate(zip(SHOWN_CELLS, names, strict=True), start=-1):
                 rows = table[table["cells"] == cells].set_index("target")
                 levels = dose_levels(doses, knob, list(rows.index))
                 x = [value for value, _ in levels]
@@ -227,10 +227,10 @@ def dose_figure(table: pd.DataFrame, doses: dict[str, tuple[str, float]]) -> Fig
                 own = rows.loc[[domain for _, domain in levels]]
                 axes.plot(x, 100 * own["alarm"], color=colour, marker=marker, markersize=3)
                 low, high = 100 * own["alarm_low"], 100 * own["alarm_high"]
-                axes.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.6)
+                beside = np.array(x) + 0.007 * side * abs(x[-1] - x[0])
+                axes.vlines(beside, low, high, color=colour, linewidth=0.8, alpha=0.6)
             dose_axis(axes, knob, x)
-            axes.set(ylim=(-3, 103))
-            axes.set_ylabel("alarm (%)")
+            axes.set(ylim=(-3, 103), ylabel="" if place % 3 else "alarm (%)")
         figure.legend(handles=line_handles(names), loc="lower left", ncols=3, fontsize=6.5)
         title(figure, "Drawn cells: alarm against the dose of one changed setting; 95 % intervals")
     return figure
@@ -250,6 +250,6 @@ def dose_axis(axes: Axes, knob: str, values: list[float]) -> None:
     if values[0] > values[-1]:
         axes.invert_xaxis()
     axes.axvline(values[0], color=CONSTANT, linewidth=0.6, linestyle=(0, (3, 2)))
-    axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=5.5)
+    axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=5.5, rotation=90)
     axes.set_xlabel(DOSES[knob].label)
     axes.grid(axis="y")

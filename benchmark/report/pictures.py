@@ -20,6 +20,7 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.metrics import HEADLINE
 from benchmark.parallel import in_processes
 from benchmark.report import questions as asked_of
+from benchmark.report.doses import dose_response_figure, dosed, doses_of
 from benchmark.report.figures import (
     confusion,
     curves,
@@ -66,6 +67,8 @@ class Kind(NamedTuple):
     draw: Callable[[Results, Group], Figure]
 
 
+MOST_TARGETS = 12
+"""Test sets beyond which a panel for each is too many."""
 KINDS = (
     Kind(
         "confusion",
@@ -162,7 +165,7 @@ def overview_jobs(results: Results) -> Iterator[Job]:
             partial(unlabelled_cells.unlabelled_cells_figure, table[~table["at_home"]]),
         )
     for group in groups_shown(results):
-        for kind in KINDS:
+        for kind in KINDS if len(group.scenario.targets) <= MOST_TARGETS else ():
             yield job(
                 OVERVIEW,
                 f"{kind.name}_{group.scenario.file_name}",
@@ -249,6 +252,22 @@ def groups_shown(results: Results) -> Iterator[Group]:
 
 def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
     name, scores = experiment.experiment, results.scores
+    doses = doses_of(results.folder)
+    for (scenario, track), runs in experiment.blocks().items():
+        if dosed(doses, scenario.targets) and done_ids(runs):
+            group = Group(experiment, scenario, track, runs)
+            yield job(
+                name,
+                f"response_{name}",
+                "intervals.parquet",
+                "Line plots of macro-F1 against one changed setting: a panel per setting, a line "
+                "per network.",
+                "Macro-F1 on drawn cells with one setting changed at a time, mean over seeds with "
+                "95 % intervals; dashed: the setting of training. Drawn cells are not blood.",
+                partial(dose_response_figure, results, group),
+            )
+    if any(dosed(doses, scenario.targets) for scenario, _ in experiment.blocks()):
+        return  # a forest of a test set per level would say it again, illegibly
     for place, panels in enumerate(intervals.forest_pages(experiment, scores), start=1):
         yield job(
             name,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from benchmark.evaluation.experiments import Experiment
 from benchmark.report import claims, crossed, features, questions, rejection, sheets
 from benchmark.report.blocks import score_tables
+from benchmark.report.doses import doses_sheet
 from benchmark.report.facts import image_names
 from benchmark.report.notes import apart_notes, contamination_notes
 from benchmark.report.results import Results
@@ -77,5 +78,6 @@ def experiment_tables(results: Results, experiment: Experiment) -> Tables:
         crossed.levels_sheet(experiment, crossing),
         shift_parts_sheet(experiment, scores),
         sheets.corruption_sheet(experiment, scores),
+        doses_sheet(results, experiment),
     ]
     return Tables(score_tables(experiment, scores, notes), list(filter(None, lists)))
