@@ -23,7 +23,7 @@ def named(path: str) -> str | None:
     """A file as the picture names it; None for code, which is no data."""
     if path.startswith("benchmark/"):
         return None
-    if path.endswith(".parquet"):
+    if path.endswith(".parquet") and not path.endswith("/results.parquet"):
         return "results/PROFILE/*.parquet"
     for folder, name in (
         ("datasets/splits/", "datasets/splits/SOURCE.csv"),
