@@ -17,8 +17,8 @@ from benchmark.evaluation.experiments import RecordedMethod, RecordedRun
 from benchmark.memory import remembered
 from benchmark.parts import NAMED, PARTS, REGISTRIES, Parts, function_of, registry
 from benchmark.report.results import Records, Results
+from benchmark.settings import Weights
 from benchmark.speed.records import Network, inference_speeds
-from benchmark.study.runs import RunSettings
 
 ENSEMBLE = "Mean of the probabilities that several networks predict."
 Part = tuple[str, str]
@@ -197,25 +197,35 @@ def count_of(method: dict[str, Any], settings: dict[str, Any], classes: int) -> 
     if not size_of(settings):
         return None
     parts = (method["backbone"], method["normalisation"], method.get("head", "linear"))
-    return parameters(*parts, json.dumps(settings, sort_keys=True), classes)
+    blocks = (settings.get("normalisation", {}), settings.get("weights", {}))
+    return parameters(*parts, *(json.dumps(own) for own in blocks), size_of(settings), classes)
 
 
 @functools.cache
 @remembered
 def parameters(
-    backbone: str, normalisation: str, head: str, settings: str, classes: int
+    backbone: str,
+    normalisation: str,
+    head: str,
+    normalising: str,
+    weights: str,
+    image_size: int,
+    classes: int,
 ) -> int | None:
-    """The same for settings as JSON; what a loss brings with it is not counted."""
+    """The same, with the blocks of normalisation and weights as JSON; what a loss brings with it
+    is not counted."""
     import torch
 
     from benchmark.models.build import build_model
     from benchmark.models.normalisation import Skip
 
-    own = RunSettings.model_validate_json(settings)
-    build = functools.partial(build_model, backbone, normalisation, own.normalisation, classes)
+    began = Weights.model_validate_json(weights)
+    block = json.loads(normalising)
     try:
         with torch.device("meta"):
-            model = build(own.image_size, seed=0, head=head, weights=own.weights)
+            model = build_model(
+                backbone, normalisation, block, classes, image_size, 0, head=head, weights=began
+            )
     except (Skip, UserError, RuntimeError, ValueError):
         return None
     return sum(one.numel() for one in model.parameters())
