@@ -56,7 +56,7 @@ def test_commands_and_make_targets_exist() -> None:
     known = {one.name or one.callback.__name__ for one in app.registered_commands}
     known |= {group.name for group in app.registered_groups}
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert set(re.findall(r"wbc-shift ([a-z]+)", pages)) <= known
+    assert set(re.findall(r"wbc-shift ([a-z]+(?:-[a-z]+)*)", pages)) <= known
     targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)(?:\S+=\S+ +)?make ([a-z]+)", README, re.MULTILINE))
     assert {"demo", "test", "core"} <= named <= targets
