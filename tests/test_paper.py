@@ -144,7 +144,9 @@ def scores_of(intervals):
         for domain, part, value in (("a", "id_test", 0.2), ("b", "shifted", 0.148))
         for metric in ("macro_f1", "macro_f1_present")
     }
-    return Scores(constants, found, {}, {}, {"a->*": ("b",)}, runs)
+    # Of the leaderboard, whose sign of a tie belongs into no sentence.
+    tied = {("", "a->*", "inductive", "bn", "macro_f1", "mean_target"): {"as_good": True}}
+    return Scores(constants, found, tied, {}, {"a->*": ("b",)}, runs)
 
 
 EFFECTS = pd.DataFrame(

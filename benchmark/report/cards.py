@@ -15,7 +15,7 @@ import pandas as pd
 from benchmark.evaluation.comparisons import significant
 from benchmark.metrics import HEADLINE
 from benchmark.report.in_words import Outcome, outcome_of, scenarios, spoken
-from benchmark.report.results import Results, cell
+from benchmark.report.results import Results, unmarked_cell
 from benchmark.report.table import Cell
 from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
@@ -96,9 +96,9 @@ def best_at_home(results: Results, scenario: Scenario) -> str:
         for run in results.done.values()
         if run.scenario == scenario and run.track == "inductive"
     }
-    where = ("", scenario.name, "inductive")
+    where = (scenario.name, "inductive")
     means = {
-        name: cell(results.scores, where, name, HEADLINE, "", "in_domain").mean
+        name: unmarked_cell(results.scores, where, name, HEADLINE, "", "in_domain").mean
         for name in sorted(names)
     }
     return max(means, key=lambda name: np.nan_to_num(means[name]), default="")

@@ -14,7 +14,14 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.metrics import HEADLINE
 from benchmark.phantom.acquisition import DOSES, dose_of
 from benchmark.report.facts import data_cards
-from benchmark.report.results import Group, Results, by_method, cell, done_ids, shown_methods
+from benchmark.report.results import (
+    Group,
+    Results,
+    by_method,
+    done_ids,
+    shown_methods,
+    unmarked_cell,
+)
 from benchmark.report.table import Cell, Table, sheet
 
 Doses = dict[str, tuple[str, float]]
@@ -41,26 +48,17 @@ def doses_sheet(results: Results, experiment: Experiment) -> Table | None:
     doses = doses_of(results.folder)
     rows = []
     for (scenario, track), runs in experiment.blocks().items():
-        where = (experiment.experiment, scenario.name, track)
+        where = (scenario.name, track)
         for knob in dosed(doses, scenario.targets):
             levels = dose_levels(doses, knob, scenario.targets)
             for (value, domain), (method, planned) in product(levels, by_method(runs).items()):
                 first, shown = (
-                    cell(results.scores, where, method, HEADLINE, "", name)
+                    unmarked_cell(results.scores, where, method, HEADLINE, "", name)
                     for name in (levels[0][1], domain)
                 )
                 done = f"{len(done_ids(planned))}/{len(planned)}"
                 drop = Cell(first.mean - shown.mean)
-                rows.append(
-                    (
-                        DOSES[knob].label,
-                        f"{value:g}",
-                        method,
-                        done,
-                        shown._replace(best=False, as_good=False),
-                        drop,
-                    )
-                )
+                rows.append((DOSES[knob].label, f"{value:g}", method, done, shown, drop))
     if not rows:
         return None
     return sheet(
@@ -80,14 +78,16 @@ def dose_response_figure(results: Results, group: Group) -> Figure:
     """Macro-F1 against the dose: a panel per setting, a line per network."""
     doses, scenario, scores = doses_of(results.folder), group.scenario, results.scores
     shown, note = shown_methods(scores, group)
-    where = (group.experiment.experiment, scenario.name, group.track)
+    where = (scenario.name, group.track)
     knobs = dosed(doses, scenario.targets)
     figure, found = panels(len(knobs), 3, (49, 34), (9, 17), (13, 10, 3, 19))
     for place, (axes, knob) in enumerate(zip(found, knobs, strict=True)):
         levels = dose_levels(doses, knob, scenario.targets)
         x = [value for value, _ in levels]
         for method in shown:
-            cells = [cell(scores, where, method, HEADLINE, "", domain) for _, domain in levels]
+            cells = [
+                unmarked_cell(scores, where, method, HEADLINE, "", domain) for _, domain in levels
+            ]
             marker, colour = mark_of(method, shown)
             axes.plot(x, [c.mean for c in cells], color=colour, marker=marker, markersize=3)
             low, high = ([getattr(c, end) for c in cells] for end in ("low", "high"))

@@ -15,7 +15,7 @@ from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.parts import PLAIN
 from benchmark.report.blocks import constant_cells
-from benchmark.report.results import Results, cell
+from benchmark.report.results import Results, unmarked_cell
 from benchmark.report.table import Cell, Column
 from benchmark.report.write import interval_text, number
 from benchmark.scenarios import corruption_of
@@ -162,9 +162,9 @@ def outcome_of(
         return None
     # Of plain networks that differ in backbone, the one that most is compared with.
     method = max(plain, key=lambda name: compared[name], default=otherwise)
-    where = ("", scenario.name, "inductive")  # of no experiment: its marks are not asked for
+    where = (scenario.name, "inductive")
     home, away, drop, *targets = (
-        cell(results.scores, where, method, HEADLINE, "", column)
+        unmarked_cell(results.scores, where, method, HEADLINE, "", column)
         for column in ("in_domain", "mean_target", "shift_drop", *counted)
     )
     if any(math.isnan(cell.mean) for cell in (home, away, *targets)):

@@ -287,16 +287,26 @@ def cell(scores: Scores, where: tuple[str, str, str], method: str, *key: str) ->
         where: experiment, scenario and track.
         key: metric, class and column.
     """
-    row = scores.intervals.get((*where[1:], method, *key))
+    metric, class_name, column = key
+    standing = {} if class_name else scores.standings.get((*where, method, metric, column), {})
+    marks = {name: standing.get(name, False) for name in ("best", "as_good")}
+    return unmarked_cell(scores, where[1:], method, *key)._replace(**marks)
+
+
+def unmarked_cell(scores: Scores, where: tuple[str, str], method: str, *key: str) -> Cell:
+    """The same by itself, among no others.
+
+    Args:
+        where: scenario and track.
+        key: metric, class and column.
+    """
+    row = scores.intervals.get((*where, method, *key))
     if row is None:
         return Cell(math.nan)
     numbers = (
         math.nan if row[name] is None else 100 * row[name] for name in ("mean", "low", "high")
     )
-    metric, class_name, column = key
-    standing = {} if class_name else scores.standings.get((*where, method, metric, column), {})
-    marks = (standing.get(name, False) for name in ("best", "as_good"))
-    return Cell(*numbers, row["seeds"], *marks, row["freedom"] > 0)
+    return Cell(*numbers, row["seeds"], across_seeds=row["freedom"] > 0)
 
 
 def done_ids(runs: list[RecordedRun]) -> list[str]:

@@ -15,7 +15,7 @@ from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE, METRICS
 from benchmark.report.blocks import constant_cells
-from benchmark.report.results import Results, cell
+from benchmark.report.results import Results, unmarked_cell
 from benchmark.report.table import Cell, Column
 from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
@@ -51,8 +51,8 @@ class Readings:
             (found,) = constant_cells(self.results.scores, own, metric, [Column(column, column)])
         else:
             track = self.methods[scenario][known(method, self.methods[scenario], "method")]
-            where = ("", scenario, track)
-            found = cell(self.results.scores, where, method, metric, "", column)
+            where = (scenario, track)
+            found = unmarked_cell(self.results.scores, where, method, metric, "", column)
         if math.isnan(found.mean):
             raise ValueError(f"{method} of {scenario} has no {metric} of {column}")
         return found
