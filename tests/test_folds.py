@@ -24,7 +24,9 @@ from benchmark.data.split import (
 )
 from benchmark.errors import UserError
 from benchmark.evaluation.cross_fitting import runs_by_fold
+from benchmark.evaluation.feature_files import cells_of
 from benchmark.files import read_json
+from benchmark.laboratory.embed_all import source_of
 from benchmark.settings import load_params
 
 DATASETS = REPOSITORY / "datasets"
@@ -109,6 +111,18 @@ def at_home(run_id: str) -> pd.DataFrame:
     """What a run predicted of its id_test."""
     table = pd.read_parquet(Path("results/tiny/runs") / run_id / "predictions.parquet")
     return table[table["part"] == "id_test"]
+
+
+def test_features_of_another_fold_s_network_are_contaminated_at_home(folded: Path) -> None:
+    """Cells are scored by the fold of seed 0, whose test part another fold has trained on."""
+    params, cards = load_params(), load_cards(Path("datasets"))
+    cells = cells_of(folded, params, cards, "tiny")
+    found = {}
+    for seed in (0, 1, 3):  # of three folds: the first, the second, and the first again
+        run_id = f"resnet10t-bn-ce/toy-a_to_others/seed{seed}"
+        about = source_of(folded, params, cells, "tiny", run_id).about
+        found[seed] = cells.contamination(about, cells.scenarios[0])
+    assert found == {0: {}, 1: {"contaminated": ["toy-a"]}, 3: {}}
 
 
 def test_a_seed_is_tested_on_its_fold(folded: Path) -> None:

@@ -207,10 +207,9 @@ def test_a_name_is_explained_by_what_its_parts_say_of_themselves(page, pages):
 
 def test_parameters_are_those_of_the_network():
     """SqueezeNet 1.1 by hand: 1,235,496 with the 513,000 of a classifier of 1000 classes."""
-    settings = json.dumps({"image_size": 64})
     expected = 1_235_496 - 1000 * 513 + 5 * 513
-    assert parameters("squeezenet1_1", "none", "linear", settings, 5) == expected
-    assert parameters("resnet18", "ln", "linear", settings, 5) is None  # refused: it has none
+    assert parameters("squeezenet1_1", "none", "linear", "{}", "{}", 64, 5) == expected
+    assert parameters("resnet18", "ln", "linear", "{}", "{}", 64, 5) is None  # refused: it has none
 
 
 def test_missing_runs_are_named_and_text_is_escaped(page, pages):

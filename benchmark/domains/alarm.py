@@ -56,8 +56,6 @@ CELLS = (10, 20, 50, 100, 200, 500)
 """Sizes of a folder."""
 FEWEST_OF_SLIDE = 10
 """Images of a slide below which its own share says nothing."""
-SEEN = 0.95
-"""Probability of an alarm from which on a laboratory counts as seen."""
 SHOWN_CELLS = (10, 50, 200)
 """Of the figure of doses."""
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from benchmark.data.arrays import PreparedImages
+from benchmark.data.split import fold_of
 from benchmark.errors import UserError, suggest
-from benchmark.evaluation.feature_files import KINDS, Cells, write_features
+from benchmark.evaluation.feature_files import FOLD, KINDS, Cells, write_features
 from benchmark.evaluation.features import About
 from benchmark.execution.networks import axis_seed, configured_device
 from benchmark.laboratory.networks import Network
@@ -129,13 +130,16 @@ def trained(network: Network, cells: Cells, profile: str) -> Source:
     known = run.settings.weights.training_datasets
     known = [] if run.settings.weights.from_scratch else known
     sources = sources_of(network.source)
+    # Of another fold, or of a profile with other folds, it has learnt some of what is tested here.
+    (folds,) = {scenario.folds for scenario in cells.scenarios}
+    same = fold_of(run.seed, run.scenario.folds) == fold_of(FOLD, folds)
     about = About(
         network=network.name,
         network_sha256=network_sha256(network.model.state_dict()),
         parameters=parameters(network.model),
         image_size=network.image_size,
         training_datasets=None if known is None else (*known, *sources),
-        trained_on=network.source if len(sources) == 1 else None,
+        trained_on=network.source if len(sources) == 1 and same else None,
     )
     return Source(
         network.model,
