@@ -372,6 +372,7 @@ def test_a_report_without_any_done_run_still_shows_the_plan(tmp_path):
     report(tmp_path)
     assert rows_of(table(tmp_path))["resnet18-bn-ce"].planned == 2
     assert "Found 0 of 2 planned runs." in (tmp_path / "report.html").read_text()
+    assert not list((tmp_path / "figures").glob("shift_*"))  # a panel of nothing says nothing
 
 
 def test_numbers_are_printed_with_one_decimal_and_a_true_minus():

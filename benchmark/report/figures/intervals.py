@@ -17,7 +17,7 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import build_block
-from benchmark.report.results import Scores, values
+from benchmark.report.results import Scores, done_ids, values
 from benchmark.report.table import Block, Cell, Column, Row
 
 ROW = 3.9
@@ -38,11 +38,14 @@ Seeds = dict[tuple[str, str], np.ndarray]
 def forest_pages(experiment: Experiment, scores: Scores) -> list[list[Panel]]:
     """What each figure of an experiment shows: one panel per scenario and track.
 
-    Methods are sorted by their mean of targets, the best on top.
+    Methods are sorted by their mean of targets, the best on top. A scenario in which nothing has
+    run yet has no panel.
     """
     pages: list[list[Panel]] = []
     room = 0.0
-    for scenario, track in experiment.blocks():
+    for (scenario, track), runs in experiment.blocks().items():
+        if not done_ids(runs):
+            continue
         block = build_block(scores, experiment, scenario, track, HEADLINE)
         rows = sorted_rows(block)
         height = FRAME + ROW * len(rows)

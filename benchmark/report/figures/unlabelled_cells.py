@@ -32,6 +32,8 @@ def unlabelled_cells_figure(table: pd.DataFrame) -> Figure:
         (_, network), order = networks[place // across], orders[place % across]
         own = means[(means["network"] == network) & (means["order"] == order)]
         draw(axes, own)
+        if own.empty:
+            axes.text(0.5, 0.9, "not run", ha="center", transform=axes.transAxes, fontsize=6.5)
         shown = means[means["network"] == network]
         low, high = 100 * shown["gain"].min(), 100 * shown["gain"].max()
         axes.set(xlim=(-0.5, len(NUMBERS) - 0.5), ylim=(min(low, 0) - 3, max(high, 0) + 3))
