@@ -1,12 +1,16 @@
 """Features of every cell: files of anybody, readouts, robustness index, labelled cells."""
 
+import io
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +20,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from benchmark.data.cards import load_cards
 from benchmark.errors import UserError
-from benchmark.evaluation import feature_scores
+from benchmark.evaluation import feature_scores, features
 from benchmark.evaluation.feature_files import Cells, cells_of, read_features, write_features
 from benchmark.evaluation.feature_scores import (
     fit_linear,
@@ -180,6 +184,76 @@ def test_a_parquet_file_of_unequal_lists_or_of_words_is_refused(tmp_path, cells)
         read_features(tmp_path / "objects.npz", cells)
     with pytest.raises(UserError, match=r"ends in \.parquet or \.npz"):
         read_features(tmp_path / "features.csv", cells)
+
+
+class Runs:
+    """What a pickle may hold: code that runs when it is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def hostile(kind: str, names: np.ndarray) -> bytes:
+    """An npz file that is none, or holds what a vector or name is not."""
+    arrays = {"images": names, "features": np.eye(len(names), dtype=np.float32)}
+    stream = io.BytesIO()
+    if kind == "one array":
+        np.save(stream, arrays["features"])
+    elif kind == "code":
+        np.savez(stream, **arrays | {"network": np.array(Runs(), object)})
+    elif kind == "columns of names":
+        np.savez(stream, **arrays | {"images": names[:, None]})
+    elif kind == "no UTF-8":
+        np.savez(stream, **arrays | {"images": np.full(len(names), b"\xff")})
+    elif kind == "no arrays":
+        with zipfile.ZipFile(stream, "w") as file:
+            file.writestr("images", "a")
+            file.writestr("features", "b")
+    else:
+        np.savez_compressed(stream, **arrays)
+    content = bytearray(stream.getvalue())
+    if kind == "spoilt":
+        content[100:160] = b"\xff" * 60
+    elif kind == "locked":
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+    elif kind == "unknown compression":
+        content[content.index(b"PK\x01\x02") + 10] = 99
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["one array", "code", "columns of names", "no UTF-8", "no arrays", "spoilt", "locked",
+     "unknown compression"],
+)  # fmt: skip
+def test_a_hostile_npz_is_refused_in_one_line_and_runs_nothing(tmp_path, cells, kind):
+    path = tmp_path / "own.npz"
+    path.write_bytes(hostile(kind, cells.table["image"].to_numpy(str)))
+    with pytest.raises(UserError) as fault:
+        read_features(path, cells)
+    assert str(path) in str(fault.value)
+    assert not Path("ran").exists()
+
+
+def test_a_parquet_file_without_rows_or_vectors_is_refused(tmp_path, cells):
+    path, names = tmp_path / "own.parquet", cells.table["image"].tolist()
+    pa_table = {"image": names, "features": [None, *([[1.0, 2.0]] * (len(names) - 1))]}
+    pd.DataFrame(pa_table).to_parquet(path)
+    with pytest.raises(UserError, match="lists of 2 numbers and rows without any"):
+        read_features(path, cells)
+    pd.DataFrame(pa_table)[1:1].astype({"features": object}).to_parquet(path)
+    pq.write_table(pq.read_table(path).cast(pa.schema(
+        [("image", pa.string()), ("features", pa.list_(pa.float32()))])), path)  # fmt: skip
+    with pytest.raises(UserError, match="features are 0 x 0"):
+        read_features(path, cells)
+
+
+def test_a_label_among_the_columns_is_no_feature(tmp_path, cells):
+    frame = pd.DataFrame(informative(cells), columns=[f"d{i}" for i in range(6)])
+    frame = frame.assign(image=cells.table["image"], label=cells.table["label"])
+    frame.to_parquet(tmp_path / "own.parquet")
+    with pytest.raises(UserError, match="column 'label' is no feature"):
+        read_features(tmp_path / "own.parquet", cells)
 
 
 def test_vectors_of_other_images_are_counted_and_named(tmp_path, cells):
@@ -479,6 +553,41 @@ def test_sets_that_were_scored_on_other_cells_are_refused(cells, prepared):
     (path.parent / "budgets.parquet").write_text("broken")
     with pytest.raises(UserError, match="score the features again, or delete"):
         read_sets(prepared / "results/tiny")
+
+
+def test_a_set_that_is_half_written_is_none(cells, prepared, monkeypatch):
+    own = score_features(cells, informative(cells), About(), "one", "t")
+    write_set(prepared / "results/tiny", own)
+    monkeypatch.setattr(features, "write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # the tables are the new ones by then
+        write_set(prepared / "results/tiny", own)
+    assert read_sets(prepared / "results/tiny") == []
+
+
+def test_a_copied_or_foreign_folder_is_no_set(cells, prepared):
+    own = score_features(cells, informative(cells), About(), "one", "t")
+    folder = write_set(prepared / "results/tiny", own)
+    shutil.copytree(folder, folder.with_name("two"))
+    with pytest.raises(UserError, match="two holds the features 'one'"):
+        read_sets(prepared / "results/tiny")
+    shutil.rmtree(folder.with_name("two"))
+    own.predictions.drop(columns="1-NN").to_parquet(folder / "predictions.parquet")
+    with pytest.raises(UserError, match=r"predictions\.parquet: no column '1-NN'"):
+        read_sets(prepared / "results/tiny")
+
+
+def test_sets_of_other_cells_are_told_before_anything_is_scored(cells, prepared):
+    own = score_features(cells, informative(cells), About(), "one", "t")
+    write_set(prepared / "results/tiny", own)
+    path = prepared / "results/tiny/features/one/about.json"
+    path.write_text(path.read_text().replace('"cells": "', '"cells": "x'))
+    saved(prepared / "own.npz", cells)
+    asked = (cells, prepared / "results/tiny", prepared / "own.npz")
+    with pytest.raises(UserError, match=r"scored on other cells than the .* here.*: one"):
+        list(feature_scores.score_file(*asked, "two"))
+    assert not path.parents[1].joinpath("two").exists()
+    list(feature_scores.score_file(*asked, "one"))  # which is replaced
+    assert len(read_sets(prepared / "results/tiny")) == 1
 
 
 def test_the_numbers_of_the_page_are_those_of_the_committed_sets():

@@ -8,7 +8,9 @@ clone has, so that a file is checked and scored without an image.
 from __future__ import annotations
 
 import json
+import lzma
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark.data.arrays import cache_folder, facts_path, read_prepared, read_rows, table_path
@@ -47,6 +50,11 @@ ABOUT = b"about"
 KINDS = (".parquet", ".npz")
 NAMES = ("image", "domain", "part")
 """Columns of a parquet file that are no features."""
+NEVER_FEATURES = ("label", "labels", "class", "class_name", "target", "group", "index")
+"""Names of columns of numbers that would tell what is asked for, or the order of the rows."""
+BROKEN = (ValueError, OSError, EOFError, RuntimeError, MemoryError, OverflowError, TypeError)
+BROKEN += (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What NumPy and zipfile raise of a file that is no whole npz of numbers and texts."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,8 @@ def read_features(path: Path, cells: Cells) -> tuple[np.ndarray, About, list[str
     if len(images) != len(values) or len(read.domains) not in (0, len(images)):
         raise UserError(f"{path}: {len(values)} vectors, {len(images)} names of images and "
                         f"{len(read.domains)} of domains: one of each is needed")  # fmt: skip
-    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if len(broken := np.flatnonzero(~np.isfinite(values).all(axis=1))):
         raise UserError(
             f"{path}: {len(broken)} of {len(values)} vectors hold NaN or infinite numbers: those "
@@ -238,16 +247,28 @@ def read_npz(path: Path) -> Read:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         why = shortened(str(error))
         raise UserError(f"{path} cannot be read ({why}): write it with numpy.savez") from None
     for name in ("images", "features"):
         if name not in arrays:
             raise UserError(f"{path}: no array '{name}'{suggest(name, arrays)}")
-    images, vectors = arrays.pop("images"), arrays.pop("features")
-    domains = arrays.pop("domains", np.array([]))
-    about = {name: array.tolist() for name, array in arrays.items()}
-    return Read(images.astype(str).tolist(), domains.astype(str).tolist(), vectors, about)
+    if bare := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise UserError(f"{path}: '{shortened(bare[0])}' is no array: write it with numpy.savez")
+    names = [names_in(path, arrays.pop(n, np.array([], str)), n) for n in ("images", "domains")]
+    vectors = arrays.pop("features")
+    return Read(*names, vectors, {name: array.tolist() for name, array in arrays.items()})
+
+
+def names_in(path: Path, array: np.ndarray, name: str) -> list[str]:
+    """Names in an array [N] of an npz file; bytes are UTF-8."""
+    if array.ndim != 1:
+        raise UserError(f"{path}: '{name}' has {array.ndim} dimensions: a list of names is needed")
+    try:
+        texts = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: '{name}' holds bytes that are no UTF-8") from None
+    return texts.tolist()
 
 
 def read_parquet(path: Path) -> Read:
@@ -255,7 +276,7 @@ def read_parquet(path: Path) -> Read:
     try:
         table = pq.read_table(path, partitioning=None)
         about = json.loads((table.schema.metadata or {}).get(ABOUT, b"{}"))
-    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+    except (ValueError, OSError, RecursionError) as error:  # pyarrow's errors are ValueErrors
         raise UserError(f"{path} cannot be read ({shortened(str(error))})") from None
     names = table.column_names
     if "image" not in names:
@@ -273,6 +294,8 @@ def read_parquet(path: Path) -> Read:
                 f"{path}: column '{name}' holds {kind} and no numbers: remove it, or give the "
                 "vectors as lists in a column 'features'"
             )
+        if name.lower() in NEVER_FEATURES or name.startswith("__"):
+            raise UserError(f"{path}: column '{name}' is no feature: remove it")
     columns = [column.to_numpy().astype(np.float32) for column in wide.columns]
     vectors = np.stack(columns, axis=1) if columns else np.empty((len(images), 0))
     return Read(images, domains, vectors, about)
@@ -285,14 +308,15 @@ def stacked(path: Path, column: pa.Array) -> np.ndarray:
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     ):
         raise UserError(f"{path}: column 'features' holds {kind}, lists of numbers are needed")
-    lengths = {None if vector is None else len(vector) for vector in column}
+    lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
     if len(lengths) > 1 or None in lengths:
         known = sorted(length for length in lengths if length is not None)
         raise UserError(
             f"{path}: column 'features' holds lists of {shown(known)} numbers"
             f"{' and rows without any' if None in lengths else ''}: all need equally many"
         )
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    width = max(lengths, default=0)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
 def place(path: Path, read: Read, cells: Cells) -> tuple[np.ndarray, list[str]]:

@@ -25,6 +25,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmark import metrics
+from benchmark.errors import UserError
 from benchmark.evaluation.feature_files import Cells, read_features
 from benchmark.evaluation.features import (
     LOCAL,
@@ -33,6 +34,7 @@ from benchmark.evaluation.features import (
     FeatureRecord,
     FeatureSet,
     common_neighbours,
+    features_folder,
     read_sets,
     robustness_at,
     scores_of,
@@ -44,6 +46,7 @@ from benchmark.evaluation.resampling import generator
 from benchmark.evaluation.robustness import NEIGHBOURS, drawn_cells, normalised, robustness
 from benchmark.files import digest
 from benchmark.progress import track
+from benchmark.tables import shown
 from benchmark.training.readouts import LinearProbe, NearestNeighbours, Source, id_val_macro_f1
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -268,13 +271,18 @@ def score_features(
         dimension=features.shape[1],
         classes=tuple(cells.classes),
         scenarios=tuple(cells.scenarios),
-        cells=digest(cells.table.to_numpy().tolist()),
+        cells=cells_digest(cells),
         penalty=penalty,
         robustness={"neighbours": list(NEIGHBOURS)} | curve,
         laboratory_told=told,
         contamination={s.source: cells.contamination(about, s) for s in cells.scenarios},
     )
     return FeatureSet(record, pd.concat(tables, ignore_index=True), budgets)
+
+
+def cells_digest(cells: Cells) -> str:
+    """What scores have to have in common to stand in one table."""
+    return digest(cells.table.to_numpy().tolist())
 
 
 def where_measured(cells: Cells) -> np.ndarray:
@@ -309,11 +317,17 @@ def score_file(cells: Cells, results: Path, path: Path, name: str) -> Iterator[s
     Raises:
         UserError: as `feature_files.read_features` and `read_sets`.
     """
+    others = [other for other in read_sets(results) if other.record.name != name]
+    if others and others[0].record.cells != cells_digest(cells):
+        raise UserError(
+            f"{features_folder(results)} holds sets that were scored on other cells than the "
+            f"{len(cells.table)} of the profile {results.name} here: score those again, or delete "
+            f"them: {shown(other.record.name for other in others)}"
+        )
     features, about, notes = read_features(path, cells)
     yield f"{path}: {features.shape[1]} features of {len(features)} cells"
     yield from (f"  note: {note}" for note in notes)
     own = score_features(cells, features, about, name, results.name)
-    others = [other for other in read_sets(results) if other.record.name != name]
     folder = write_set(results, own)
     yield from told([*others, own], name)
     yield f"wrote {folder}, from which `wbc-shift report -p {results.name}` makes its row"

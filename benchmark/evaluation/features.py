@@ -30,6 +30,11 @@ READOUTS = ("1-NN", "20-NN", "logistic", "prototypes")
 LOCAL = ("logistic", "prototypes")
 """Readouts that are fitted on labelled cells of a target as well."""
 ABOUT, PREDICTIONS, BUDGETS = "about.json", "predictions.parquet", "budgets.parquet"
+COLUMNS = (
+    ("scenario", "domain", "part", "image", "group", "label", *READOUTS),
+    ("source", "target", "method", "per_class", "number", "draw", "support", "confusion"),
+)
+"""Of the two tables."""
 
 
 class About(Strict):
@@ -90,6 +95,8 @@ def features_folder(results: Path) -> Path:
 def write_set(results: Path, scored: FeatureSet) -> Path:
     """Write a set to a folder of its own below `results/<profile>/features/`."""
     folder = features_folder(results) / scored.record.name
+    # Without it there is no set: a killed process leaves none, rather than two halves of two.
+    (folder / ABOUT).unlink(missing_ok=True)
     for name, table in ((PREDICTIONS, scored.predictions), (BUDGETS, scored.budgets)):
         with atomic(folder / name) as temporary:
             rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
@@ -112,6 +119,11 @@ def read_sets(results: Path) -> list[FeatureSet]:
             tables = [pd.read_parquet(path.parent / n) for n in (PREDICTIONS, BUDGETS)]
         except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
             raise UserError(f"{path.parent}: {str(error).splitlines()[0]}: {again}") from None
+        if record.name != path.parent.name:
+            raise UserError(f"{path.parent} holds the features '{record.name}': {again}")
+        for table, columns, name in zip(tables, COLUMNS, (PREDICTIONS, BUDGETS), strict=True):
+            if absent := set(columns) - set(table):
+                raise UserError(f"{path.parent / name}: no column '{min(absent)}': {again}")
         if found and record.cells != found[0].record.cells:
             raise UserError(
                 f"{path.parent} was scored on other cells than {found[0].record.name}: {again}"

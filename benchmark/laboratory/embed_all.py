@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.data.arrays import PreparedImages
+from benchmark.data.arrays import Images, PreparedImages
 from benchmark.data.split import fold_of
 from benchmark.errors import UserError, suggest
 from benchmark.evaluation.feature_files import FOLD, KINDS, Cells, write_features
@@ -45,8 +45,8 @@ class Source:
 
     model: torch.nn.Module
     preprocessing: Preprocessing
-    pixels: Callable[[str], np.ndarray]
-    """domain → its images uint8 [N, S, S, 3] as the network is shown them"""
+    images: Callable[[str], Images]
+    """domain → all its images as the network is shown them"""
     about: About
 
 
@@ -66,12 +66,14 @@ def embed_all(
     features = Features(source.model).to(device, memory_format=torch.channels_last)
     found = []
     for domain in cells.table["domain"].unique():
-        pixels = source.pixels(domain)
-        if (expected := len(cells.rows(domain))) != len(pixels):
+        images, expected = source.images(domain), cells.table["image"].iloc[cells.rows(domain)]
+        if images.table["image"].tolist() != expected.tolist():
             raise UserError(
-                f"{domain}: {len(pixels)} images are prepared for {expected} cells: run "
-                f"`wbc-shift prepare -p {profile}`"
+                f"{domain}: the {len(images)} images that {network} is shown are not the "
+                f"{len(expected)} cells of the profile {profile}: run `wbc-shift prepare -p "
+                f"{profile}`, or name the profile of the network"
             )
+        pixels = images.pixels
         found += [
             predict(features, pixels[start : start + CHUNK], "fp32", device, source.preprocessing)
             for start in track(range(0, len(pixels), CHUNK), f"features of {domain}")
@@ -108,7 +110,7 @@ def source_of(root: Path, params: Params, cells: Cells, profile: str, network: s
         training_datasets=() if block.from_scratch else block.training_datasets,
     )
     expected = preprocessing(block, backbone)
-    return Source(model, expected, lambda domain: images.domain(domain).pixels, about)
+    return Source(model, expected, images.domain, about)
 
 
 def weights_of(params: Params, name: str) -> Weights:
@@ -144,7 +146,7 @@ def trained(network: Network, cells: Cells, profile: str) -> Source:
     return Source(
         network.model,
         network.preprocessing,
-        lambda domain: network.prepared(domain, "shifted").pixels,
+        lambda domain: network.prepared(domain, "shifted"),
         about,
     )
 
