@@ -37,7 +37,7 @@ def test_a_fall_and_what_helps() -> None:
         "average over 2 other domains (lowest: 20.0 %, c; one constant answer: 10.0 %); of 3 "
         "single changes, 1 shown to help after Holm's correction (stain augmentation +12.3 points "
         "[5.0, 20.0]), 1 to harm (group normalisation −8.0 points [−12.0, −4.0]), 1 neither "
-        "(dropout +0.0 points [−6.0, 6.0])."
+        "(dropout 0.0 points [−6.0, 6.0])."
     )
 
 

@@ -6,7 +6,6 @@ own images are no other laboratory and stay out.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,7 @@ from benchmark.evaluation.comparisons import significant
 from benchmark.metrics import HEADLINE
 from benchmark.report.in_words import Outcome, outcome_of, scenarios, spoken
 from benchmark.report.results import Results, unmarked_cell
-from benchmark.report.table import Cell
-from benchmark.scenarios import corruption_of
+from benchmark.report.table import Cell, points
 from benchmark.study.runs import Scenario
 
 MOST = 3
@@ -70,13 +68,8 @@ def cards_of(results: Results) -> Cards:
     table = results.effects
     table = table[table["column"] == "mean_target"]
     corrected = len(table)
-    corrupted = {
-        run.scenario.name
-        for run in results.done.values()
-        if any(map(corruption_of, run.scenario.targets))
-    }
-    table = table[~table["scenario"].isin(corrupted)]
-    sources = {run.scenario.name: run.scenario.source for run in results.done.values()}
+    sources = {scenario.name: scenario.source for scenario in scenarios(results)}
+    table = table[table["scenario"].isin(sources)]
     helps = helping(table, sources)
     never, undecided = without_help(table)
     return Cards(
@@ -140,8 +133,3 @@ def without_help(table: pd.DataFrame) -> tuple[list[NoHelp], tuple[str, ...]]:
         choices = tuple(dict.fromkeys(own["choice"]))
         never.append(NoHelp(part, choices, len(own), points(best)))
     return sorted(never, key=lambda one: -one.compared), tuple(undecided)
-
-
-def points(row: pd.Series) -> Cell:
-    """A row of `effects.parquet` in points."""
-    return Cell(*(math.nan if pd.isna(row[k]) else 100 * row[k] for k in ("mean", "low", "high")))

@@ -7,7 +7,7 @@ formula alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.scores import majority_id
 from benchmark.metrics import HEADLINE
 from benchmark.report.results import Results, by_method, cell, unmarked_cell, values
-from benchmark.report.table import Cell, Table, share, sheet
-from benchmark.report.write import cell_text, number
+from benchmark.report.table import Cell, Table, points, share, sheet
+from benchmark.report.write import cell_text, interval_text, number, signed_number
 from benchmark.scenarios import corruption_of
 
 NOT_RUN = "not run"
@@ -136,7 +136,7 @@ def ensembles_against_members(results: Results) -> Measured:
             behind, sign = (theirs, -1) if one >= other else (row, 1)
             ends = [behind[key] for key in ("difference_low", "difference_high")]
             low, high = sorted(math.nan if end is None else sign * end for end in ends)
-            shown = signed(pd.Series({"mean": one - other, "low": low, "high": high}))
+            shown = signed({"mean": one - other, "low": low, "high": high})
             p = behind["p_holm"]
             p = math.nan if p is None else p
             yield Measurement(
@@ -250,11 +250,10 @@ def constant_ld(results: Results) -> Measured:
         yield Measurement("all runs and test sets", shown, -1 if any(both) else 0, shown)
 
 
-def signed(row: pd.Series) -> str:
+def signed(row: Mapping[str, float]) -> str:
     """`+3.2 [−1.0, 7.4]`, in points."""
-    difference = Cell(*(100 * row[key] for key in ("mean", "low", "high")))
-    text = cell_text(difference)
-    return f"+{text}" if text[0] not in "−0" or difference.mean >= 0.05 else text
+    difference = points(row)
+    return f"{signed_number(difference.mean)}{interval_text(difference)}"
 
 
 @dataclass(frozen=True)

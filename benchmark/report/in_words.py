@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import NamedTuple
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.experiments import RecordedMethod
@@ -16,8 +14,8 @@ from benchmark.metrics import HEADLINE
 from benchmark.parts import PLAIN
 from benchmark.report.blocks import constant_cells
 from benchmark.report.results import Results, unmarked_cell
-from benchmark.report.table import Cell, Column
-from benchmark.report.write import interval_text, number
+from benchmark.report.table import Cell, Column, points
+from benchmark.report.write import interval_text, number, signed_number
 from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
 
@@ -29,6 +27,7 @@ SPOKEN = {
     ("inference", "bn_mix"): "half source's, half target's batch statistics",
     ("inference", "tent"): "TENT on the target's unlabelled images",
     ("stain", "macenko"): "Macenko stain normalisation",
+    ("weights", "squeezenet_tv"): "weights of ImageNet",
 }
 """(part, choice) → its name in a sentence; others are told by choice and part."""
 NAMED = 3
@@ -52,9 +51,8 @@ class Change(NamedTuple):
 
     @property
     def text(self) -> str:
-        sign = "+" if self.difference.mean >= 0 else ""
-        points = f"{sign}{number(self.difference.mean)} points{interval_text(self.difference)}"
-        return f"{self.name} {points}"
+        difference = signed_number(self.difference.mean)
+        return f"{self.name} {difference} points{interval_text(self.difference)}"
 
 
 class Outcome(NamedTuple):
@@ -179,14 +177,13 @@ def outcome_of(
         drop,
         dict(zip(counted, targets, strict=True)),
         constant.mean,
-        list(map(change, effects[effects["reference"] == method].itertuples())),
+        list(map(change, effects[effects["reference"] == method].to_dict("records"))),
     )
 
 
-def change(row: NamedTuple) -> Change:
+def change(row: dict[str, Any]) -> Change:
     """A row of `effects.parquet`."""
-    cells = (math.nan if pd.isna(value) else 100 * value for value in (row.mean, row.low, row.high))
-    return Change(spoken(row.part, row.choice), Cell(*cells), row.p_holm)
+    return Change(spoken(row["part"], row["choice"]), points(row), row["p_holm"])
 
 
 def spoken(part: str, choice: str) -> str:

@@ -26,8 +26,8 @@ from benchmark.report.explained import glossary
 from benchmark.report.in_words import sentences
 from benchmark.report.leaderboard import as_json, leaderboard
 from benchmark.report.pictures import Picture
+from benchmark.report.published import FILES
 from benchmark.report.results import Results
-from benchmark.report.table import Cell
 from benchmark.report.tables import Tables
 from benchmark.report.write import (
     cell_text,
@@ -35,6 +35,7 @@ from benchmark.report.write import (
     column_title,
     interval_text,
     number,
+    signed_number,
 )
 from benchmark.scenarios import corruption_of
 from benchmark.study.numerics import PROTOCOL
@@ -52,8 +53,6 @@ PAGES = (
     ("runs.html", "Runs", "planned and found, on which machines"),
 )
 """Beside those of the experiments: file, title, what is on it."""
-PUBLISHED = ("results.csv.gz", "results.parquet", "croissant.json")
-"""Files for machines, where the results folder has them."""
 
 
 class Section(NamedTuple):
@@ -75,7 +74,7 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         "cell": cell_text,
         "number": number,
         "interval": interval_text,
-        "points": signed,
+        "points": lambda difference: signed_number(difference.mean),
         "named": named,
         "column_title": column_title,
         "column_support": column_support,
@@ -117,7 +116,7 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
             where=words.where,
             pages=pages,
             outlines={s.experiment.experiment: outline(s) for s in sections},
-            files=[name for name in PUBLISHED if (results.folder / name).is_file()],
+            files=[name for name in FILES if (results.folder / name).is_file()],
         )
     }
     own = {
@@ -218,12 +217,6 @@ def outline(section: Section) -> str:
     whose = method if track == "inductive" else f"{method} ({track})"
     source = table.blocks[0].scenario.source
     return f"{text}; highest mean of targets, trained on {source}: {whose}, {value} %"
-
-
-def signed(cell: Cell) -> str:
-    """A difference with its sign: `+3.2`."""
-    text = number(cell.mean)
-    return text if text.startswith("−") else f"+{text}"
 
 
 def size_of(folder: Path, picture: Picture) -> tuple[int, int]:

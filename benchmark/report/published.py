@@ -128,7 +128,7 @@ def write_published(results: Results) -> None:
         # Without the time, so that equal content has equal bytes.
         temporary.write_bytes(gzip.compress(text.getvalue(), mtime=0))
     root = results.folder.absolute().parents[1]
-    write_json(results.folder / "croissant.json", croissant(results.folder.name, root, paths))
+    write_json(results.folder / METADATA, croissant(results.folder.name, root, paths))
 
 
 def published(results: Results) -> pa.Table:
@@ -485,6 +485,8 @@ def features(results: Results) -> pd.DataFrame:
 
 TYPES = {TEXT: "sc:Text", NUMBER: "sc:Float", COUNT: "sc:Integer"}
 FORMATS = {"results.csv.gz": "text/csv", "results.parquet": "application/x-parquet"}
+METADATA = "croissant.json"
+FILES = (*FORMATS, METADATA)
 LICENCE = "https://www.apache.org/licenses/LICENSE-2.0"
 TERMS = (
     "citeAs column equivalentProperty extract field fileObject fileProperty fileSet format "

@@ -7,9 +7,9 @@ the report are of this one kind, whether they hold scores of methods or a list o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmark.evaluation.columns import SUMMARIES
 from benchmark.study.runs import Scenario
@@ -39,6 +39,12 @@ Value = str | int | Cell
 def share(value: float | None) -> Cell:
     """A share as per cent; None and NaN are no value."""
     return Cell(math.nan if value is None else 100 * value)
+
+
+def points(row: Mapping[str, Any]) -> Cell:
+    """The difference that a row of `effects.parquet` is of, with its interval, in points."""
+    ends = (row[name] for name in ("mean", "low", "high"))
+    return Cell(*(math.nan if end is None else 100 * end for end in ends))
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ def number(value: float, decimals: int = 1) -> str:
     return text.replace("-", "−")
 
 
+def signed_number(value: float) -> str:
+    """A difference with its sign: `+3.2`, `−1.0`; what rounds to 0 has none."""
+    text = number(value)
+    return text if text[0] == "−" or float(text) == 0 else f"+{text}"
+
+
 def cell_text(cell: Value) -> str:
     """`45.3 [43.1, 47.0]`, `45.3` where there is no interval, `–` where there is no value."""
     if not isinstance(cell, Cell):

@@ -42,7 +42,7 @@ from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.claims import signed
 from benchmark.report.paper.latex import joined, tex
 from benchmark.report.paper.readings import Readings
-from benchmark.report.paper.words import change_words, method_words
+from benchmark.report.paper.words import method_words
 from benchmark.report.table import Cell
 from benchmark.report.write import cell_text, number
 
@@ -64,7 +64,7 @@ def fillings(own: Readings) -> Fillings:
         "bestscore": lambda scenario, column: cell_text(
             own.score(scenario, own.best(scenario), column)
         ),
-        "helpers": lambda scenario: joined(map(change_words, own.helpers(scenario) or ["none"])),
+        "helpers": lambda scenario: joined(own.helpers(scenario) or ["none"]),
         "leastloss": lambda scenario: number(own.least_loss(scenario)),
         "rankcorrelation": lambda scenario: number(own.tau(scenario), 2),
         "onename": lambda *words: number(own.one_name(*words)),

@@ -15,6 +15,7 @@ from benchmark.evaluation.comparisons import significant
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE, METRICS
 from benchmark.report.blocks import constant_cells
+from benchmark.report.in_words import spoken
 from benchmark.report.results import Results, unmarked_cell
 from benchmark.report.table import Cell, Column
 from benchmark.scenarios import corruption_of
@@ -84,7 +85,7 @@ class Readings:
         own = self.changes(scenario)
         if part:
             own = own[own["part"] == known(part, own["part"].unique(), "part")]
-        shown = own["p_holm"].map(lambda p: bool(significant(p))).astype(bool)
+        shown = significant(own["p_holm"].astype(float))
         helped, harmed = (int((shown & side).sum()) for side in (own["mean"] > 0, own["mean"] < 0))
         neither = len(own) - helped - harmed
         return {"all": len(own), "helped": helped, "harmed": harmed, "neither": neither}
@@ -103,16 +104,14 @@ class Readings:
         return own[~((own["part"] == "readout") & (own["plain"] == "head"))]
 
     def helpers(self, scenario: str) -> list[str]:
-        """The single changes that are shown to help elsewhere, as `part choice`, each once.
+        """The single changes that are shown to help elsewhere, in words, each once.
 
         Args:
             scenario: `*` for all whose targets are other laboratories.
         """
         own = self.changes(scenario)
-        own = own[
-            own["p_holm"].map(lambda p: bool(significant(p))).astype(bool) & (own["mean"] > 0)
-        ]
-        return list(dict.fromkeys(map(" ".join, zip(own["part"], own["choice"], strict=True))))
+        own = own[significant(own["p_holm"].astype(float)) & (own["mean"] > 0)]
+        return list(dict.fromkeys(map(spoken, own["part"], own["choice"])))
 
     def best(self, scenario: str) -> str:
         """The inductive method with the highest mean of targets."""

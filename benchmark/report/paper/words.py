@@ -1,4 +1,4 @@
-"""Words: what methods and single changes are called in print, and which of them print shows.
+"""Words: what methods are called in print, and which of them and of their changes print shows.
 
 The supplement has them all, under the names that the code uses.
 """
@@ -140,20 +140,3 @@ def method_words(name: str) -> str:
             group = group if group.startswith("ResNet") else f"{group[0].lower()}{group[1:]}"
             return f"{methods[name]}, {group}"
     return ADAPTED.get(name, name)
-
-
-SPOKEN = {
-    "augmentation stain": "stain augmentation",
-    "augmentation strong": "strong augmentation",
-    "normalisation gn": "group normalisation",
-    "normalisation in": "instance normalisation",
-    "inference adabn": "batch statistics of the target (AdaBN)",
-    "inference bn_mix": "half-mixed batch statistics",
-    "inference tent": "TENT",
-    "weights squeezenet_tv": "weights of ImageNet",
-}
-
-
-def change_words(name: str) -> str:
-    """What a choice of a part, `part choice`, is called in a sentence."""
-    return SPOKEN.get(name, name)
