@@ -153,7 +153,7 @@ FAULTS = {
     "short": r"\d+ vectors, \d+ names of images and 0 of domains",
     "words": r"of <U\d+: a vector of numbers",
     "alike": "every cell has the same vector",
-    "domain": r"unknown domain 'toy-c', did you mean|unknown domain 'toy-c'",
+    "domain": "unknown domain 'toy-c'",
     "fact": r"sha",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ print("torch" in sys.modules)
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[callable]:
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable]:
     """Starts what stands for a new command: what the last one kept is written, and read anew."""
     written = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -46,7 +46,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[callab
     memory.answers.cache_clear()
 
 
-def counting(calls: list) -> callable:
+def counting(calls: list) -> Callable:
     """A function that is asked and says how often."""
 
     def asked(name: str, block: dict) -> str | None:

@@ -317,11 +317,14 @@ def test_the_figures_of_the_paper_show_what_was_run(generated):
     assert drawn == {f"paper_{name}" for name in ("shift", "differences", "heat")}
 
 
-def test_study_two_says_what_is_there_and_no_more(tmp_path):
+def test_study_two_says_what_is_there_and_no_more(tmp_path, capsys):
     assert "nothing in this text rests on them" in second_study(read_second(tmp_path / "none"))
     text = second_study(read_second(write_gaps(tmp_path / "core2")))
     assert "So far 4 of 6 planned runs" in text
     assert "ladder" not in text
+    (tmp_path / "core2" / "standings.parquet").unlink()
+    assert read_second(tmp_path / "core2") is None
+    assert "study two is left out of the paper: " in capsys.readouterr().out
 
 
 def test_the_claims_stand_with_what_was_found_and_a_verdict(generated):

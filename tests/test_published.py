@@ -165,6 +165,22 @@ def test_sets_of_features_stand_beside_methods_with_their_contamination(folder: 
     assert own.at["bccd", "constant"] == row(table, metric="macro_f1")["constant"] > 0
 
 
+def test_a_mean_is_not_contaminated_by_a_target_that_it_is_not_over(folder: Path) -> None:
+    """Such as a laboratory's own images."""
+    results = Results.of(folder)
+    (scenario,) = {run.scenario for run in results.done.values()}
+    more = {"targets": (*scenario.targets, "mine"), "own": ("mine",)}
+    record = SimpleNamespace(
+        name=BN,
+        scenarios=(scenario.model_copy(update=more),),
+        contamination={"raabin": {"unknown": ["mine"]}},
+    )
+    vars(results)["feature_sets"] = [SimpleNamespace(record=record)]
+    found = contamination(results)
+    own = found[found["method"] == f"features/{BN}"].set_index("target")["contamination"]
+    assert (own["mine"], own["mean_target"]) == ("unknown", "clean")
+
+
 def test_the_metadata_tells_files_columns_licence_and_citation(folder: Path) -> None:
     about = read_json(folder / "croissant.json")
     for file in about["distribution"]:

@@ -368,9 +368,9 @@ def told(sets: list[FeatureSet], name: str) -> Iterator[str]:
         yield "robustness index: no two domains have enough cells of two classes"
         return
     yield (
-        f"robustness index {index:.2f} [{low:.2f}, {high:.2f}], k = {k} (0: neighbours share the "
-        "laboratory alone, 1: the class alone); a linear classifier tells two laboratories apart "
-        f"in {100 * own.record.laboratory_told:.1f} % (by chance 50 %)"
+        f"robustness index {index:.2f}, {low:.2f} to {high:.2f} over draws, k = {k} (0: neighbours "
+        "share the laboratory alone, 1: the class alone); a linear classifier tells two "
+        f"laboratories apart in {100 * own.record.laboratory_told:.1f} % (by chance 50 %)"
     )
 
 

@@ -21,6 +21,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.columns import counted_targets
 from benchmark.evaluation.intervals import Interval, interval
 from benchmark.evaluation.resampling import JointPredictions, observed_and_drawn
+from benchmark.evaluation.scores import macro_f1_of_parts
 from benchmark.files import atomic, write_json
 from benchmark.schema import Record, Strict, read_shape
 from benchmark.study.predictions import TestSet
@@ -229,8 +230,6 @@ def budget_scores(own: FeatureSet) -> pd.DataFrame:
     support = np.stack(own.budgets["support"].to_list())
     size = support.shape[1]
     matrices = np.stack(own.budgets["confusion"].to_list()).reshape(-1, size, size)
-    values = np.where(metrics.supported(support), metrics.f1(matrices), np.nan)
-    counted = (~np.isnan(values)).sum(axis=1)
-    means = np.nansum(values, axis=1) / np.where(counted > 0, counted, np.nan)
     columns = own.budgets.drop(columns=["support", "confusion"])
-    return columns.assign(features=own.record.name, macro_f1=means)
+    scores = macro_f1_of_parts(matrices, support)
+    return columns.assign(features=own.record.name, macro_f1=scores)

@@ -33,6 +33,21 @@ CONFUSION_SCHEMA = pa.schema(
 )
 
 
+def macro_f1_of_parts(confusions: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The headline of parts of test sets, of which each class has fewer images than of the whole.
+
+    Args:
+        confusions: (parts, classes, classes) counts, true × predicted.
+        whole: (parts, classes) images of each class in the whole, which say what is averaged.
+
+    Returns:
+        (parts,) mean F1 over the supported classes that the part has; NaN if it has none.
+    """
+    values = np.where(metrics.supported(whole), metrics.f1(confusions), np.nan)
+    counted = (~np.isnan(values)).sum(axis=1)
+    return np.nansum(values, axis=1) / np.where(counted > 0, counted, np.nan)
+
+
 def metric_rows(
     run: RecordedRun,
     classes: tuple[str, ...],

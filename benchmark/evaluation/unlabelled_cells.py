@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
-from benchmark.metrics import f1, supported
+from benchmark.evaluation.scores import macro_f1_of_parts
 from benchmark.texts import shortened
 
 NUMBERS = (5, 10, 20, 50, 100, 200)
@@ -97,10 +97,9 @@ def scored(table: pd.DataFrame) -> pd.DataFrame:
     support = np.stack(table["support"].to_list())
     classes = support.shape[1]
     counts = np.stack(table["confusion"].to_list()).reshape(-1, classes, classes)
-    each = np.where(supported(support), f1(counts), np.nan)
     whole = table[["source", *COLUMNS]].assign(
         at_home=table["source"] == table["target"],
-        macro_f1=np.nanmean(each, axis=1),
+        macro_f1=macro_f1_of_parts(counts, support),
         few_named=(counts.sum(axis=1) > 0).sum(axis=1) < classes / 2,
     )
     plain = whole[whole["method"] == NONE].set_index(["network", "target", "draw"])["macro_f1"]

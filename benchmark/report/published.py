@@ -230,7 +230,8 @@ def contamination(results: Results) -> pd.DataFrame:
             told = own.record.contamination.get(scenario.source, {})
             of_domain = {domain: kind for kind, domains in told.items() for domain in domains}
             places = {test_set: [test_set[0]] for test_set in scenario.test_sets}
-            places["mean_target", SUMMARY] = scenario.targets
+            counted = results.scores.counted.get(scenario.name, scenario.targets)
+            places["mean_target", SUMMARY] = counted
             for place, domains in places.items():
                 kinds = (of_domain.get(domain, "clean") for domain in domains)
                 key = (scenario.name, f"{FEATURES}{own.record.name}", *place)

@@ -13,6 +13,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.evaluation.factorial import analysis_of_variance
+from benchmark.progress import say
 from benchmark.report.crossed import SHIFTED, grids
 from benchmark.report.paper.latex import joined, tex
 from benchmark.report.paper.numbers import counted
@@ -52,7 +53,8 @@ def read_second(folder: Path) -> Results | None:
     try:
         results = Results.of(folder)
         _ = results.scores
-    except UserError:  # more runs were added after `evaluate`
+    except UserError as error:  # more runs were added after `evaluate`, for instance
+        say(f"note: study two is left out of the paper: {error}")
         return None
     return results if results.done else None
 
