@@ -495,6 +495,17 @@ def test_patients_that_share_a_cell_are_counted_as_one_and_it_is_said(
     assert read_json(OUT / "certificate.json")["groups"] == 3
 
 
+def test_photographs_of_one_cell_are_said_to_show_fewer_cells(trained: Path, wbc_shift) -> None:
+    lab(12)
+    first = next(Path("lab", CLASSES[0]).glob("*.png"))
+    with Image.open(first) as image:
+        image.point(lambda value: min(value + 1, 255)).save(first.with_name("again.png"))
+    images = len(list(Path("lab").rglob("*.png")))
+    outcome = wbc_shift(*TEST, "--crop", "0.9")
+    assert f"{images} images of {images - 1} cells used" in outcome.out
+    assert "note: 1 pair shows one cell: see" in outcome.out
+
+
 def test_labels_come_from_a_csv_too(trained: Path, wbc_shift) -> None:
     lab()
     rows = [(f"{f.parent.name}/{f.name}", f.parent.name[:4]) for f in Path("lab").rglob("*.png")]

@@ -15,7 +15,8 @@ from benchmark.files import read_json
 from benchmark.laboratory.model_card import recommended
 from benchmark.laboratory.shipped import all_shipped
 from benchmark.report.facts import environment
-from benchmark.report.results import run_records
+from benchmark.report.paper.readings import Readings
+from benchmark.report.results import Results, run_records
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -154,6 +155,9 @@ def test_a8_what_never_helped_is_counted_over_all_single_changes() -> None:
     changes = EFFECTS[EFFECTS["column"] == "mean_target"]
     shown = changes[(changes["p_holm"] < 0.05) & (changes["mean"] > 0)]
     assert told(r"Of \d+ single changes, \d+ are") == [len(changes), len(shown)]
+    in_print = Readings(Results.of(REPOSITORY / "results/core")).tally("*")
+    assert told(r"The paper counts \d+") == [in_print["all"]]
+    assert in_print["helped"] == len(shown)
     counted = told(r"None of \d+ changes of the loss, \d+ of the readout and \d+ of the recipe")
     parts = changes["part"].value_counts()
     assert counted == [parts["loss"], parts["readout"], parts["recipe"]]

@@ -47,6 +47,11 @@ MADE_BY = "wbc-shift test"
 FOUND = ("left out", "not used", "in one group", "label to be checked", "converted")
 """What `domain add` finds in files that are not simply used, as far as the certificate counts it:
 broken or unlabelled; copies, conflicts and what is outside its scope; images of one cell; …"""
+IN_WORDS = {
+    "in one group": ("pair shows one cell", "pairs show one cell"),
+    "label to be checked": ("label to be checked", "labels to be checked"),
+}
+"""Of findings that do not read well behind a number: one of them, several."""
 UNSURE = (
     "Whether the crop is right is not known, and a wrong crop alone lowers the numbers: look at "
     "crop.html, give --crop, and test again."
@@ -372,15 +377,20 @@ def lines_on(
     """What a user must know of a test."""
     rows = certificate["classes"]
     counts = ", ".join(f"{row['images']} {name}" for name, row in rows.items())
-    lines = [f"{certificate['name']}: {certificate['images']} images used ({counts})"]
+    cells = certificate["by_group"] and not certificate["groups_told"]
+    of_cells = f" of {certificate['groups']} cells" if cells else ""
+    lines = [f"{certificate['name']}: {certificate['images']} images{of_cells} used ({counts})"]
     if certificate["cells_of_no_class"]:
         lines.append(
             f"{certificate['cells_of_no_class']} images of other cells test what should be rejected"
         )
     if len(found):
         # Two images of one cell are a finding, of which an image may have several.
-        counts = found["finding"].replace("in one group", "pairs in one group").value_counts()
-        kinds = [f"{number} {kind}" for kind, number in counts.items()]
+        counts = found["finding"].value_counts()
+        kinds = [
+            f"{number} {IN_WORDS.get(kind, (kind, kind))[number != 1]}"
+            for kind, number in counts.items()
+        ]
         path, finding, because = found.iloc[0]
         lines.append(
             f"note: {'; '.join(kinds)}: see {out / 'audit.csv'}; the first: {path or 'a row'} "
