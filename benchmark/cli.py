@@ -755,6 +755,7 @@ def score_or_list_features(
     """What `score` does with --features, or with --images alone."""
     from benchmark.evaluation.feature_files import cells_of, write_cells
     from benchmark.evaluation.feature_scores import score_file
+    from benchmark.evaluation.scores import MAJORITY
 
     params, cards = settings()
     cells = cells_of(ROOT, params, cards, profile)
@@ -765,6 +766,8 @@ def score_or_list_features(
             chosen = check_name(name or features.stem)
         except ValueError as error:
             raise UserError(f"--name: {error}") from None
+        if chosen == MAJORITY:
+            raise UserError(f"--name: '{chosen}' is the row of the constant: choose another name")
         say_each(score_file(cells, ROOT / "results" / profile, features, chosen))
 
 

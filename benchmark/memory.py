@@ -59,13 +59,15 @@ def remembered(function: Callable[..., Answer]) -> Callable[..., Answer]:
 
 @functools.cache
 def answers() -> dict[str, Any] | None:
-    """The answers by the digest of a question, written when the process ends; None beside PyTorch.
+    """The answers by the digest of a question, written when the process ends; None beside PyTorch,
+    and of a user without a home.
 
     What cannot be read or written is asked again: it costs seconds and changes nothing.
     """
-    if "torch" in sys.modules:
+    folder = cache_folder()
+    if "torch" in sys.modules or folder is None:
         return None
-    path = cache_folder() / f"parts-{code_digest()}.json"
+    path = folder / f"parts-{code_digest()}.json"
     try:
         known = read_json(path)
     except UserError:
@@ -87,9 +89,15 @@ def keep(path: Path, known: dict[str, Any], before: int) -> None:
             old.unlink()
 
 
-def cache_folder() -> Path:
-    """Where this program keeps what it can find again: `$XDG_CACHE_HOME/wbc-shift`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wbc-shift"
+def cache_folder() -> Path | None:
+    """Where this program keeps what it can find again: `$XDG_CACHE_HOME/wbc-shift`, which is to be
+    absolute, or that of the home; None without one, as of a number without a name in a container.
+    """
+    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (told if told.is_absolute() else Path.home() / ".cache") / "wbc-shift"
+    except RuntimeError:
+        return None
 
 
 def code_digest() -> str:

@@ -470,6 +470,8 @@ def test_features_are_written_scored_and_placed(prepared, wbc_shift):
     again = wbc_shift("score", "--features", "colours.parquet", "--name", "../x", "-p", "tiny")
     assert again.status == 1
     assert "cannot be a name" in again.err
+    again = wbc_shift("score", "--features", "colours.parquet", "--name", "majority", "-p", "tiny")
+    assert "the row of the constant" in again.err
 
 
 def test_networks_that_are_not_there_are_named(prepared, wbc_shift):

@@ -98,6 +98,23 @@ def test_a_damaged_memory_is_asked_again(commands, tmp_path: Path, text: str) ->
     assert calls == ["loss", "loss"]
 
 
+def test_without_a_home_the_code_is_asked_and_nothing_lies_about(
+    commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")  # relative, which the standard wants ignored
+    monkeypatch.setattr(memory.Path, "home", nobody)
+    asked = counting(calls := [])
+    for _ in range(2):
+        commands()
+        assert asked("loss", {}) == "loss []"
+    assert calls == ["loss", "loss"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_code_and_other_libraries_have_answers_of_their_own(
     commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
