@@ -171,10 +171,6 @@ def published(results: Results) -> pa.Table:
 # What is said of every row
 
 
-def scenarios(results: Results) -> dict[str, Scenario]:
-    return {run.scenario.name: run.scenario for run in results.done.values()}
-
-
 def methods(results: Results) -> pd.DataFrame:
     """Track, source and experiments of each method in each scenario."""
     found: dict[tuple[str, str], dict] = {}
@@ -183,13 +179,12 @@ def methods(results: Results) -> pd.DataFrame:
             about = {"track": run.track, "source": run.scenario.source, "experiments": {}}
             own = found.setdefault((run.scenario.name, run.method.name), about)
             own["experiments"][experiment.experiment] = None
-    for name, scenario in scenarios(results).items():
-        for other in (
-            "no error",
-            *(f"{FEATURES}{own.record.name}" for own in results.feature_sets),
-        ):
-            about = {"track": "inductive", "source": scenario.source, "experiments": {}}
-            found[name, other] = about
+    others = [("no error", scenario) for scenario in results.scenarios.values()]
+    for own in results.feature_sets:
+        others += [(f"{FEATURES}{own.record.name}", one) for one in own.record.scenarios]
+    for name, scenario in others:
+        about = {"track": "inductive", "source": scenario.source, "experiments": {}}
+        found[scenario.name, name] = about
     rows = [
         {"scenario": scenario, "method": method}
         | own
@@ -255,7 +250,7 @@ def constants(results: Results) -> pd.DataFrame:
     own = table[["scenario", "domain", "part", "class_name", "metric", "value", "n"]]
     own = own.rename(columns={"domain": "target", "value": "constant"})
     rows = []
-    for name, scenario in scenarios(results).items():
+    for name, scenario in results.scenarios.items():
         for metric in table.loc[table["class_name"] == "", "metric"].unique():
             found = values(results.scores, [majority_id(name)], scenario.test_sets, metric)[0]
             columns = summarise(list(found), scenario, results.scores.counted[name])
@@ -274,7 +269,7 @@ def over_seeds(results: Results) -> pd.DataFrame:
     table = results.frame("intervals")
     places = [
         (name, column, *place)
-        for name, scenario in scenarios(results).items()
+        for name, scenario in results.scenarios.items()
         for column, place in places_of(scenario).items()
     ]
     places = pd.DataFrame(places, columns=["scenario", "column", *PLACE])
@@ -311,7 +306,7 @@ def differences(results: Results) -> pd.DataFrame:
     if table.empty:
         return table
     setting = "part=" + table["part"] + ";reference=" + table["reference"]
-    places = {name: places_of(scenario) for name, scenario in scenarios(results).items()}
+    places = {name: places_of(scenario) for name, scenario in results.scenarios.items()}
     pairs = [
         places[s].get(column, (column, SUMMARY))
         for s, column in zip(table["scenario"], table["column"], strict=True)
@@ -331,10 +326,7 @@ def differences(results: Results) -> pd.DataFrame:
 
 def tagged(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Rows by run id, with scenario and method, and the domain as target."""
-    about = {i: (run.scenario.name, run.method.name) for i, run in results.done.items()}
-    pairs = [about[run_id] for run_id in table["run_id"]]
-    named = table.assign(scenario=[s for s, _ in pairs], method=[m for _, m in pairs])
-    return named.rename(columns={"domain": "target"})
+    return results.named(table).rename(columns={"domain": "target"})
 
 
 def melted(table: pd.DataFrame, by: list[str], metrics: dict[str, str]) -> pd.DataFrame:

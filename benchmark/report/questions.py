@@ -84,10 +84,6 @@ def shown(results: Results) -> dict[str, list[str]]:
     return chosen
 
 
-def scenarios(results: Results) -> dict[str, Scenario]:
-    return {run.scenario.name: run.scenario for run in results.done.values()}
-
-
 def places(scenario: Scenario) -> list[tuple[str, str]]:
     """The test sets without corruptions, at home first."""
     return [pair for pair in scenario.test_sets if corruption_of(pair[0]) is None]
@@ -117,7 +113,7 @@ def lines_of(results: Results, table: pd.DataFrame, more: tuple[str, ...] = ()) 
     Args:
         more: methods that are no method of the plan, last.
     """
-    chosen, known = shown(results), scenarios(results)
+    chosen, known = shown(results), results.scenarios
     wanted = {method for own in chosen.values() for method in own} | {*more}
     groups: dict[tuple, list[dict]] = {}
     for row in table[table["method"].isin(wanted)].to_dict("records"):
@@ -355,13 +351,10 @@ def severity_lines(results: Results) -> list[Line]:
 
 def seeds_of(results: Results, table: pd.DataFrame) -> list[Line]:
     """The same of any table of runs."""
-    about = {run_id: (r.scenario.name, r.method.name) for run_id, r in results.done.items()}
-    pairs = [about[run_id] for run_id in table["run_id"]]
     own = {
         r.run_id for methods in asked(results).values() for runs in methods.values() for r in runs
     }
-    named = table.assign(scenario=[s for s, _ in pairs], method=[m for _, m in pairs])
-    return lines_of(results, named[named["run_id"].isin(own)])
+    return lines_of(results, results.named(table[table["run_id"].isin(own)]))
 
 
 def severity_sheet(results: Results) -> Table | None:

@@ -90,6 +90,11 @@ class Results:
         return {run_id: run for run_id, (run, _) in done_runs(self.experiments).items()}
 
     @cached_property
+    def scenarios(self) -> dict[str, Scenario]:
+        """Those that have a done run, by name."""
+        return {run.scenario.name: run.scenario for run in self.done.values()}
+
+    @cached_property
     def scores(self) -> Scores:
         return load_scores(self.folder, self.experiments)
 
@@ -184,6 +189,12 @@ class Results:
                 matrix = confusions.setdefault((run_id, domain, part), empty)
                 matrix[names.index(true), names.index(predicted)] = count
         return confusions
+
+    def named(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows of runs, with the names of their scenarios and methods."""
+        about = {i: (run.scenario.name, run.method.name) for i, run in self.done.items()}
+        pairs = [about[run_id] for run_id in table["run_id"]]
+        return table.assign(scenario=[s for s, _ in pairs], method=[m for _, m in pairs])
 
     def frame(self, name: str) -> pd.DataFrame:
         return pd.DataFrame(self.read(name))
