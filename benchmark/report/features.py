@@ -17,7 +17,7 @@ from benchmark.evaluation.intervals import Interval
 from benchmark.evaluation.robustness import CELLS, DRAWS
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.results import Results
-from benchmark.report.table import Cell, Table, Value, share, sheet
+from benchmark.report.table import DRAWS_NOTE, Cell, Table, Value, share, sheet
 from benchmark.report.write import NOTHING
 
 READOUT_NAMES = {"logistic": "logistic regression", "prototypes": "class means"}
@@ -121,6 +121,7 @@ def labelled_cells_sheet(results: Results) -> Table | None:
         "the source is the target",
         "Halves cut no slide or patient where these are known; classes with fewer than ten cells "
         "in the whole target are left out of the mean, and give what they have",
+        DRAWS_NOTE,
     ]
     header = ("target", "features", *(f"source {scenario.source}" for scenario in scenarios))
     header += tuple(f"{k} a class" for k in budgets)

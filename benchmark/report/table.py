@@ -36,6 +36,12 @@ Value = str | int | Cell
 """What stands in a table."""
 
 
+DRAWS_NOTE = (
+    "No intervals: the draws share the cells of one target, so that their spread says nothing of "
+    "other cells, slides or laboratories, and a difference between two lines is not tested"
+)
+
+
 def share(value: float | None) -> Cell:
     """A share as per cent; None and NaN are no value."""
     return Cell(math.nan if value is None else 100 * value)

@@ -19,7 +19,7 @@ from benchmark.evaluation.unlabelled_cells import (
 from benchmark.laboratory.shipped import all_shipped
 from benchmark.progress import say
 from benchmark.report.results import Results
-from benchmark.report.table import Table, Value, share, sheet
+from benchmark.report.table import DRAWS_NOTE, Table, Value, share, sheet
 from benchmark.report.write import NOTHING
 
 BY = ["source", "network", "order", "method"]
@@ -113,7 +113,7 @@ def unlabelled_cells_sheet(results: Results) -> Table | None:
                 f"{int(np.median(from_here))}" if from_here else NOTHING,
             )
         )
-    short = targets_at(table[~table["at_home"]])
+    notes = [*targets_at(table[~table["at_home"]]), DRAWS_NOTE]
     return sheet(
         "unlabelled_cells",
         "What unlabelled cells of a new laboratory buy: macro-F1 gained by adapting to so many of "
@@ -127,7 +127,7 @@ def unlabelled_cells_sheet(results: Results) -> Table | None:
         + tuple(f"{number} cells" for number in numbers)
         + ("at home", "collapsed", "few classes", "better", "from"),
         rows,
-        short,
+        notes,
         words=4,
     )
 
