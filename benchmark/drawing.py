@@ -85,7 +85,9 @@ def ruler(axes: Axes, x: tuple[float, float], y: tuple[float, float], ticks: Seq
     axes.vlines(places, y[1], y[1] + 0.9, colors="black", linewidth=0.6)
     axes.plot(x, [y[1], y[1]], color="black", linewidth=0.6, solid_capstyle="projecting")
     for place, tick in zip(places, ticks, strict=True):
-        axes.text(place, y[1] + 1.4, str(tick), ha="center", va="top", fontsize=6)
+        # The outer two stand within the box, or one's 100 and the next one's 0 would read 1000.
+        side = {0: "left", 100: "right"}.get(tick, "center")
+        axes.text(place, y[1] + 1.4, str(tick), ha=side, va="top", fontsize=6)
 
 
 def panels(
