@@ -65,9 +65,9 @@ class Parts(Strict):
     loss: Annotated[str, Part("losses", "benchmark.training.losses:LOSSES", 1, blocks=True)] = "ce"
     """What training minimises."""
     augmentation: Annotated[str | None, Part("augmentations", blocks=True)] = None
-    """Random changes of the training images; None is the profile's own."""
+    """Random changes of the training images; without a name, the profile's own."""
     framing: Annotated[str | None, Part("framings")] = None
-    """Image size and crop: one of the profile's `framings`; None is the profile's own."""
+    """Image size and crop: one of the profile's `framings`; without a name, the profile's own."""
     recipe: Annotated[str, Part("recipes", "benchmark.training.recipes:RECIPES", blocks=True)] = (
         "erm"
     )
