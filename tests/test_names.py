@@ -4,6 +4,7 @@ refused where settings and cards are read, in one line, before anything is made 
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -176,11 +177,13 @@ def test_d11_two_scenarios_never_share_a_folder(params: Path) -> None:
 
 def test_two_experiments_never_share_the_file_of_a_table() -> None:
     """Its name is the experiment's and one of these endings, or one of all experiments together."""
-    endings = {HEADLINE, "corruptions", "effects", "levels", "shares"}
-    assert not {(a, b) for a in endings for b in endings if a.endswith(f"_{b}")}
-    together = {path.stem for path in (REPOSITORY / "results/core/tables").glob("*.md")}
-    together -= {n for n in together if any(n.endswith(f"_{ending}") for ending in endings)}
-    assert {"claims", "open_set", "severity"} <= together
+    modules = (REPOSITORY / "benchmark/report").glob("*.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in modules)
+    endings = {HEADLINE, *re.findall(r'f"\{experiment\.experiment\}_(\w+)"', text)}
+    together = set(re.findall(r'\bsheet\(\s*"(\w+)"', text))
+    assert {"corruptions", "effects", "response"} < endings
+    assert {"claims", "open_set", "unlabelled_cells"} < together
+    assert not {(a, b) for a in endings | together for b in endings if a.endswith(f"_{b}")}
 
 
 def test_d14_a_method_is_not_called_majority(params: Path) -> None:

@@ -28,7 +28,7 @@ from benchmark.parts import registry
 from benchmark.report import facts
 from benchmark.report.cards import cards_of, helping, without_help
 from benchmark.report.confident_errors import confident_errors
-from benchmark.report.explained import parameters
+from benchmark.report.explained import differing, parameters
 from benchmark.report.facts import audit_summary, bibliography, data_cards, environment, listed
 from benchmark.report.page import MOST_BYTES
 from benchmark.report.results import Results
@@ -210,6 +210,12 @@ def test_parameters_are_those_of_the_network():
     expected = 1_235_496 - 1000 * 513 + 5 * 513
     assert parameters("squeezenet1_1", "none", "linear", "{}", "{}", 64, 5) == expected
     assert parameters("resnet18", "ln", "linear", "{}", "{}", 64, 5) is None  # refused: it has none
+
+
+def test_a_training_without_weight_decay_says_so():
+    block = {"epochs": 12, "weight_decay": 0.0, "averaging": "ema", "augmentation": {"jpeg": 1}}
+    usual = {"epochs": "12", "weight_decay": "0.05", "averaging": "None", "augmentation": "{}"}
+    assert differing(block, usual) == "weight decay 0.0, averaging ema"
 
 
 def test_missing_runs_are_named_and_text_is_escaped(page, pages):

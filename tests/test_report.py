@@ -402,3 +402,11 @@ def test_weights_that_have_seen_a_test_set_or_may_have_are_named(results):
     seen, unknown = contamination_notes(experiment, records(["Raabin-WBC"], None), names)
     assert seen.endswith("weights of resnet18-bn-ce were made with images of raabin")
     assert unknown.endswith("test images: resnet18-gn-ce")
+    # An ensemble has seen what its members have.
+    both = records(["raabin"], [])
+    members = [{"run_id": first["resnet18-bn-ce"]}]
+    both[first["resnet18-gn-ce"]] = {"settings": {"members": members}}
+    assert [note.split()[5] for note in contamination_notes(experiment, both, names)] == [
+        "resnet18-bn-ce",
+        "resnet18-gn-ce",
+    ]

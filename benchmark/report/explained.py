@@ -168,7 +168,8 @@ def most_common(blocks: list[dict[str, Any]]) -> dict[str, Any]:
 def differing(block: dict[str, Any], usual: dict[str, str]) -> str:
     """Settings of a training that are not the usual ones; augmentation has its own name."""
     own = {k: v for k, v in block.items() if k != "augmentation" and repr(v) != usual[k]}
-    return told(own)
+    # A zero is told too: no weight decay is a setting.
+    return told({k: v if v is True or v is None else str(v) for k, v in own.items()})
 
 
 def members_of(settings: dict[str, Any]) -> tuple[str, ...]:

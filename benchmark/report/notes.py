@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 
@@ -151,6 +152,14 @@ def apart_notes(experiment: Experiment, records: Records) -> list[str]:
     ]
 
 
+def weights_of(records: Records, run_id: str) -> list[Weights]:
+    """The weights that a run's training, or those of an ensemble's members, began with."""
+    settings = records.get(run_id, {}).get("settings", {})
+    if members := settings.get("members"):
+        return [block for one in members for block in weights_of(records, one["run_id"])]
+    return [Weights.model_validate(settings.get("weights", {}))]
+
+
 def contamination_notes(
     experiment: Experiment, records: Records, names: dict[str, set[str]]
 ) -> list[str]:
@@ -162,9 +171,8 @@ def contamination_notes(
     contaminated: dict[str, set[str]] = {}
     unknown: set[str] = set()
     for run in experiment.runs:
-        block = records.get(run.run_id, {}).get("settings", {}).get("weights", {})
-        weights = Weights.model_validate(block)
-        for domain in {part for name, _ in run.scenario.test_sets for part in sources_of(name)}:
+        domains = {part for name, _ in run.scenario.test_sets for part in sources_of(name)}
+        for weights, domain in product(weights_of(records, run.run_id), domains):
             verdict = weights.contamination(names.get(domain, {domain}))
             if verdict == "contaminated":
                 contaminated.setdefault(run.method.name, set()).add(domain)

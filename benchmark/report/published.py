@@ -25,6 +25,7 @@ from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.files import atomic, read_yaml, sha256_file, write_json
 from benchmark.metrics import HEADLINE
 from benchmark.report.facts import image_names
+from benchmark.report.notes import weights_of
 from benchmark.report.results import Results, values
 from benchmark.scenarios import sources_of
 from benchmark.settings import Weights
@@ -199,7 +200,7 @@ def contamination(results: Results) -> pd.DataFrame:
     names = image_names(results.folder)
     found: dict[tuple[str, ...], str] = {}
     for run_id, run in results.done.items():
-        blocks = weights_of(results, run_id)
+        blocks = weights_of(results.records, run_id)
 
         def verdict(domains: Iterable[str], blocks: list[Weights] = blocks) -> str:
             own = {
@@ -233,14 +234,6 @@ def contamination(results: Results) -> pd.DataFrame:
                 found[key] = max(kinds, key=VERDICTS.index)
     rows = [(*key, verdict) for key, verdict in found.items()]
     return pd.DataFrame(rows, columns=[*WHERE, *PLACE, "contamination"])
-
-
-def weights_of(results: Results, run_id: str) -> list[Weights]:
-    """The weights that a run's training, or those of an ensemble's members, began with."""
-    settings = results.records.get(run_id, {}).get("settings", {})
-    if members := settings.get("members"):
-        return [block for one in members for block in weights_of(results, one["run_id"])]
-    return [Weights.model_validate(settings.get("weights", {}))]
 
 
 def constants(results: Results) -> pd.DataFrame:
