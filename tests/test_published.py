@@ -16,10 +16,17 @@ from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.features import Score
 from benchmark.evaluation.intervals import Interval
 from benchmark.files import read_json, sha256_file
-from benchmark.report.published import FIELDS, KEYS, contamination, published, write_published
+from benchmark.report.published import (
+    FIELDS,
+    FILES,
+    KEYS,
+    contamination,
+    published,
+    write_published,
+)
 from benchmark.report.results import Results
+from benchmark.study.pipeline import REPORTED
 
-FILES = ("results.parquet", "results.csv.gz", "croissant.json")
 BN = "resnet18-bn-ce"
 
 
@@ -113,6 +120,7 @@ def test_csv_and_parquet_are_one_table(folder: Path, table: pd.DataFrame) -> Non
 
 def test_writing_again_gives_the_same_bytes(folder: Path) -> None:
     before = [(folder / name).read_bytes() for name in FILES]
+    assert set(FILES) < set(REPORTED)  # which the pipeline tracks
     write_published(Results.of(folder))
     assert [(folder / name).read_bytes() for name in FILES] == before
 
