@@ -241,3 +241,18 @@ def test_e13_the_grid_and_the_speeds_are_not_claimed_beyond_what_is_there() -> N
 def read_csv_device(path: Path) -> str:
     """The kind of device of a file of speeds."""
     return pd.read_csv(path)["device_type"].iloc[0]
+
+
+def test_the_ladder_of_study_two_is_what_the_intervals_say() -> None:
+    page = (REPOSITORY / "docs/study-two.md").read_text(encoding="utf-8")
+    table = page.split("<!-- ladder -->")[1].split("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()]
+    found = pd.read_parquet(REPOSITORY / "results/core2/intervals.parquet")
+    found = found[(found["metric"] == "macro_f1") & (found["class_name"] == "")]
+    found = found.set_index(["scenario", "method", "column"])
+    assert len(rows) >= 12
+    for source, method, *cells in rows[2:]:
+        for column, cell in zip(("in_domain", "mean_target", "worst_target"), cells, strict=True):
+            row = found.loc[(f"{source}->*", method, column)]
+            wanted = [100 * row[part] for part in ("mean", "low", "high")]
+            assert told(TRIPLE, cell) == pytest.approx(wanted, abs=0.051), (source, method, column)
