@@ -831,8 +831,8 @@ def unlabelled_cells(
 ) -> None:
     """Adapt a network to 5 to 200 unlabelled cells of each target, and test it on others.
 
-    Reads a network of the repository, or a run's checkpoint, and the prepared images. Adds what is
-    missing to results/PROFILE/unlabelled_cells/, from which the report draws.
+    Reads a network of the repository, or a run's checkpoint, and the prepared images. Writes what
+    is missing of results/PROFILE/unlabelled_cells/, from which the report draws.
     """
     from benchmark.evaluation.unlabelled_cells import METHODS, NONE, NUMBERS, ORDERS
     from benchmark.laboratory.unlabelled_cells import Asked, adapt_to_cells

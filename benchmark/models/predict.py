@@ -177,7 +177,7 @@ class TestTimeAugmentation(Inference):
     def __init__(
         self,
         views: Literal["dihedral", "two", "as_released"] = "dihedral",
-        zooms: list[PositiveFloat] | None = None,
+        zooms: tuple[PositiveFloat, ...] = (),
     ) -> None:
         self.views, self.zooms = VIEWS[views], zooms
 
