@@ -20,6 +20,7 @@ from benchmark.report.published import (
     FIELDS,
     FILES,
     KEYS,
+    constants,
     contamination,
     published,
     write_published,
@@ -149,9 +150,18 @@ def test_sets_of_features_stand_beside_methods_with_their_contamination(folder: 
     results = Results.of(folder)
     (scenario,) = {run.scenario for run in results.done.values()}
     record = SimpleNamespace(
-        name=BN, scenarios=(scenario,), contamination={"raabin": {"contaminated": ["bccd"]}}
+        name=BN,
+        scenarios=(scenario,),
+        classes=CLASSES,
+        contamination={"raabin": {"contaminated": ["bccd"]}},
     )
-    vars(results)["feature_sets"] = [SimpleNamespace(record=record)]
+    of_one_fold = pd.DataFrame({"label": [0] * 30 + [1] * 10})  # two of the classes, of 40 cells
+    tables = [
+        (of_one_fold if part == "id_test" else of_one_fold[:0]).assign(domain=domain, part=part)
+        for domain, part in scenario.test_sets
+    ]
+    predictions = pd.concat(tables).assign(scenario=scenario.name)
+    vars(results)["feature_sets"] = [SimpleNamespace(record=record, predictions=predictions)]
     vars(results)["feature_scores"] = [
         Score(BN, scenario.name, "logistic", column, Interval(0.5, 0.4, 0.6, 1))
         for column in ("in_domain", "bccd", "mean_target")
@@ -171,6 +181,26 @@ def test_sets_of_features_stand_beside_methods_with_their_contamination(folder: 
         "raabin",
     ]
     assert own.at["bccd", "constant"] == row(table, metric="macro_f1")["constant"] > 0
+    assert own.at["bccd", "n"] == row(table, metric="macro_f1")["n"]
+    # Thirty of forty cells are of the answered class: F1 is 60/70, and 0 of the other.
+    assert own.at["raabin", "n"] == 40 != row(table, metric="macro_f1", target="raabin")["n"]
+    assert own.at["raabin", "constant"] == pytest.approx(60 / 70 / 2, abs=1e-6)
+
+
+def test_a_run_of_one_fold_has_no_constant_of_all_folds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_more_images(results: Results) -> pd.DataFrame:
+        found = constants(results)
+        return found.assign(n=found["n"].where(found["part"] != "id_test", 1000))
+
+    monkeypatch.setattr("benchmark.report.published.constants", of_more_images)
+    table = published(Results.of(folder)).to_pandas()
+    home = {"metric": "macro_f1", "target": "raabin"}
+    assert row(table, **home)["constant"] > 0
+    assert row(table, **home)["n"] == 1000
+    assert np.isnan(row(table, **home, seed="0")["constant"])
+    assert row(table, metric="macro_f1", seed="0")["constant"] > 0
 
 
 def test_a_mean_is_not_contaminated_by_a_target_that_it_is_not_over(folder: Path) -> None:

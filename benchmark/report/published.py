@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmark.evaluation.columns import summarise
 from benchmark.evaluation.differential import ALL, CORRECTED
+from benchmark.evaluation.features import in_test_set, majority_of
 from benchmark.evaluation.scores import MAJORITY, majority_id
 from benchmark.files import atomic, read_yaml, sha256_file, write_json
 from benchmark.metrics import HEADLINE
@@ -148,11 +149,15 @@ def published(results: Results) -> pa.Table:
         features(results),
     ]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table["constant"] = table.get("constant", np.nan)
     table = table.merge(methods(results), on=WHERE, how="left")
     table = table.merge(contamination(results), on=[*WHERE, *PLACE], how="left")
-    table = table.merge(constants(results), on=["scenario", *PLACE, "class_name", "metric"],
-                        how="left", suffixes=("", "_of_set"))  # fmt: skip
-    table["n"] = table["n"].fillna(table.pop("n_of_set"))
+    of_sets = constants(results).rename(columns={"n": "n_of_set", "constant": "of_set"})
+    table = table.merge(of_sets, on=["scenario", *PLACE, "class_name", "metric"], how="left")
+    # One run of several folds is tested on one of them, which is not the set that methods share.
+    shared = table["n"].isna() | (table["n"] == table["n_of_set"])
+    table["constant"] = table["constant"].fillna(table["of_set"].where(shared))
+    table["n"] = table["n"].fillna(table["n_of_set"])
     table["profile"], table["protocol"] = results.folder.name, PROTOCOL
     table["level"] = np.where(table["low"].notna(), LEVEL, np.nan)
     for field in FIELDS:
@@ -450,18 +455,26 @@ def severity(results: Results) -> pd.DataFrame:
 
 
 def features(results: Results) -> pd.DataFrame:
-    """Macro-F1 of readouts of frozen features; the method is `features/` and the set's name."""
-    places = {
-        scenario.name: places_of(scenario)
-        for own in results.feature_sets
-        for scenario in own.record.scenarios
-    }
+    """Macro-F1 of readouts of frozen features; the method is `features/` and the set's name.
+
+    At home they are tested on one fold, which methods of several seeds are not: number of images
+    and constant are of this fold.
+    """
+    places, at_home = {}, {}
+    for own in results.feature_sets:
+        for scenario in own.record.scenarios:
+            places[scenario.name] = places_of(scenario)
+            number = len(in_test_set(own, scenario.name, scenario.test_sets[0]))
+            at_home[own.record.name, scenario.name] = number, majority_of(own, scenario)[0]
     rows = []
     for score in results.feature_scores:
         where = places[score.scenario].get(score.column, (score.column, SUMMARY))
+        home = at_home[score.features, score.scenario]
+        number, constant = home if score.column == "in_domain" else (np.nan, np.nan)
         setting = f"readout={score.readout}"
-        rows.append((score.scenario, f"{FEATURES}{score.features}", *where, setting, *score.value))
-    columns = [*WHERE, *PLACE, "setting", "value", "low", "high", "seeds"]
+        names = score.scenario, f"{FEATURES}{score.features}"
+        rows.append((*names, *where, setting, *score.value, number, constant))
+    columns = [*WHERE, *PLACE, "setting", "value", "low", "high", "seeds", "n", "constant"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(metric=HEADLINE, class_name="", seed=EVERY_SEED, covers="images")
 
