@@ -1,5 +1,6 @@
 """Features of every cell: files of anybody, readouts, robustness index, labelled cells."""
 
+import errno
 import io
 import json
 import re
@@ -564,6 +565,19 @@ def test_a_set_that_is_half_written_is_none(cells, prepared, monkeypatch):
     with pytest.raises(ZeroDivisionError):  # the tables are the new ones by then
         write_set(prepared / "results/tiny", own)
     assert read_sets(prepared / "results/tiny") == []
+
+
+def test_a_set_stays_where_a_new_one_cannot_be_written(cells, prepared, monkeypatch):
+    own = score_features(cells, informative(cells), About(), "one", "t")
+    write_set(prepared / "results/tiny", own)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features.pq, "write_table", full)
+    with pytest.raises(UserError, match="disk full"):
+        write_set(prepared / "results/tiny", own)
+    assert [kept.record.name for kept in read_sets(prepared / "results/tiny")] == ["one"]
 
 
 def test_a_copied_or_foreign_folder_is_no_set(cells, prepared):

@@ -62,6 +62,14 @@ def test_no_group_is_adapted_to_and_tested(group_size: int, seed: int) -> None:
         assert not tested & {groups[row] for row in rows}
 
 
+def test_a_target_of_one_smear_a_class_has_no_cell_to_adapt_to() -> None:
+    labels, _, names = cells()
+    draw = draw_cells(labels, [f"smear{label}" for label in labels], names, None, 0)
+    assert len(draw.tested) > 90
+    assert {order: len(rows) for order, rows in draw.orders.items()} == {
+        "random": 0, "slides": 0, "arrival": 0}  # fmt: skip
+
+
 def test_a_hundred_cells_are_tested_with_the_target_s_shares_of_classes() -> None:
     labels, groups, names = cells()
     draw = draw_cells(labels, groups, names, None, 0)

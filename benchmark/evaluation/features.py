@@ -96,12 +96,13 @@ def features_folder(results: Path) -> Path:
 def write_set(results: Path, scored: FeatureSet) -> Path:
     """Write a set to a folder of its own below `results/<profile>/features/`."""
     folder = features_folder(results) / scored.record.name
-    # Without it there is no set: a killed process leaves none, rather than two halves of two.
-    (folder / ABOUT).unlink(missing_ok=True)
-    for name, table in ((PREDICTIONS, scored.predictions), (BUDGETS, scored.budgets)):
-        with atomic(folder / name) as temporary:
+    tables = (scored.predictions, scored.budgets)
+    with atomic(folder / PREDICTIONS) as first, atomic(folder / BUDGETS) as second:
+        for temporary, table in zip((first, second), tables, strict=True):
             rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
             pq.write_table(rows, temporary, compression="zstd")
+        # Without it there is no set: a killed process leaves none, rather than two halves of two.
+        (folder / ABOUT).unlink(missing_ok=True)
     write_json(folder / ABOUT, scored.record.model_dump(mode="json", exclude_none=True))
     return folder
 

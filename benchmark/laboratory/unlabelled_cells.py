@@ -136,7 +136,8 @@ def draw_cells(
             labels, generator.permutation(pool), prevalence, generator
         )
     pool = sorted(pool, key=lambda row: (arrival(names[row]), names[row]))
-    orders["arrival"] = np.roll(pool, -int(generator.integers(len(pool))))
+    first = int(generator.integers(len(pool))) if len(pool) else 0
+    orders["arrival"] = np.roll(np.array(pool, np.int64), -first)
     return Draw(
         np.sort(np.concatenate(tested)),
         {name: rows[: max(NUMBERS)] for name, rows in orders.items()},
@@ -280,7 +281,13 @@ def targets_of(root: Path, network: Network) -> list[Target]:
         if supported(counts).sum() < 2:
             say(f"note: {name} is left out: fewer than two classes have cells enough to be scored")
             continue
-        found.append(Target.of(name, images, shares))
+        target = Target.of(name, images, shares)
+        if not any(target.numbers.values()):
+            say(
+                f"note: {name} is left out: beside the groups that are tested too few cells are left"
+            )
+            continue
+        found.append(target)
     if not found:
         raise UserError(f"{network.name} has no target with cells enough: choose another network")
     return found
