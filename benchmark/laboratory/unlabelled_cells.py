@@ -283,9 +283,7 @@ def targets_of(root: Path, network: Network) -> list[Target]:
             continue
         target = Target.of(name, images, shares)
         if not any(target.numbers.values()):
-            say(
-                f"note: {name} is left out: beside the groups that are tested too few cells are left"
-            )
+            say(f"note: {name} is left out: the groups that are tested leave too few cells")
             continue
         found.append(target)
     if not found:
