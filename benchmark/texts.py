@@ -154,6 +154,7 @@ def templates_beside(module: str) -> Environment:
         lstrip_blocks=True,
         finalize=as_shown,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     environment.tests["link"] = link
     return environment
 

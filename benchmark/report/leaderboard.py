@@ -122,7 +122,8 @@ def board_json(board: Board, scores: Scores) -> dict[str, Any]:
                 "planned": row.planned,
                 "runs": row.runs,
                 "rank": rank_json(standings[row.method]),
-                "cells": list(map(numbers, row.cells)),
+                # Of a study that is under way most rows have no value yet: nothing says so too.
+                "cells": list(map(numbers, row.cells)) if row.found else [],
             }
             for row in board.methods
         ],
