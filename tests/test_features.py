@@ -492,7 +492,7 @@ def test_networks_that_are_not_there_are_named(prepared, wbc_shift):
 
 
 def test_ten_lines_of_foreign_code_are_scored_beside_ours(prepared, wbc_shift):
-    page = (REPOSITORY / "docs/features.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- features block -->\n```python\n(.*?)```", page, re.DOTALL)[1]
     assert len(block.strip().splitlines()) <= 12
     assert set(re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)) == {
@@ -503,7 +503,7 @@ def test_ten_lines_of_foreign_code_are_scored_beside_ours(prepared, wbc_shift):
     wbc_shift("embed-all", "resnet10t", "--out", "ours.parquet", "-p", "tiny")
     wbc_shift("score", "--features", "ours.parquet", "-p", "tiny")
     assert wbc_shift("score", "--images", "cells.csv", "-p", "tiny").status == 0
-    exec(compile(block, "docs/features.md", "exec"), {})
+    exec(compile(block, "README.md", "exec"), {})
     done = wbc_shift("score", "--features", "mine.npz", "--name", "mean-colour", "-p", "tiny")
     assert done.status == 0, done.err
     placed = done.out[done.out.index("of 2 by mean of targets") :]
