@@ -13,7 +13,7 @@ whole is both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
@@ -177,7 +177,7 @@ class TestTimeAugmentation(Inference):
     def __init__(
         self,
         views: Literal["dihedral", "two", "as_released"] = "dihedral",
-        zooms: tuple[PositiveFloat, ...] = (),
+        zooms: Sequence[PositiveFloat] = (),
     ) -> None:
         self.views, self.zooms = VIEWS[views], zooms
 
