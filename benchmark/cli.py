@@ -620,7 +620,8 @@ def speed(
         list[str] | None, Option(help="Backbones to measure; default: the profile's.")
     ] = None,
     precisions: Annotated[
-        list[str] | None, Option("--precision", help="fp32 or bf16; default: the profile's.")
+        list[str] | None,
+        Option("--precision", help="fp32, bf16 or bf16_depthwise_fp32; default: the profile's."),
     ] = None,
     layouts: Annotated[
         list[str] | None, Option("--layout", help="channels_last (default) or contiguous.")

@@ -117,6 +117,9 @@ class Augmentation(Strict):
     share is drawn from 0 … amplitude_mixing; the phases stay (Xu 2021)."""
 
 
+Precision = Literal["fp32", "bf16", "bf16_depthwise_fp32"]
+
+
 class Training(Strict):
     """How a method is trained. All of it is part of a run's fingerprint."""
 
@@ -129,8 +132,9 @@ class Training(Strict):
     """Epochs of linear warm-up from zero, before the schedule."""
     patience: int = Field(ge=1, le=100_000)
     """Stop after so many epochs without a better macro-F1 on id_val, where the best is kept."""
-    precision: Literal["fp32", "bf16"]
-    """bf16: autocast. Slow on processors without bfloat16 arithmetic."""
+    precision: Precision
+    """bf16: autocast. Slow on processors without bfloat16 arithmetic. bf16_depthwise_fp32: the same
+    but for depthwise convolutions, which processors are slow at in bfloat16."""
     augmentation: Augmentation = Augmentation()
     optimiser: str = "adamw"
     """sgd: with momentum 0.9."""

@@ -22,7 +22,7 @@ from benchmark.data.arrays import Images, PreparedImages
 from benchmark.execution import runner
 from benchmark.files import read_json
 from benchmark.models.build import build_model
-from benchmark.models.predict import predict
+from benchmark.models.predict import autocast, predict
 from benchmark.settings import Augmentation, Training
 from benchmark.study import records
 from benchmark.study.plan import read_plan
@@ -133,6 +133,63 @@ def test_bf16_trains_and_predicts_near_fp32() -> None:
     assert logits["bf16"].dtype == np.float32
     assert not np.array_equal(logits["bf16"], logits["fp32"])
     assert np.abs(logits["bf16"] - logits["fp32"]).max() < 0.2 * np.abs(logits["fp32"]).max()
+
+
+DEPTHWISE = ("efficientnet_lite0", "mobilenetv3_small_050", "convnext_atto")
+"""Depthwise layers between batch norms; with squeeze and excitation; between layer norms."""
+
+
+@pytest.mark.parametrize("backbone", DEPTHWISE)
+def test_depthwise_convolutions_alone_compute_in_float32(backbone: str) -> None:
+    normalisation = "ln" if backbone.startswith("convnext") else "bn"
+    model = build_model(backbone, normalisation, {}, 2, 64, seed=0).eval()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    depthwise = [m for m in layers if m.groups == m.in_channels > 1]
+    assert 0 < len(depthwise) < len(layers)
+    given: dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    for layer in layers:
+        # Copies: an activation that follows may work in place.
+        layer.register_forward_hook(
+            lambda layer, given_to, result: given.update(
+                {layer: (given_to[0].clone(), result.clone())}
+            )
+        )
+    with torch.no_grad(), autocast(torch.device("cpu"), "bf16_depthwise_fp32"):
+        model(torch.rand(2, 3, 64, 64))
+    assert set(given) == set(layers)
+    for layer in layers:
+        image, result = given[layer]
+        assert result.dtype == torch.bfloat16
+        with torch.no_grad(), autocast(torch.device("cpu"), "bf16"):
+            rounded = layer(image)
+        with torch.no_grad():
+            exact = layer(image.float()).to(torch.bfloat16)
+        assert torch.equal(result, exact if layer in depthwise else rounded)
+        assert layer not in depthwise or not torch.equal(result, rounded)
+
+
+@pytest.mark.parametrize("backbone", [*DEPTHWISE, "resnet10t"])
+def test_bf16_with_depthwise_layers_in_float32_is_near_fp32_and_trains(backbone: str) -> None:
+    normalisation = "ln" if backbone.startswith("convnext") else "bn"
+    logits, gradients = {}, {}
+    device, images = torch.device("cpu"), torch.rand(4, 3, 64, 64)
+    for precision in ("fp32", "bf16", "bf16_depthwise_fp32"):
+        model = build_model(backbone, normalisation, {}, 2, 64, seed=0).eval()
+        with autocast(device, precision):
+            logits[precision] = model(images).float()
+        logits[precision].square().sum().backward()
+        gradients[precision] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    for found in (logits, gradients):
+        apart = (found["bf16_depthwise_fp32"] - found["fp32"]).norm() / found["fp32"].norm()
+        assert 0 < apart < 0.1
+        if backbone == "resnet10t":  # which has no depthwise layer
+            assert torch.equal(found["bf16_depthwise_fp32"], found["bf16"])
+    train = toy_images(16, "train", size=64)
+    chosen = settings(precision="bf16_depthwise_fp32", epochs=3, learning_rate=1e-3)
+    model = build_model(backbone, normalisation, {}, 2, 64, seed=0)
+    loss = torch.nn.functional.cross_entropy
+    history = fit(model, loss, train, train, chosen, 0, device).history
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
 def test_a_nan_loss_ends_the_run_with_its_epoch() -> None:

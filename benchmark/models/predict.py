@@ -13,10 +13,11 @@ whole is both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from benchmark.data.cell_finder import nucleus_diameter
 from benchmark.data.stain import LEAST_GREY_SPREAD, matched, moments_of
@@ -49,9 +51,39 @@ def standardise(batch: Tensor, preprocessing: Preprocessing = IMAGENET) -> Tenso
     return (batch - batch.new_tensor(mean)[:, None, None]) / batch.new_tensor(std)[:, None, None]
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 autocast where asked for, else none."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """A network's arithmetic in one of `settings.Precision`."""
+    mode = DepthwiseInFloat32() if precision == "bf16_depthwise_fp32" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"), mode:
+        yield
+
+
+class DepthwiseInFloat32(TorchFunctionMode):
+    """Within bfloat16 autocast: depthwise convolutions, which have one filter a channel, multiply
+    and add in float32, forward and back; what they give is rounded as every convolution's is.
+
+    On processors oneDNN has no fast bfloat16 kernel for their gradients (docs/scaling.md).
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict | None = None,
+    ) -> Any:
+        if function is not F.conv2d or not self.depthwise(*args, **kwargs or {}):
+            return function(*args, **kwargs or {})
+        image, weight, *others = args
+        with torch.autocast(image.device.type, enabled=False):
+            return function(image.float(), weight, *others, **kwargs or {}).to(torch.bfloat16)
+
+    @staticmethod
+    def depthwise(image: Tensor, weight: Tensor, *others: Any, **named: Any) -> bool:
+        """Whether a convolution, by the arguments of `F.conv2d`, is of single channels."""
+        groups = named.get("groups", others[4] if len(others) > 4 else 1)
+        return groups == image.shape[1] > 1
 
 
 @torch.inference_mode()

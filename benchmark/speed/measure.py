@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,13 +31,13 @@ from benchmark.models.build import build_model, skip_reason
 from benchmark.models.predict import autocast, predict, standardise, to_float
 from benchmark.models.summary import summarise
 from benchmark.progress import say
-from benchmark.settings import Params, Training
+from benchmark.settings import Params, Precision, Training
 from benchmark.speed.records import Row, write_rows
 from benchmark.training.augmentation import Augmenter
 from benchmark.training.fit import fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = get_args(Precision)
 STAGES = ("batch", "train_floor", "train", "inference")
 """batch: gather, augment, standardise. train_floor: steps on a batch in place. train: steps as a
 run trains them. inference: logits, at the fixed batch of `predict`. Beside them `prepare`: decode
