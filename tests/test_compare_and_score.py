@@ -7,8 +7,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from support.results import CLASSES, predictions, write_results
 
 from benchmark.errors import UserError
-from benchmark.evaluation.compare import compare_methods
+from benchmark.evaluation.compare import compare_methods, sentence
+from benchmark.evaluation.comparisons import Comparison
 from benchmark.evaluation.evaluate import evaluate
+from benchmark.evaluation.intervals import Interval
 from benchmark.evaluation.submission import CLASSES as CHALLENGE
 from benchmark.evaluation.submission import score_challenge, score_submission, with_interval
 
@@ -36,8 +38,8 @@ def own(tmp_path):
 def test_a_clear_difference_is_said_whichever_comes_first(results):
     lines = "\n".join(compare_methods(results, BETTER, WORSE))
     turned = "\n".join(compare_methods(results, WORSE, BETTER))
-    assert f"{BETTER} is better (p" in lines
-    assert f"{WORSE} is worse (p" in turned
+    assert f": {BETTER} is better." in lines
+    assert f": {WORSE} is worse." in turned
 
 
 def test_methods_that_are_alike_are_not_told_apart_and_what_could_have_been_is_said(tmp_path):
@@ -56,7 +58,7 @@ def test_a8_what_compare_calls_better_is_corrected_for_all_of_its_lines(results)
     )
     table = table[(table["method"] == WORSE) & table["p_both"].notna()].set_index("column")
     p = np.fmax(table["p_images"], table["p_both"]).sort_values()
-    lines = "\n".join(compare_methods(results, BETTER, WORSE)).splitlines()[1:]
+    lines = "\n".join(compare_methods(results, BETTER, WORSE)).splitlines()[2:]
     assert len(lines) == len(p) + 1  # and the shift drop, which no table tests
     names = {"mean of targets": "mean_target", "worst target": "worst_target"}
     for line in lines:
@@ -64,6 +66,26 @@ def test_a8_what_compare_calls_better_is_corrected_for_all_of_its_lines(results)
         column = names.get(name, name)
         if column in p.index and "is better" in line:
             assert p[column] * (len(lines) - list(p.index).index(column) - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("ends", "p_images", "p_both", "corrected", "told", "parted"),
+    [
+        ((0.02, 0.2), 0.004, 0.01, 0.2, "p = 0.010 (0.20): not told apart", ""),
+        ((0.02, 0.2), 0.3, 0.01, 1.0, "p = 0.30 (1.00): not told apart", "leaves out 0, the test"),
+        ((-0.02, 0.2), 0.01, np.nan, 0.02, "p = 0.010 (0.020): A is better", "holds 0, the test"),
+        # Where the seeds decide, interval and p are of the same draws: they part by rounding.
+        ((0.001, 0.2), 0.004, 0.0505, 0.5, "p = 0.051 (0.50): not told apart", ""),
+    ],
+)
+def test_an_interval_stands_beside_its_own_p_value(ends, p_images, p_both, corrected, told, parted):
+    """`+10 [+2, +20]: not told apart (p = 1.00)` was said: an interval of one line beside a
+    p-value of nine, and of another test."""
+    compared = Comparison(Interval(0.1, *ends, 3), p_images, p_both, 0.1, 0.1)
+    text = sentence(compared, corrected, corrected, "A", is_drop=False)
+    assert told in text
+    assert parted in text
+    assert ("The interval" in text) == bool(parted)
 
 
 @pytest.mark.parametrize(

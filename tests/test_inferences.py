@@ -244,6 +244,13 @@ def test_scale_and_moments_is_one_after_the_other(where):
     np.testing.assert_array_equal(both, by_hand)
 
 
+def test_scale_alone_computes_no_colours(where, monkeypatch):
+    """They take a pass over all of the source's images, and are not matched."""
+    target, near = discs(20, (120, 90, 160)), replace(where, source_images=discs(14))
+    monkeypatch.delattr("benchmark.models.predict.moments_of")
+    INFERENCES["scale"]()(nn.Flatten(), target, near)
+
+
 @pytest.mark.parametrize("name", ["moments", "scale", "scale_and_moments"])
 def test_what_is_matched_to_the_source_needs_its_images(name, model, pixels, where):
     with pytest.raises(ValueError, match="source"):

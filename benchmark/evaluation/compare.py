@@ -35,7 +35,8 @@ def compare_methods(
 ) -> Iterator[str]:
     """Lines that say how `first` differs from `second`, for every scenario that both were run on.
 
-    p-values are corrected (Holm) for the number of lines about a scenario. Every method of the
+    A line's interval is of that line alone, and so is the first p-value; the second is corrected
+    (Holm) for the number of lines about the scenario, and the verdict is by it. Every method of the
     scenario lends its seeds to the variance between seeds.
 
     Raises:
@@ -82,6 +83,11 @@ def scenario_lines(results: Path, runs: ScenarioRuns, pair: Pair) -> Iterator[st
     titles = dict(zip(["in_domain", *runs.scenario.targets], runs.scenario.test_sets, strict=True))
     seeds = "one seed" if len(rows) == 1 else f"{len(rows)} seeds"
     yield f"{runs.scenario.name}: {' minus '.join(pair)}, macro-F1 in points, {seeds} each"
+    tested = sum(not np.isnan(p) for p in of_both.values())
+    yield (
+        "  95 % interval and p of each line alone; in brackets p corrected (Holm) for the "
+        f"{tested} lines, by which it is judged"
+    )
     for name in sorted(found, key=lambda name: name not in titles):
         where = SUMMARIES.get(name, name)
         if name in titles:
@@ -95,7 +101,7 @@ def scenario_lines(results: Path, runs: ScenarioRuns, pair: Pair) -> Iterator[st
 
 
 def sentence(comparison: Comparison, p: float, p_images: float, first: str, is_drop: bool) -> str:
-    """`+3.2 [+1.0, +5.4]: A is better (p = 0.012).` or what stands in the way of saying so.
+    """`+3.2 [+1.0, +5.4], p = 0.004 (0.012): A is better.` or what stands in the way of saying so.
 
     Args:
         p, p_images: over other images and seeds, and over other images alone; both corrected.
@@ -104,28 +110,45 @@ def sentence(comparison: Comparison, p: float, p_images: float, first: str, is_d
     if np.isnan(mean):
         return "no value: too few images of every class."
     numbers = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
+    numbers += f", {p_text(comparison.p)} ({p_text(p).removeprefix('p ').removeprefix('= ')})"
     networks, across = (
         f"{100 * value:.1f}" for value in (comparison.detectable, comparison.detectable_both)
     )
     if significant(p):
         words = ("drops less", "drops more") if is_drop else ("is worse", "is better")
         scope = "" if seeds > 1 else ", of these two networks only"
-        return f"{numbers}: {first} {words[mean > 0]} ({p_text(p)}{scope})."
-    if np.isnan(comparison.p_both):
-        return (
-            f"{numbers}: not told apart ({p_text(p)}, of these two networks only); "
-            f"a difference of {networks} would have been found."
+        found = f"{first} {words[mean > 0]}{scope}"
+    elif np.isnan(comparison.p_both):
+        found = (
+            "not told apart, of these two networks only; "
+            f"a difference of {networks} would have been found"
         )
-    if significant(p_images):
-        return (
-            f"{numbers}: these networks differ ({p_text(p_images)}), but other seeds "
-            f"may turn it round ({p_text(p)}); across seeds a difference of {across} would have "
-            "been found."
+    elif significant(p_images):
+        found = (
+            f"these networks differ ({p_text(p_images)} over images alone), but other seeds may "
+            f"turn it round; across seeds a difference of {across} would have been found"
         )
-    return (
-        f"{numbers}: not told apart ({p_text(p)}); a difference of {networks} between these "
-        f"networks, or of {across} across seeds, would have been found."
-    )
+    else:
+        found = (
+            f"not told apart; a difference of {networks} between these networks, or of {across} "
+            "across seeds, would have been found"
+        )
+    return f"{numbers}: {found}.{disagreement(comparison)}"
+
+
+def disagreement(comparison: Comparison) -> str:
+    """What to make of an interval and an uncorrected p-value that do not say the same.
+
+    The interval resamples groups of images, the permutation test swaps predictions on them: where
+    few groups, or few images of a class, carry the score, one may leave 0 out and the other not.
+    Where the seeds decide, interval and p-value are of the same draws and part by rounding alone.
+    """
+    _, low, high, _ = comparison.difference
+    excludes = low > 0 or high < 0
+    if comparison.p != comparison.p_images or excludes == significant(comparison.p):
+        return ""
+    both = "leaves out 0, the test does not" if excludes else "holds 0, the test leaves it out"
+    return f" The interval {both}: few groups of images, or few of a class, carry this."
 
 
 def p_text(p: float) -> str:

@@ -384,7 +384,7 @@ class MatchedScale(Inference):
             raise ValueError("scale is matched to that of the source's images: give them")
         if source is not self.source:  # one source, and many test sets
             self.source, self.wanted = source, typical_nucleus(source)
-            self.moments = moments_of(source)
+            self.moments = moments_of(source) if self.colour else None
         own = typical_nucleus(pixels)
         factor = self.wanted / own if own and self.wanted else None
 

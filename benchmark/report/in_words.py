@@ -16,7 +16,6 @@ from benchmark.report.blocks import constant_cells
 from benchmark.report.results import Results, unmarked_cell
 from benchmark.report.table import Cell, Column, points
 from benchmark.report.write import interval_text, number, signed_number
-from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
 
 SPOKEN = {
@@ -134,7 +133,7 @@ def scenarios(results: Results) -> dict[Scenario, dict[str, RecordedMethod]]:
     """The scenarios whose targets are other domains, and the methods that were run in each."""
     found: dict[Scenario, dict[str, RecordedMethod]] = {}
     for run in results.done.values():
-        if not any(map(corruption_of, run.scenario.targets)):
+        if not run.scenario.corrupted:
             found.setdefault(run.scenario, {})[run.method.name] = run.method
     return found
 

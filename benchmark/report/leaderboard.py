@@ -19,7 +19,6 @@ from benchmark.report.explained import Glossary
 from benchmark.report.results import Scores
 from benchmark.report.table import Block, Cell, Column, Row, Table
 from benchmark.report.write import column_support, column_title
-from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
 
 
@@ -112,7 +111,7 @@ def board_json(board: Board, scores: Scores) -> dict[str, Any]:
         "track": board.track,
         "metric": board.metric,
         "targets": board.targets,
-        "corrupted": any(map(corruption_of, board.scenario.targets)),
+        "corrupted": board.scenario.corrupted,
         "columns": list(map(column_json, board.columns)),
         "rows": [
             {

@@ -28,7 +28,7 @@ from benchmark.evaluation.features import FeatureSet, Score, read_sets, scores_o
 from benchmark.evaluation.scores import majority_id
 from benchmark.metrics import HEADLINE, MINIMUM_SUPPORT
 from benchmark.report.table import Cell
-from benchmark.scenarios import corruption_of
+from benchmark.scenarios import corruption_of, sources_of
 from benchmark.schema import Record, read_record
 from benchmark.study.runs import Scenario
 from benchmark.texts import shortened
@@ -330,6 +330,12 @@ def by_method(runs: list[RecordedRun]) -> dict[str, list[RecordedRun]]:
     for run in runs:
         methods.setdefault(run.method.name, []).append(run)
     return methods
+
+
+def short_source(scenario: Scenario) -> str:
+    """What was trained on, with room for a title: `raabin`, or `6 domains → jtsc`."""
+    count = len(sources_of(scenario.source))
+    return scenario.source if count == 1 else f"{count} domains → {', '.join(scenario.targets)}"
 
 
 def plain_targets(scenario: Scenario) -> list[str]:

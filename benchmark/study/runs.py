@@ -14,7 +14,7 @@ from benchmark.parts import (
     Parts,
     build,
 )
-from benchmark.scenarios import corruption_of, scenario_folder, sources_of
+from benchmark.scenarios import corruption_of, scenario_folder
 from benchmark.schema import Record, RunId, read_shape
 from benchmark.settings import (
     FROM_SCRATCH,
@@ -40,10 +40,9 @@ class Scenario(Record):
         return scenario_folder(self.name)
 
     @property
-    def short_source(self) -> str:
-        """What was trained on, with room for a title: `raabin`, or `6 domains → jtsc`."""
-        count = len(sources_of(self.source))
-        return self.source if count == 1 else f"{count} domains → {', '.join(self.targets)}"
+    def corrupted(self) -> bool:
+        """Whether its targets are the source's images under corruptions, and not other domains."""
+        return any(map(corruption_of, self.targets))
 
     @property
     def test_sets(self) -> tuple[tuple[str, str], ...]:

@@ -31,6 +31,7 @@ from benchmark.report.results import (
     counted_sets,
     done_ids,
     plain_targets,
+    short_source,
     shown_methods,
     values,
 )
@@ -80,7 +81,7 @@ def reliability_figure(results: Results, group: Group) -> Figure:
         axes.set_title(method, fontsize=5.6, fontweight="normal")
         axes.set(xlim=(0, 1), ylim=(0, 1))
     outer_labels(found, across, "stated confidence", "accuracy", ticks, ticks)
-    title(figure, f"Trained on {scenario.short_source}{note}")
+    title(figure, f"Trained on {short_source(scenario)}{note}")
     return figure
 
 
@@ -120,7 +121,7 @@ def risk_figure(results: Results, group: Group) -> Figure:
         text = f"{method}: AURC {home:.1f} in-domain, {away:.1f} mean of targets (× 100)"
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=3, label=text))
     figure.legend(handles=handles, loc="lower left", ncols=1, fontsize=6.5)
-    title(figure, f"Trained on {scenario.short_source}{note}")
+    title(figure, f"Trained on {short_source(scenario)}{note}")
     return figure
 
 

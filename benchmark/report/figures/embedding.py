@@ -14,7 +14,7 @@ from pydantic import Field
 from benchmark.drawing import FAINT, MARKS, MILLIMETRE, mark_of, panels, title
 from benchmark.evaluation.experiments import RecordedRun, done_runs
 from benchmark.progress import say
-from benchmark.report.results import Results
+from benchmark.report.results import Results, short_source
 from benchmark.schema import Record, read_shape
 
 ACROSS = 3
@@ -142,7 +142,7 @@ def embedding_figure(embeddings: list[Embedding]) -> Figure:
         figure.legend(handles=handles, loc="center", bbox_to_anchor=(0.5, 1 - y / height),
                       ncols=columns, fontsize=6.5, handletextpad=0.1, labelspacing=0.3,
                       columnspacing=1.5)  # fmt: skip
-    title(figure, f"Trained on {first.run.scenario.short_source}")
+    title(figure, f"Trained on {short_source(first.run.scenario)}")
     return figure
 
 

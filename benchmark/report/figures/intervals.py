@@ -17,7 +17,7 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.metrics import HEADLINE
 from benchmark.report.blocks import build_block
-from benchmark.report.results import Scores, done_ids, values
+from benchmark.report.results import Scores, done_ids, short_source, values
 from benchmark.report.table import Block, Cell, Column, Row
 
 ROW = 3.9
@@ -90,7 +90,7 @@ def draw_panel(axes: Axes, top: float, block: Block, rows: list[Row], seeds: See
     found, planned = (sum(getattr(row, key) for row in rows) for key in ("found", "planned"))
     track = "" if block.track == "inductive" else f", {block.track}"
     text = (
-        f"Trained on {block.scenario.short_source}{track}: found {found} of {planned} planned runs"
+        f"Trained on {short_source(block.scenario)}{track}: found {found} of {planned} planned runs"
     )
     axes.text(1.5, top + 1.5, text, va="top", fontsize=8, fontweight="bold")
     shown = [c for c in block.columns if c.key != "shift_drop" and not c.beside]

@@ -27,7 +27,7 @@ from benchmark.report.questions import (
     shown,
     unlabelled_frame,
 )
-from benchmark.report.results import Results
+from benchmark.report.results import Results, short_source
 
 PATIENT = "adult normal"
 SHORT = {
@@ -56,12 +56,12 @@ def best_lines(results: Results, table: pd.DataFrame, more: tuple[str, ...] = ()
 
 def methods_text(lines: list[Line]) -> str:
     """Which method a source is shown by."""
-    names = {ln.scenario.short_source: ln.method for ln in lines if ln.method != PERFECT}
+    names = {short_source(ln.scenario): ln.method for ln in lines if ln.method != PERFECT}
     return "; ".join(f"{source}: {method}" for source, method in names.items())
 
 
 def panel_title(line: Line) -> str:
-    return f"{line.scenario.short_source} → {place_name(*line.place)}"
+    return f"{short_source(line.scenario)} → {place_name(*line.place)}"
 
 
 def differential_figure(results: Results) -> Figure:
@@ -193,7 +193,7 @@ def severity_figure(results: Results) -> Figure:
             # Where the most severe would begin by chance.
             edge = left * (1 - chance[heights[-1]])
             axes.plot([edge, edge], [at - 0.36, at + 0.36], color="black", linewidth=0.9)
-    names = [f"{ln.scenario.short_source}, {ln.method} → {place_name(*ln.place)}" for ln in lines]
+    names = [f"{short_source(ln.scenario)}, {ln.method} → {place_name(*ln.place)}" for ln in lines]
     axes.set_yticks(range(len(lines)), names, fontsize=5.5)
     axes.set(xlim=(0, 100), ylim=(len(lines) - 0.4, -0.6), xlabel="errors (% of the cells)")
     axes.grid(axis="x")

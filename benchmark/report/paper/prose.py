@@ -10,8 +10,9 @@ method's name in the code, or `majority` for the constant answer; COLUMN is `in_
   that differs from it in a single part, in points, from `effects.parquet`.
 - `\isshown{SCENARIO}{METHOD}{OTHER}{COLUMN}`: "shown" or "not shown" and the p-value of that
   difference, corrected for all single-part ablations of the profile.
-- `\compared{SCENARIO}{METHOD}{COLUMN}`: "lies below", "lies above" or "does not differ
-  significantly from": what a method's interval says of the constant answer.
+- `\compared{SCENARIO}{METHOD}{COLUMN}`: "lies, with its whole interval, below", "... above" or
+  "with this interval cannot be told from": where a method's interval, of this one number and
+  corrected for no other, lies to the constant answer's score. No test of a difference is behind it.
 - `\tally{SCENARIO}{VERDICT}{PART}`: of single changes of a part, or of any without PART, how many
   `helped`, `harmed` or did `neither` on the mean of targets after correction, or were looked at at
   `all`; SCENARIO is `*` for all whose targets are other laboratories.
@@ -101,14 +102,14 @@ def prose(path: Path, kinds: Fillings) -> str:
 
 
 def compared(readings: Readings, scenario: str, method: str, column: str) -> str:
-    """How a method lies to the constant answer, by its interval."""
+    """On which side of the constant answer's score the interval of a method lies."""
     own: Cell = readings.score(scenario, method, column)
     constant = readings.score(scenario, MAJORITY, column).mean
     if not own.low <= own.high:
         raise ValueError(f"{method} has no interval there")
-    if own.high < constant:
-        return "lies below"
-    return "lies above" if own.low > constant else "does not differ significantly from"
+    if own.low <= constant <= own.high:
+        return "with this interval cannot be told from"
+    return f"lies, with its whole interval, {'below' if own.high < constant else 'above'}"
 
 
 def verdict(row: pd.Series) -> str:

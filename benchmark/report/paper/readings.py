@@ -18,7 +18,6 @@ from benchmark.report.blocks import constant_cells
 from benchmark.report.in_words import spoken
 from benchmark.report.results import Results, unmarked_cell
 from benchmark.report.table import Cell, Column
-from benchmark.scenarios import corruption_of
 from benchmark.study.runs import Scenario
 
 PLACES = {"home": "id_test", "elsewhere": "shifted"}
@@ -95,9 +94,7 @@ class Readings:
         own = self.results.effects
         own = own[own["column"] == "mean_target"]
         if scenario == "*":
-            scenarios = [
-                s.name for s in self.scenarios.values() if not any(map(corruption_of, s.targets))
-            ]
+            scenarios = [s.name for s in self.scenarios.values() if not s.corrupted]
         else:
             scenarios = [known(scenario, self.scenarios, "scenario")]
         own = own[own["scenario"].isin(scenarios)]
@@ -175,7 +172,7 @@ class Readings:
         return [
             name
             for name, own in self.scenarios.items()
-            if "+" not in own.source and not any(map(corruption_of, own.targets))
+            if "+" not in own.source and not own.corrupted
         ]
 
 
