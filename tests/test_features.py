@@ -606,6 +606,33 @@ def test_sets_of_other_cells_are_told_before_anything_is_scored(cells, prepared)
     assert len(read_sets(prepared / "results/tiny")) == 1
 
 
+def test_a_laboratorys_own_cells_are_left_out_beside_sets_without_them(cells, prepared):
+    """A profile to which `domain add` gave a domain was refused, with all of the committed sets."""
+    own_card = cells.cards["toy"].model_copy(update={"own": True, "domains": {"lab": None}})
+    more = cells.table[cells.table["domain"] == "toy-b"].assign(domain="lab")
+    more = more.assign(image="lab/" + more["image"])
+    (scenario,) = cells.scenarios
+    wider = Cells(
+        pd.concat([cells.table, more], ignore_index=True),
+        cells.classes,
+        [scenario.model_copy(update={"targets": (*scenario.targets, "lab"), "own": ("lab",)})],
+        {**cells.cards, "lab": own_card},
+    )
+    results = prepared / "results/tiny"
+    path = saved(prepared / "own.npz", wider)
+    lines = list(feature_scores.score_file(wider, results, path, "whole"))
+    assert "lab" in "\n".join(lines)
+    shutil.rmtree(results / "features/whole")
+
+    write_set(results, score_features(cells, informative(cells), About(), "one", "t"))
+    lines = list(feature_scores.score_file(wider, results, path, "two"))
+    assert any(f"not scored ({len(more)} of lab)" in line for line in lines)
+    assert any("place" in line and "of 2 by mean of targets" in line for line in lines)
+    one, two = read_sets(results)
+    assert two.record.cells == one.record.cells
+    assert two.record.scenarios == one.record.scenarios
+
+
 def test_the_numbers_of_the_page_are_those_of_the_committed_sets():
     """In the order of the text; recomputed in a clone without features or images."""
     sets = {own.record.name: own for own in read_sets(REPOSITORY / "results/core2")}

@@ -76,6 +76,24 @@ class Cells:
             chosen if part == "shifted" else chosen & (self.table["part"] == part)
         )
 
+    @property
+    def own(self) -> dict[str, int]:
+        """Domain that is a laboratory's own → its cells."""
+        own = {domain for card in self.cards.values() if card.own for domain in card.domains}
+        counts = self.table["domain"].value_counts(sort=False)
+        return {domain: int(number) for domain, number in counts.items() if domain in own}
+
+    def published(self) -> Cells:
+        """The same without what is a laboratory's own, which no other clone has."""
+        own = self.own
+        scenarios = []
+        for scenario in self.scenarios:
+            targets = tuple(target for target in scenario.targets if target not in own)
+            if scenario.source not in own and targets:
+                scenarios.append(scenario.model_copy(update={"targets": targets, "own": ()}))
+        kept = self.table[~self.table["domain"].isin(list(own))].reset_index(drop=True)
+        return Cells(kept, self.classes, scenarios, self.cards)
+
     def share_cells(self, domain: str, other: str) -> bool:
         """Whether two domains may show the same cells."""
         return share_cells(self.cards, domain, other)

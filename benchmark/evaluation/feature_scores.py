@@ -311,6 +311,8 @@ def known(values: np.ndarray) -> list[float | None]:
 def score_file(cells: Cells, results: Path, path: Path, name: str) -> Iterator[str]:
     """Score a feature file, keep what tables need of it, and place it among the other sets.
 
+    Where these were scored on published sets alone, a laboratory's own cells are left out and said.
+
     Args:
         name: of the set, and of its folder; a set of this name is replaced.
 
@@ -318,6 +320,10 @@ def score_file(cells: Cells, results: Path, path: Path, name: str) -> Iterator[s
         UserError: as `feature_files.read_features` and `read_sets`.
     """
     others = [other for other in read_sets(results) if other.record.name != name]
+    own_cells: dict[str, int] = {}
+    if others and others[0].record.cells != cells_digest(cells):
+        own_cells = cells.own
+        cells = cells.published() if own_cells else cells
     if others and others[0].record.cells != cells_digest(cells):
         raise UserError(
             f"{features_folder(results)} holds sets that were scored on other cells than the "
@@ -327,6 +333,13 @@ def score_file(cells: Cells, results: Path, path: Path, name: str) -> Iterator[s
     features, about, notes = read_features(path, cells)
     yield f"{path}: {features.shape[1]} features of {len(features)} cells"
     yield from (f"  note: {note}" for note in notes)
+    if own_cells:
+        listed = ", ".join(f"{number} of {domain}" for domain, number in own_cells.items())
+        yield (
+            f"  note: a laboratory's own cells are not scored ({listed}), for the "
+            f"{len(others)} sets beside were scored without them; to score them, delete those in "
+            f"{features_folder(results)}"
+        )
     own = score_features(cells, features, about, name, results.name)
     folder = write_set(results, own)
     yield from told([*others, own], name)

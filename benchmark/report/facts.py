@@ -12,6 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
 from benchmark.data.arrays import read_prepared
 from benchmark.data.cards import Card, load_cards, names_of_images
 from benchmark.evaluation.experiments import Experiment
@@ -19,6 +23,8 @@ from benchmark.files import digest
 from benchmark.report.results import Records
 from benchmark.schema import Record, read_record
 
+SAME_CELL = "same cell"
+"""What the audit calls a pair of pictures of one cell."""
 OUTCOMES = ("done", "skipped", "nan", "oom", "error", "missing")
 
 
@@ -35,12 +41,15 @@ class Find(Record):
 
     check: str
     text: str
+    images: tuple[tuple[str, str], ...] = ()
+    """(dataset, path) of the images that it is about"""
 
 
 class AuditedDomain(Record):
     """A domain as the audit saw it."""
 
     images: int
+    dataset: str = ""
 
 
 class Audit(Record):
@@ -51,6 +60,7 @@ class Audit(Record):
     failures: list[Find]
     warnings: list[Find]
     known: list[Find]
+    unreviewed_in_one_group: tuple[Find, ...] = ()
     pairs_kept_together_by_their_group: int
 
 
@@ -110,6 +120,36 @@ def image_names(results: Path) -> dict[str, set[str]]:
     every = load_cards(Path(results).parent.parent / "datasets") if used else {}
     names = names_of_images(every)
     return {domain: names[domain] for card in used for domain in card.domains}
+
+
+def cells_shown(results: Path) -> dict[str, tuple[int, int]]:
+    """Domain → its images, and the cells that they show by the pairs that the audit found; without
+    domains whose set others are made of too, since a pair does not say which it is in."""
+    path = Path(results) / "audit.json"
+    if not path.is_file():
+        return {}
+    audit = read_record(path, Audit, f"run `wbc-shift audit -p {path.parent.name}`")
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for find in [
+        *audit["known"],
+        *audit["warnings"],
+        *audit.get("unreviewed_in_one_group", ()),
+    ]:
+        if find["check"] == SAME_CELL and len(find.get("images", ())) == 2:
+            (dataset, one), (other, two) = find["images"]
+            if dataset == other:
+                pairs.setdefault(dataset, []).append((one, two))
+    sets = Counter(facts.get("dataset") for facts in audit["domains"].values())
+    found = {}
+    for domain, facts in audit["domains"].items():
+        own = pairs.get(facts.get("dataset"), [])
+        if own and sets[facts["dataset"]] == 1:
+            places = {path: i for i, path in enumerate(sorted({p for pair in own for p in pair}))}
+            ends = np.array([[places[path] for path in pair] for pair in own]).T
+            graph = sparse.coo_array((np.ones(len(own)), tuple(ends)), shape=(len(places),) * 2)
+            several = connected_components(graph, directed=False)[0]
+            found[domain] = facts["images"], facts["images"] - len(places) + several
+    return found
 
 
 def audit_summary(results: Path) -> AuditSummary | None:

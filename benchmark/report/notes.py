@@ -160,6 +160,30 @@ def weights_of(records: Records, run_id: str) -> list[Weights]:
     return [Weights.model_validate(settings.get("weights", {}))]
 
 
+def repeated_cells_notes(
+    experiment: Experiment, cells: dict[str, tuple[int, int]], least: float = 0.1
+) -> list[str]:
+    """Which test sets show many of their cells more than once: their n is of images.
+
+    Args:
+        cells: domain → its images, and the cells that they show.
+        least: share of the images that show a cell again, from which a set is named.
+    """
+    domains = {p for r in experiment.runs for d, _ in r.scenario.test_sets for p in sources_of(d)}
+    named = [
+        f"{domain}, {images} images of {shown} cells"
+        for domain, (images, shown) in cells.items()
+        if domain in domains and images - shown >= least * images
+    ]
+    if not named:
+        return []
+    return [
+        "Cells photographed several times, by the pairs that the audit finds: "
+        f"{'; '.join(named)}. n and scores are of images, so that a cell weighs as often as it is "
+        "shown; intervals are of groups, which hold all pictures of a cell"
+    ]
+
+
 def contamination_notes(
     experiment: Experiment, records: Records, names: dict[str, set[str]]
 ) -> list[str]:

@@ -11,8 +11,8 @@ from benchmark.evaluation.experiments import Experiment
 from benchmark.report import claims, crossed, features, questions, rejection, sheets
 from benchmark.report.blocks import score_tables
 from benchmark.report.doses import doses_sheet
-from benchmark.report.facts import image_names
-from benchmark.report.notes import apart_notes, contamination_notes
+from benchmark.report.facts import cells_shown, image_names
+from benchmark.report.notes import apart_notes, contamination_notes, repeated_cells_notes
 from benchmark.report.results import Results
 from benchmark.report.shift_parts import shift_parts_sheet
 from benchmark.report.table import Table
@@ -71,6 +71,7 @@ def experiment_tables(results: Results, experiment: Experiment) -> Tables:
     notes = (
         *apart_notes(experiment, records),
         *contamination_notes(experiment, records, image_names(results.folder)),
+        *repeated_cells_notes(experiment, cells_shown(results.folder)),
     )
     crossing = crossed.grids(experiment, scores, records)
     lists = [
