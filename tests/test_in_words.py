@@ -60,7 +60,10 @@ def test_where_nothing_helps_it_says_so() -> None:
     assert f"{nothing}1 to harm (group" in outcome(FALL, HARM, NEITHER).sentence
     # Without a p-value nothing is shown, however large the difference.
     unknown = outcome(FALL, NEITHER, UNKNOWN).sentence
-    assert f"{nothing}2 neither (one seed +30.0 points; dropout" in unknown
+    assert f"{nothing}1 neither (dropout 0.0 points" in unknown
+    assert ", 1 untested, with one seed (one seed +30.0 points)" in unknown
+    untested = outcome(FALL, UNKNOWN, UNKNOWN).sentence
+    assert "; none of 2 single changes can be tested with one seed (one seed +30.0" in untested
 
 
 def test_a_single_change_and_none_at_all() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
 import pytest
-from support.results import write_gaps
+from support.results import show_large, write_gaps
 
 from benchmark.report.page import MOST_BYTES
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -90,6 +91,15 @@ def test_a_page_weighs_little_until_it_is_scrolled(open_page, there):
     assert sum(file.stat().st_size for file in files) <= MOST_BYTES
 
 
+def test_a_desk_shows_eight_other_domains_without_scrolling_sideways(open_page, tmp_path):
+    folder = show_large(tmp_path / "results" / "large", seeds=2)
+    for path in (folder / "pages").glob("experiment-*.html"):
+        page, *_ = open_page(DESK, path.as_uri())
+        tables = page.locator(".scroll")
+        assert tables.count() == 2  # a table for each source
+        assert tables.evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
+
+
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_the_first_screen_says_what_this_is_and_shows_scores(open_page, viewport):
     page, *_ = open_page(viewport)
@@ -112,12 +122,14 @@ def test_what_is_shown_is_in_the_address_and_back_again(open_page):
     page, *_ = open_page(DESK)
     page.get_by_label("Method contains").fill("gn")
     page.locator("#board-metric").select_option("accuracy")
+    expect(page.locator("#board caption")).to_contain_text("accuracy in %")
     page.get_by_label("Each test set").check()
     page.locator("#board button[data-key=bccd]").click()
     page.locator("#board button.name").click()
     shown = page.locator("#board").inner_text()
     there = urlparse(page.url).fragment
     again, *_ = open_page(DESK, f"#{there}")
+    expect(again.locator("#board caption")).to_contain_text("accuracy in %")
     assert again.locator("#board").inner_text() == shown
     assert again.get_by_label("Method contains").input_value() == "gn"
     assert again.locator("#board-metric").input_value() == "accuracy"
@@ -147,12 +159,12 @@ def test_ten_methods_are_shown_until_all_are_asked_for(open_page):
     page.evaluate(
         f"""() => {{
           const data = JSON.parse({board}.textContent);
-          for (const board of data.boards) {{
-            const row = board.rows[0];
-            for (let i = 0; i < 12; i += 1) {{
-              board.rows.push({{ ...row, method: `more-${{i}}` }});
-              data.methods[`more-${{i}}`] = data.methods[row.method];
-            }}
+          const [board] = data.boards;
+          const row = board.rows[0];
+          for (let i = 0; i < 12; i += 1) {{
+            board.rows.push({{ ...row, method: `more-${{i}}` }});
+            data.scores[0].cells.push(data.scores[0].cells[0]);
+            data.methods[`more-${{i}}`] = data.methods[row.method];
           }}
           {board}.textContent = JSON.stringify(data);
           const script = document.createElement('script');
@@ -206,6 +218,7 @@ def test_it_filters_and_the_majority_row_stays(open_page):
     page.locator("#board-experiment").select_option("")
     before = values(page, MEAN)
     page.locator("#board-metric").select_option("accuracy")
+    expect(page.locator("#board caption")).to_contain_text("accuracy in %")
     assert values(page, MEAN) != before
     assert majority.is_visible()
 

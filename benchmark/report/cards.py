@@ -53,6 +53,8 @@ class Cards(NamedTuple):
     helps: list[Help]
     compared: int
     """comparisons that the verdicts are corrected for"""
+    untested: int
+    """comparisons with a single seed, which carry no verdict"""
     more: int
     """choices that are shown to help, beyond those of `helps`"""
     never: list[NoHelp]
@@ -67,15 +69,17 @@ def cards_of(results: Results) -> Cards:
     ]
     table = results.effects
     table = table[table["column"] == "mean_target"]
-    corrected = len(table)
+    tested = table[table["p_holm"].notna()]
+    compared, untested = len(tested), len(table) - len(tested)
     sources = {scenario.name: scenario.source for scenario in scenarios(results)}
-    table = table[table["scenario"].isin(sources)]
-    helps = helping(table, sources)
-    never, undecided = without_help(table)
+    tested = tested[tested["scenario"].isin(sources)]
+    helps = helping(tested, sources)
+    never, undecided = without_help(tested)
     return Cards(
         [found for found in falls if found],
         helps[:MOST],
-        corrected,
+        compared,
+        untested,
         max(len(helps) - MOST, 0),
         never,
         undecided,
@@ -124,7 +128,7 @@ def without_help(table: pd.DataFrame) -> tuple[list[NoHelp], tuple[str, ...]]:
     """Parts that never help, those compared most often first; and those of which that is open."""
     never, undecided = [], []
     for part, own in table.groupby("part", sort=True):
-        if (significant(own["p_holm"]) & (own["mean"] > 0)).any() or own["p_holm"].isna().all():
+        if (significant(own["p_holm"]) & (own["mean"] > 0)).any():
             continue
         if (own["low"] > 0).any():
             undecided.append(part)

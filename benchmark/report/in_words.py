@@ -93,9 +93,11 @@ class Outcome(NamedTuple):
 
     @property
     def verdicts(self) -> str:
-        """Which changes are shown to help, which to harm, and which neither."""
+        """Which changes are shown to help, which to harm, which neither, and which are untested."""
+        tested = [change for change in self.changes if not math.isnan(change.p)]
+        untested = sorted((c for c in self.changes if math.isnan(c.p)), key=size, reverse=True)
         helping, harming, neither = (
-            sorted((c for c in self.changes if c.verdict == verdict), key=size, reverse=True)
+            sorted((c for c in tested if c.verdict == verdict), key=size, reverse=True)
             for verdict in (1, -1, 0)
         )
         if not self.changes:
@@ -103,11 +105,16 @@ class Outcome(NamedTuple):
         if len(self.changes) == 1:
             (change,) = self.changes
             shown = {1: "is shown to help", -1: "is shown to harm", 0: "is not shown to matter"}
-            return f"the one single change that was tried, {change.text}, {shown[change.verdict]}"
+            shown = "cannot be tested with one seed" if untested else shown[change.verdict]
+            return f"the one single change that was tried, {change.text}, {shown}"
+        if not tested:
+            number = len(untested)
+            return f"none of {number} single changes can be tested with one seed{listed(untested)}"
         # An interval is of one change, a verdict of all that are looked through.
         parts = [f"{len(helping) or 'none'} shown to help after Holm's correction{listed(helping)}"]
         parts += [f"{len(harming)} to harm{listed(harming)}"] if harming else []
         parts += [f"{len(neither)} neither{listed(neither)}"] if neither else []
+        parts += [f"{len(untested)} untested, with one seed{listed(untested)}"] if untested else []
         return f"of {len(self.changes)} single changes, {', '.join(parts)}"
 
 

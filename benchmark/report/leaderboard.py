@@ -39,6 +39,11 @@ class Board:
     """method → the experiments that plan it"""
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Scenario and track."""
+        return self.scenario.name, self.track
+
+    @property
     def methods(self) -> list[Row]:
         return [row for row in self.rows.values() if row.method != MAJORITY]
 
@@ -72,14 +77,12 @@ def leaderboard(tables: list[tuple[Experiment, Table]]) -> list[Board]:
 def as_json(
     boards: list[Board], experiments: list[Experiment], scores: Scores, words: Glossary
 ) -> dict[str, Any]:
-    """What the page's script reads.
-
-    A cell is [mean, low, high] in per cent with one decimal, or null; low and high are null
-    without an interval.
-    """
-    shown = {row.method for board in boards for row in board.methods}
+    """What the page holds: all but the scores in further metrics, which are files beside it."""
+    lists = [board for board in boards if board.metric == HEADLINE]
+    shown = {row.method for board in lists for row in board.methods}
     return {
         "metrics": METRICS,
+        "headline": HEADLINE,
         "experiments": {e.experiment: e.title.replace("`", "") for e in experiments},
         "blocks": {" ".join(part): list(block) for part, block in words.blocks.items()},
         "methods": {
@@ -93,13 +96,13 @@ def as_json(
             for name, own in words.methods.items()
             if name in shown
         },
-        "boards": [board_json(board, scores) for board in boards],
+        "boards": [board_json(board, boards, scores) for board in lists],
+        "scores": scores_json(boards, HEADLINE),
     }
 
 
-def board_json(board: Board, scores: Scores) -> dict[str, Any]:
-    """Rank and ties are by the headline's mean of targets, whatever metric the board shows."""
-    constant = board.rows.get(MAJORITY)
+def board_json(board: Board, boards: list[Board], scores: Scores) -> dict[str, Any]:
+    """Rank and ties are by the headline's mean of targets, whatever metric is shown."""
     where = (TOGETHER, board.scenario.name, board.track)
     standings = {
         row.method: scores.standings.get((*where, row.method, HEADLINE, "mean_target"), {})
@@ -109,10 +112,9 @@ def board_json(board: Board, scores: Scores) -> dict[str, Any]:
         "scenario": board.scenario.name,
         "source": board.scenario.source,
         "track": board.track,
-        "metric": board.metric,
+        "metrics": [other.metric for other in boards if other.place == board.place],
         "targets": board.targets,
         "corrupted": board.scenario.corrupted,
-        "columns": list(map(column_json, board.columns)),
         "rows": [
             {
                 "method": row.method,
@@ -121,12 +123,29 @@ def board_json(board: Board, scores: Scores) -> dict[str, Any]:
                 "planned": row.planned,
                 "runs": row.runs,
                 "rank": rank_json(standings[row.method]),
-                # Of a study that is under way most rows have no value yet: nothing says so too.
-                "cells": list(map(numbers, row.cells)) if row.found else [],
             }
             for row in board.methods
         ],
-        "majority": constant and list(map(numbers, constant.cells)),
+    }
+
+
+def scores_json(boards: list[Board], metric: str) -> list[dict[str, Any] | None]:
+    """The columns of each list in a metric, and its cells, row by row; None for a list without.
+
+    A cell is [mean, low, high] in tenths of a per cent, [mean] without an interval, or 0 without a
+    value; a row of a study under way that has no run is an empty list.
+    """
+    shown = {board.place: board for board in boards if board.metric == metric}
+    places = [board.place for board in boards if board.metric == HEADLINE]
+    return [scores_of(shown[place]) if place in shown else None for place in places]
+
+
+def scores_of(board: Board) -> dict[str, Any]:
+    constant = board.rows.get(MAJORITY)
+    return {
+        "columns": list(map(column_json, board.columns)),
+        "cells": [list(map(tenths, row.cells)) if row.found else [] for row in board.methods],
+        "majority": constant and list(map(tenths, constant.cells)),
     }
 
 
@@ -146,8 +165,7 @@ def column_json(column: Column) -> dict[str, str]:
     return {"key": column.key, "title": title, "note": note}
 
 
-def numbers(cell: Cell) -> list[float | None] | None:
-    """[mean, low, high] as printed."""
-    if math.isnan(cell.mean):
-        return None
-    return [None if math.isnan(value) else float(f"{value:.1f}") for value in cell[:3]]
+def tenths(cell: Cell) -> list[int] | int:
+    """As printed, so that the page shows the tables' numbers."""
+    printed = [round(10 * float(f"{value:.1f}")) for value in cell[:3] if not math.isnan(value)]
+    return printed or 0

@@ -1,21 +1,26 @@
 """Page: `report.html`, what was found at a glance, and `pages/`, where the tables and figures are.
 
-No page needs a network or another file to be read: styles, the leaderboard and its script are in
-it. Pictures are files beside it, which a browser loads when they are scrolled to.
+No page needs a network: styles, the leaderboard and its script are in it. Pictures are files beside
+it, which a browser loads when they are scrolled to; so are the leaderboard's scores in further
+metrics, which it reads when one is chosen.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from benchmark.data.arrays import read_prepared
 from benchmark.evaluation.experiments import Experiment, gaps, predictions_digest
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.files import read_yaml, write_text
+from benchmark.metrics import HEADLINE
 from benchmark.parts import PARTS, Parts
 from benchmark.progress import say
 from benchmark.report import facts
@@ -24,7 +29,7 @@ from benchmark.report.cards import cards_of
 from benchmark.report.confident_errors import confident_errors
 from benchmark.report.explained import glossary
 from benchmark.report.in_words import sentences
-from benchmark.report.leaderboard import as_json, leaderboard
+from benchmark.report.leaderboard import as_json, leaderboard, scores_json
 from benchmark.report.pictures import Picture
 from benchmark.report.published import FILES
 from benchmark.report.results import Results
@@ -43,6 +48,8 @@ from benchmark.texts import templates_beside
 
 MOST_BYTES = 500_000
 """What a page should not exceed, its pictures aside."""
+COMPACT = {"sort_keys": True, "separators": (",", ":")}
+"""How JSON is written for a page."""
 LINKS = (("README", "README.md"), ("Paper", "paper/main.tex"), ("Code", "benchmark"))
 """What the project's folder may hold: name, path."""
 PAGES = (
@@ -70,8 +77,10 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
     predictions, `results/speed` and the cards of the sets: the same input gives the same bytes.
     """
     environment = templates_beside(__file__)
+    environment.policies["json.dumps_kwargs"] = COMPACT
     environment.filters |= {
         "cell": cell_text,
+        "stacked": stacked,
         "number": number,
         "interval": interval_text,
         "points": lambda difference: signed_number(difference.mean),
@@ -146,13 +155,17 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
     for section in sections:
         file = page_of(section.experiment)
         texts[f"pages/{file}"] = template.render(**below, section=section)
-    for path in (results.folder / "pages").glob("*.html"):
+    texts = {file: tidy(text) for file, text in texts.items()}
+    for metric in dict.fromkeys(board.metric for board in boards):
+        if metric != HEADLINE:
+            own = json.dumps(scores_json(boards, metric), **COMPACT)
+            texts[f"pages/scores-{metric}.js"] = f"wbcShiftScores.{metric} = {own};\n"
+    for path in (results.folder / "pages").glob("*"):
         if f"pages/{path.name}" not in texts:
             path.unlink()  # of an experiment that is no more
     for file, text in texts.items():
-        page = tidy(text)
-        write_text(results.folder / file, page)
-        if (size := len(page.encode())) > MOST_BYTES:
+        write_text(results.folder / file, text)
+        if (size := len(text.encode())) > MOST_BYTES:
             say(f"note: {file} weighs {size / 1e3:.0f} kB, more than a page should")
 
 
@@ -217,6 +230,12 @@ def outline(section: Section) -> str:
     whose = method if track == "inductive" else f"{method} ({track})"
     source = table.blocks[0].scenario.source
     return f"{text}; highest mean of targets, trained on {source}: {whose}, {value} %"
+
+
+def stacked(text: str) -> str | Markup:
+    """A number above its interval, which takes half the width of one beside it."""
+    found = re.fullmatch(r"([^\[\]]{1,12}) (\[[^\[\]]+\])", text)
+    return Markup("{}<small>{}</small>").format(*found.groups()) if found else text
 
 
 def size_of(folder: Path, picture: Picture) -> tuple[int, int]:

@@ -85,6 +85,8 @@ def ablations_sheet(results: Results) -> Table | None:
         rows.append((part, name, plain or OWN, *counts, *ends))
     if not rows:
         return None
+    untested = int(table["p_holm"].isna().sum())
+    alone = f"{untested} of the pairs have one seed and are not tested; they count among those"
     return sheet(
         "ablations",
         "Single-part ablations: what changing one part of a method, all else being equal, does to "
@@ -97,6 +99,7 @@ def ablations_sheet(results: Results) -> Table | None:
         ("part", "choice", "baseline", "pairs", "higher", "lower", "no significant difference")
         + ("smallest difference", "largest difference"),
         rows,
+        (f"{alone} without a significant difference",) if untested else (),
         words=3,
     )
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from benchmark.evaluation.columns import SUMMARIES
 from benchmark.evaluation.evaluate import evaluate
-from benchmark.report.blocks import score_tables
+from benchmark.evaluation.scores import majority_id
+from benchmark.report import page
+from benchmark.report.blocks import METRICS, score_tables
 from benchmark.report.page import Section, write_page
 from benchmark.report.pictures import Picture
-from benchmark.report.results import Results
+from benchmark.report.results import Results, Scores
+from benchmark.report.sheets import ablations_sheet, runs_sheet
 from benchmark.report.table import Cell, sheet
 from benchmark.report.tables import Tables
 
@@ -141,6 +147,68 @@ def show(folder):
 
 def picture(name, caption):
     return Picture(name, caption, caption, "metrics.parquet")
+
+
+def write_large(folder, seeds):
+    """A study of 800 runs from two sources on eight other domains, in four experiments; its scores
+    are drawn, and held in memory alone."""
+    targets = ["pbc-366", "bccd", "bccd-wide", "jtsc", "cellavision", "chula", "lisc", "mll23"]
+    sources = ("raabin", "pbc-main")
+    methods = [f"network{i:03d}-instance_norm-balanced_softmax" for i in range(400 // seeds)]
+    runs = {
+        method: [
+            run_record(method, seed, f"{place:064d}", source=source, targets=targets)
+            for source in sources
+            for seed in range(seeds)
+        ]
+        for place, method in enumerate(methods)
+    }
+    for name, own in enumerate(np.array_split(methods, 4)):
+        planned = [run for method in own for run in runs[method]]
+        write_experiment(folder, planned, name=f"part{name}", title=f"Part {name} of a study")
+    random = np.random.default_rng(0)
+    counts = dict.fromkeys(CLASSES, 50) | {"basophil": 3}
+    results = Results.of(folder)
+    scores = Scores({}, {}, {}, {}, {f"{s}->*": tuple(targets) for s in sources}, {})
+    for source in sources:
+        scenario = f"{source}->*"
+        sets = [(source, "id_test"), *((target, "shifted") for target in targets)]
+        for where in sets:
+            for name, n in counts.items():
+                scores.values[majority_id(scenario), *where, name, "f1"] = (0.1, n)
+        columns = ("in_domain", *SUMMARIES, *targets)
+        for method, metric, column in itertools.product(methods, METRICS, columns):
+            low, mean, high = np.sort(random.uniform(0.1, 1, 3))
+            own = {"mean": mean, "low": low, "high": high, "seeds": seeds, "freedom": seeds - 1}
+            scores.intervals[scenario, "inductive", method, metric, "", column] = own
+            if column == "mean_target":
+                ranks = {"rank": 100, "rank_low": 100, "rank_high": 200}
+                where = ("", scenario, "inductive", method, metric, column)
+                scores.standings[where] = ranks | {"best": False, "as_good": False}
+    effects = [
+        (f"{source}->*", "inductive", "loss", method, "ce", method, methods[0], "mean_target")
+        for source in sources
+        for method in methods
+    ]
+    names = ("scenario", "track", "part", "choice", "plain", "method", "reference", "column")
+    numbers = {"mean": 0.1, "low": 0.05, "high": 0.15, "p": 0.01, "p_holm": 0.02}
+    vars(results)["scores"] = scores
+    vars(results)["effects"] = pd.DataFrame(effects, columns=names).assign(**numbers)
+    return results
+
+
+def show_large(folder, seeds):
+    """Its pages; which cells are errors is left out, since that does not grow with the runs."""
+    results = write_large(folder, seeds)
+    sheets = [runs_sheet(results.experiments), ablations_sheet(results)]
+    sections = [Section(None, Tables([], sheets), [])]
+    for experiment in results.experiments:
+        scores = score_tables(experiment, results.scores)
+        sections.append(Section(experiment, Tables(scores, []), []))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "confident_errors", lambda folder, experiments: [])
+        write_page(results, *sections)
+    return folder
 
 
 ONE_CLASS = {("own-baso", "shifted"): [0, 0, 0, 0, 12], ("few", "shifted"): [20, 9, 12, 3, 0]}

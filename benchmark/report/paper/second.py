@@ -15,6 +15,7 @@ from benchmark.evaluation.experiments import Experiment, RecordedRun
 from benchmark.evaluation.factorial import analysis_of_variance
 from benchmark.progress import say
 from benchmark.report.crossed import SHIFTED, grids
+from benchmark.report.paper.cells import frozen_features, unlabelled_cells
 from benchmark.report.paper.latex import joined, tex
 from benchmark.report.paper.numbers import counted
 from benchmark.report.paper.readings import Readings
@@ -80,6 +81,7 @@ def second_study(results: Results | None) -> str:
         parts += decomposition(results, own["decomposition"])
     for experiment in (own[name] for name in ("grid", "weights") if name in own):
         parts += grid(results, experiment)
+    parts += [*unlabelled_cells(results), *frozen_features(results)]
     return "\n".join(parts)
 
 
@@ -130,9 +132,20 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
         "augmentation, standardised channels, smoothed labels and averaged weights are added in "
         "turn (Table~\\ref{tab:ladder}), has on the mean of targets "
     )
-    sentences = [f"{text}{joined(ends)}.\n"] if ends else []
+    sentences = [f"{text}{joined(ends)}. {alone(own.get('robust'))}\n"] if ends else []
     made = table("ladder", caption, "lr" + "r@{\\,}l" * 3, [head, "\\midrule", *lines], wide=False)
     return [*sentences, made]
+
+
+def alone(experiment: Experiment | None) -> str:
+    """Said while no row has a second seed."""
+    runs = experiment.runs if experiment else []
+    if len({run.seed for run in runs if run.done}) > 1:
+        return ""
+    return (
+        "These are of one seed: their intervals cover other test images alone, and no difference "
+        "between two rows is tested."
+    )
 
 
 def planned_in(experiment: Experiment | None, scenario: str) -> dict[str, list[RecordedRun]]:
