@@ -75,6 +75,13 @@ labels:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--benchmark` runs the speed tests and nothing else."""
     parser.addoption("--benchmark", action="store_true", help="run tests/speed, and only those")
+    parser.addoption("--renew", action="store_true", help="keep the goals in results/speed/goals")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The speed tests end with a table of goals."""
+    if config.getoption("--benchmark"):
+        config.pluginmanager.import_plugin("goals")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
