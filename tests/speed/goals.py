@@ -8,6 +8,7 @@ its instructions; rows of what was not measured this time stay.
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +22,10 @@ from benchmark.speed.measure import here_and_now
 from benchmark.speed.records import speed_path
 
 ROOT = Path(__file__).parents[2]
-COLUMNS = ("what", "measure", "goal", "processor", "wall", "threads")
-"""`processor` and `wall`: what was reached by processor time and by wall-clock time. Beside other
-work only the first means much."""
+COLUMNS = ("what", "measure", "goal", "processor", "wall", "threads", "load")
+"""`processor` and `wall`: what was reached by processor time and by wall-clock time. `load`: how
+many processes wanted a processor, on average over a minute at the end, for each there is. Above 1
+only the first means much, and it falls short where processors share what multiplies."""
 FLOOR = "share of the floor"
 HABIT = "× the habit"
 
@@ -48,7 +50,9 @@ def pytest_terminal_summary(
     if not found:
         return
     here = here_and_now(torch.device("cpu"))
-    table = pd.DataFrame(found).assign(threads=str(here["threads"]))[list(COLUMNS)]
+    load = os.getloadavg()[0] / os.cpu_count()
+    table = pd.DataFrame(found).assign(threads=str(here["threads"]), load=f"{load:.1f}")
+    table = table[list(COLUMNS)]
     title = f"{here['device']} ({here['instructions']}), torch {here['torch']}"
     shown = Table(*COLUMNS, title=title, title_justify="left")
     for line in table.itertuples(index=False, name=None):
