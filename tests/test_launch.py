@@ -12,13 +12,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import edit
 
 from benchmark import cli
+from benchmark.errors import UserError
 from benchmark.execution import runner
-from benchmark.execution.launch import carry_out_together, missing_tasks, waves
+from benchmark.execution.launch import carry_out_together, missing_tasks, outcomes, waves
 from benchmark.files import read_json
 from benchmark.study.plan import plan_path, read_plan
 from benchmark.study.records import locks_folder, run_lock
@@ -168,6 +170,65 @@ def test_d3_a_launch_of_this_machine_listens_to_it_alone_and_joins_no_other_ray(
     addresses = {line.split()[1] for line in done.stdout.splitlines() if "listens" in line}
     assert addresses == {"127.0.0.1"}
     assert len(predictions(grid)) == 4
+
+
+class WorkerCrashed(Exception):
+    """Stands for ray.exceptions.RayError."""
+
+
+class DyingRay:
+    """A Ray whose workers are lost, every time, at one run; the others they carry out."""
+
+    exceptions = SimpleNamespace(RayError=WorkerCrashed, RayTaskError=ZeroDivisionError)
+
+    def __init__(self, root: Path, deadly: Run) -> None:
+        self.root, self.deadly = root, deadly
+        self.tasks: list[list[Run]] = []
+
+    def submit(self, runs: list[Run]) -> int:
+        self.tasks.append(runs)
+        return len(self.tasks) - 1
+
+    def wait(self, pending: list[int]) -> tuple[list[int], list[int]]:
+        return pending[:1], pending[1:]
+
+    def get(self, task: int) -> tuple[list[str], list[Run]]:
+        classes = read_plan(plan_path(self.root, "tiny", "first")).classes
+        runs = self.tasks[task]
+        before = runs[: runs.index(self.deadly)] if self.deadly in runs else runs
+        done = carry_out_together(self.root, "tiny", classes, before, {})
+        if self.deadly in runs:
+            raise WorkerCrashed("the worker died\nand a long trace")
+        return done
+
+
+def test_a_run_that_loses_its_worker_every_time_is_a_row_and_the_others_are_done(
+    grid: Path,
+) -> None:
+    runs = planned(grid)[:3]
+    locks_folder(grid, "tiny").mkdir()
+    ray = DyingRay(grid, deadly=runs[1])
+    lines = list(outcomes(ray, grid, "tiny", [runs], ray.submit))
+    assert [line.partition(": ")[0] for line in lines] == [run.run_id for run in runs]
+    assert ray.tasks == [runs, *([run] for run in runs)]
+    with pytest.raises(UserError, match="2 of 4 runs failed"):  # the fourth was never asked for
+        runner.write_indices(grid, "tiny", ["first"], "tiny")
+    index = read_json(grid / "results" / "tiny" / "experiments" / "first.json")
+    rows = {row["run_id"]: row for row in index["runs"]}
+    assert [rows[run.run_id]["outcome"] for run in runs] == ["done", "error", "done"]
+    assert rows[runs[1].run_id]["reason"] == "its worker was lost 4 times: the worker died"
+    # As any failed run it is tried again by the next launch.
+    left = {task[0].run_id for task in missing_tasks(grid, "tiny", ["first"])}
+    assert left == {runs[1].run_id, planned(grid)[3].run_id}
+
+
+def test_a_lost_run_that_another_process_holds_by_now_is_left_to_it(grid: Path) -> None:
+    run = planned(grid)[0]
+    ray = DyingRay(grid, deadly=run)
+    with run_lock(grid, "tiny", run):
+        (line,) = outcomes(ray, grid, "tiny", [[run]], ray.submit)
+    assert line.endswith("another process works on it")
+    assert not (grid / "results" / "tiny" / "runs" / run.run_id / "run.json").exists()
 
 
 @pytest.mark.parametrize("threads", ["²", "0", "-1", "many", "9" * 50])

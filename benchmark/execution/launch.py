@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.execution.networks import RunContext
-from benchmark.execution.runner import WAIT_S, carry_out, write_indices
+from benchmark.execution.runner import WAIT_S, carry_out, record_failure, write_indices
 from benchmark.files import writable_folder
 from benchmark.parallel import wanted_threads
 from benchmark.progress import say, track
@@ -59,16 +59,17 @@ def launch(
     tasks = missing_tasks(root, profile, experiments)
     total = sum(map(len, tasks))
     say(f"{profile}: {total} runs to do, in {len(tasks)} trainings")
-    lost: list[str] = []
     if tasks:
         try:
             submit = connect(ray, root, profile, experiments[0], address, workers, gpus_per_run)
-            done = chain.from_iterable(outcomes(ray, w, submit, lost) for w in waves(tasks))
+            done = chain.from_iterable(
+                outcomes(ray, root, profile, wave, submit) for wave in waves(tasks)
+            )
             for number, line in enumerate(track(done, "runs", total), start=1):
                 say(f"[{number}/{total}] {line}")
         finally:
             ray.shutdown()
-    write_indices(root, profile, experiments, profile, lost)
+    write_indices(root, profile, experiments, profile)
 
 
 def import_ray(here: bool) -> Any:
@@ -164,12 +165,16 @@ def connect(
 
 
 def outcomes(
-    ray: Any, tasks: list[list[Run]], submit: Callable[[list[Run]], Any], lost: list[str]
+    ray: Any,
+    root: Path,
+    profile: str,
+    tasks: list[list[Run]],
+    submit: Callable[[list[Run]], Any],
 ) -> Iterator[str]:
     """Submit tasks; a line for each run as its task ends, in whatever order they do.
 
-    Args:
-        lost: takes a line for each task that Ray gave up.
+    A run at which a worker was lost as often as it was tried has a record of that, as one that
+    fails by itself, and the others of its training go on without it.
 
     Raises:
         UserError: what a worker could not mend: a full disk, missing images.
@@ -187,8 +192,11 @@ def outcomes(
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            reason = str(error).splitlines()[0]
-            lost.append(f"{runs[0].run_id}: lost {RETRIES + 1} times: {reason}")
+            if len(runs) > 1:  # at which of them is not known: each by itself
+                pending |= {submit([run]): [run] for run in runs}
+                continue
+            reason = f"its worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}"
+            yield f"{runs[0].run_id}: {record_failure(root, profile, runs[0], reason)}"
             continue
         yield from lines
         if left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,11 @@ def train_one(root: Path, profile: str, classes: list[str], runs: list[Run]) -> 
             say(f"  {domain} ({part}, n = {len(rows)}): {text}")
 
 
-def write_indices(
-    root: Path, profile: str, experiments: list[str], title: str, lost: Sequence[str] = ()
-) -> None:
+def write_indices(root: Path, profile: str, experiments: list[str], title: str) -> None:
     """Write the index of experiments that were carried out.
 
     Args:
         title: what the experiments are together, for the message.
-        lost: lines of runs that ended without a record.
 
     Raises:
         UserError: some of their runs are not done.
@@ -134,7 +131,7 @@ def write_indices(
     if failed:
         raise UserError(
             f"{title}: {len(failed)} of {len(rows)} runs failed, the others are kept; "
-            f"first: {[*lost, *failed][0]}"
+            f"first: {failed[0]}"
         )
 
 
@@ -185,16 +182,7 @@ def carry_out_run(context: RunContext, run: Run) -> str:
     Returns:
         A line that tells the outcome.
     """
-    planned = run.record()
-    record: dict[str, Any] = {
-        **{k: planned[k] for k in ("run_id", "fingerprint", "training_fingerprint")},
-        "outcome": "done",
-        "reason": None,
-        **{k: planned[k] for k in ("answering", "tested")},
-        **{k: planned[k] for k in ("method", "track", "scenario", "seed", "settings")},
-        "predictions_sha256": None,
-        "environment": environment(context.device),
-    }
+    record = record_of(run) | {"environment": environment(context.device)}
     predictions = None
     started = time.perf_counter()
     try:
@@ -220,6 +208,33 @@ def carry_out_run(context: RunContext, run: Run) -> str:
         line = f"{record['outcome']}: {record['reason']}"
     write_run(run_folder(context.root, context.profile, run.run_id), record, predictions)
     return line
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """What a run's record says of any outcome, as of one that is done."""
+    planned = run.record()
+    return {
+        **{k: planned[k] for k in ("run_id", "fingerprint", "training_fingerprint")},
+        "outcome": "done",
+        "reason": None,
+        **{k: planned[k] for k in ("answering", "tested")},
+        **{k: planned[k] for k in ("method", "track", "scenario", "seed", "settings")},
+        "predictions_sha256": None,
+    }
+
+
+def record_failure(root: Path, profile: str, run: Run, reason: str) -> str:
+    """Record that a run failed which could not do so itself, and tell it in a line.
+
+    Where another process has the run by now, its record is left to that one.
+    """
+    try:
+        with run_lock(root, profile, run):
+            record = record_of(run) | {"outcome": "error", "reason": reason}
+            write_run(run_folder(root, profile, run.run_id), record, None)
+    except Timeout:
+        return f"{reason}; another process works on it"
+    return f"error: {reason}"
 
 
 def average_members(context: RunContext, run: Run) -> tuple[dict[str, Any], pd.DataFrame, str]:
