@@ -822,6 +822,7 @@ def embed(
 
 @command(RESULTS, "unlabelled-cells")
 def unlabelled_cells(
+    context: typer.Context,
     network: NetworkOption = None,
     run: RunOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -846,7 +847,7 @@ def unlabelled_cells(
         for value in named or []:
             if value not in known:
                 raise UserError(f"--{option} {value}: use one of {', '.join(map(str, known))}")
-    chosen = chosen_network(network, run, profile, tta=False)
+    chosen = chosen_network(context, network, run, profile, tta=False)
     asked = Asked(draws, method or (), order or (), number or ())
     say(f"wrote {adapt_to_cells(ROOT, chosen, asked)}")
 
@@ -984,6 +985,7 @@ def domain_alarm(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
 @command(LABORATORY, "test")
 def certify(
+    context: typer.Context,
     folder: LabelledFolder,
     name: Annotated[str, Option(help="What is tested, as the certificate is to call it.")],
     network: NetworkOption = None,
@@ -1022,7 +1024,8 @@ def certify(
     from benchmark.laboratory.networks import Network
     from benchmark.laboratory.shipped import shipped_names
 
-    first = chosen_network(network, run, profile, tta=False)
+    site_test.folder_to_write(name, out)  # said before networks are read
+    first = chosen_network(context, network, run, profile, tta=False)
     others = [] if run is not None else [own for own in shipped_names(ROOT) if own != first.name]
     networks = [first, *(Network.shipped(ROOT, own) for own in others)]
     asked = (labels, crop, cell_types_told(told), level, out, with_file_names)
@@ -1119,6 +1122,7 @@ def networks_renew(profile: ProfileOption = DEFAULT_PROFILE) -> None:
 
 @command(LABORATORY)
 def predict(
+    context: typer.Context,
     folder: Annotated[
         Path, Argument(help="Images of one cell each, or fields with boxes (VOC, YOLO, COCO).")
     ],
@@ -1162,7 +1166,7 @@ def predict(
         raise UserError(f"--out {out}: name a .csv file")
     if adapt is not None and adapt not in ADAPTATIONS:
         raise UserError(f"--adapt {adapt}: use {' or '.join(ADAPTATIONS)}")
-    chosen = chosen_network(network, run, profile, tta)
+    chosen = chosen_network(context, network, run, profile, tta)
     asked = (crop, accuracy, adapt, boxes)
     (table, gauge, notes), sheet = label_folder(ROOT, chosen, folder, out, *asked)
     say(f"network {chosen.name}, trained on {chosen.source}")
@@ -1184,6 +1188,7 @@ def predict(
 
 @command(LABORATORY)
 def export(
+    context: typer.Context,
     network: Annotated[
         str,
         Argument(
@@ -1205,17 +1210,28 @@ def export(
     from benchmark.laboratory.export import export as export_network
 
     named = (None, network) if "/" in network else (network, None)
-    say_each(export_network(chosen_network(*named, profile, False), onnx, accuracy))
+    say_each(export_network(chosen_network(context, *named, profile, False), onnx, accuracy))
 
 
-def chosen_network(name: str | None, run: str | None, profile: str, tta: bool) -> Network:
-    """A network of the repository, the recommended one if none is named, or that of a run."""
+def chosen_network(
+    context: typer.Context, name: str | None, run: str | None, profile: str, tta: bool
+) -> Network:
+    """A network of the repository, the recommended one if none is named, or that of a run.
+
+    Raises:
+        UserError: both are named, or a --profile that would do nothing, for want of a run of it.
+    """
     from benchmark.laboratory.model_card import recommended
     from benchmark.laboratory.networks import Network
     from benchmark.laboratory.shipped import all_shipped
 
     if name is not None and run is not None:
         raise UserError("give --network or --run, not both")
+    if run is None and context.get_parameter_source("profile").name == "COMMANDLINE":
+        raise UserError(
+            f"--profile {profile} is of runs, and no run is named: name one, "
+            "METHOD/SCENARIO/seedK, or leave the profile out"
+        )
     if run is not None:
         return Network.of_run(ROOT, profile, run, classes_of(profile), tta)
     if name is None:

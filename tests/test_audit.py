@@ -442,3 +442,29 @@ def test_c8_cells_of_two_laboratories_with_two_labels_are_one_only_if_copied(
     check_pairs(judged, Meeting(), pd.DataFrame(rows), [Look("1"), Look("2")], pd.DataFrame([pair]))
     assert [finding.check for finding in judged.failures] == failures
     assert [finding.check for finding in judged.warnings] == warnings
+
+
+def test_cells_declared_to_be_shown_again_are_counted_and_not_searched_unless_trained_on(
+    prepared, wbc_shift
+) -> None:
+    """26 domains of the same drawn cells are 49,000 pairs by design; a training image is none."""
+    table = pd.read_csv(MANIFEST, dtype=str)
+    targets = table[table["path"].str.startswith("b/")]["path"].tolist()
+    trained = table[table["path"].str.startswith("a/")]["path"].iloc[0]
+    one, other = targets[:2]
+    put(other, picture(one))
+    again = pd.read_csv(MANIFEST, dtype=str).assign(cell="")
+    again.loc[again["path"].isin([one, other, trained]), "cell"] = "a cell"
+    again.to_csv(MANIFEST, index=False)
+    assert wbc_shift("audit", "-p", "tiny").status == 0
+    found = [f["text"] for f in record()["known"] if f["check"] == "declared cells"]
+    assert found == [
+        "toy: 1 cells are declared to be shown again in 1 domains, none of them trained on: "
+        "1 images are passed over in the search for pairs"
+    ]
+    assert record()["pairs"]["flagged"] == 0
+
+    put(one, picture(trained))
+    done = wbc_shift("audit", "-p", "tiny")
+    assert done.status == 1
+    assert "across domains" in checks("failures")

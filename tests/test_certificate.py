@@ -548,6 +548,31 @@ def test_images_of_the_source_test_nothing(trained: Path, wbc_shift) -> None:
     assert "whose images the network was trained on: none of the others is of a class" in line
 
 
+def test_a_place_that_cannot_be_written_is_told_before_a_network_is_read(
+    trained: Path, wbc_shift, monkeypatch
+) -> None:
+    """Images were decoded and answered by four networks before it was."""
+    lab()
+    Path("a-file").write_text("")
+    monkeypatch.delattr("benchmark.laboratory.networks.Network.of_run")
+    outcome = wbc_shift(*TEST, "--out", "a-file/below")
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+    assert "a-file" in outcome.err
+
+
+def test_a_profile_without_a_run_of_it_is_refused_and_not_ignored(trained: Path, wbc_shift) -> None:
+    lab()
+    for asked in (
+        ("test", "lab", "--name", "x"),
+        ("predict", "lab"),
+        ("export", "some-network", "--onnx", "x.onnx"),
+        ("unlabelled-cells",),
+    ):
+        outcome = wbc_shift(*asked, "-p", "tiny")
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert "no run is named" in outcome.err
+
+
 def test_what_something_else_made_is_never_written_over(trained: Path, wbc_shift) -> None:
     lab()
     OUT.mkdir()

@@ -502,9 +502,11 @@ def test_ten_lines_of_foreign_code_are_scored_beside_ours(prepared, wbc_shift):
     }
     wbc_shift("embed-all", "resnet10t", "--out", "ours.parquet", "-p", "tiny")
     wbc_shift("score", "--features", "ours.parquet", "-p", "tiny")
-    assert wbc_shift("score", "--images", "cells.csv", "-p", "tiny").status == 0
+    assert wbc_shift("score", "--images", "features/cells.csv", "-p", "tiny").status == 0
     exec(compile(block, "README.md", "exec"), {})
-    done = wbc_shift("score", "--features", "mine.npz", "--name", "mean-colour", "-p", "tiny")
+    done = wbc_shift(
+        "score", "--features", "features/mine.npz", "--name", "mean-colour", "-p", "tiny"
+    )
     assert done.status == 0, done.err
     placed = done.out[done.out.index("of 2 by mean of targets") :]
     assert {"mean-colour", "ours"} <= set(placed.split())

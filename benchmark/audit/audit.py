@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmark.audit import near_duplicates
@@ -28,6 +29,7 @@ from benchmark.audit.checks import (
 from benchmark.audit.images import address, contact_sheet, look_at, small_picture
 from benchmark.audit.pairs import (
     check_pairs,
+    declared,
     find_pairs,
     known_cases,
     of_one_family,
@@ -82,7 +84,10 @@ def audit_profile(root: Path, params: Params, cards: dict[str, Card], name: str)
     audit.failures += check_files(images, looks)
     sound = [row for row, seen in enumerate(looks) if seen.fault is None]
     table, looks = images.iloc[sound].reset_index(drop=True), [looks[row] for row in sound]
-    pairs = find_pairs(looks)
+    searched = np.flatnonzero(~declared(audit, table))
+    pairs = find_pairs([looks[row] for row in searched])
+    for column in ("first", "second"):
+        pairs[column] = searched[pairs[column].to_numpy(int)]
     pairs = pairs[~of_one_family(audit, cards, table, pairs)].reset_index(drop=True)
     pairs["verdict"] = review(root / "datasets", table, looks, pairs)
     audit.pairs = precision(pairs["verdict"])
@@ -107,7 +112,8 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
     Returns:
         dataset, domain, path, file, square (around the cell, where a box says where in a field it
         lies; else None), group, class_name, part ("" where a domain is only tested on), and
-        sha256, width, height ("" where unknown). Cells of no class are a domain of their own
+        sha256, width, height and cell, the name of a cell that several images are declared to show
+        ("" where unknown). Cells of no class are a domain of their own
         (`<domain>.open_set`), near or far in the place of a class.
     """
     tables = []
@@ -128,7 +134,7 @@ def images_of(root: Path, profile: Profile, cards: dict[str, Card]) -> pd.DataFr
             own = own.assign(dataset=card.name, file=files)
             tables.append(own.assign(square=pd.Series(squares, own.index, dtype=object)))
     images = pd.concat(tables, ignore_index=True)
-    facts = ["sha256", "width", "height"]
+    facts = ["sha256", "width", "height", "cell"]
     for fact in facts:
         images[fact] = images[fact].fillna("") if fact in images else ""
     columns = ["dataset", "domain", "path", "file", "square", "group", "class_name", "part"]

@@ -26,6 +26,30 @@ ONE_CELL, TWO_CELLS, UNREVIEWED = "one cell", "two cells", "unreviewed"
 """What review says of a pair that the search flagged."""
 
 
+def declared(audit: Audit, images: pd.DataFrame) -> np.ndarray:
+    """Which images the search for pairs passes over, bool [images]: known cases, whose number is
+    told.
+
+    A manifest may declare that images show one cell (its column `cell`): one drawn under many
+    settings, in domains that are tested on alone. By design every two of them are a pair; one of
+    each cell stands for all. Images of a domain that is trained on are always searched.
+
+    Args:
+        images: columns dataset, domain, part ("" where a domain is only tested on) and cell.
+    """
+    named = images[(images["cell"] != "") & (images["part"] == "")]
+    again = named[named.duplicated(["dataset", "cell"])]
+    for dataset, own in again.groupby("dataset"):
+        of = named[(named["dataset"] == dataset) & named["cell"].isin(own["cell"])]
+        text = (
+            f"{dataset}: {own['cell'].nunique()} cells are declared to be shown again in "
+            f"{of['domain'].nunique()} domains, none of them trained on: {len(own)} images are "
+            "passed over in the search for pairs"
+        )
+        audit.known.append(Finding("declared cells", text))
+    return images.index.isin(again.index)
+
+
 def of_one_family(
     audit: Audit, cards: dict[str, Card], images: pd.DataFrame, pairs: pd.DataFrame
 ) -> np.ndarray:

@@ -102,7 +102,8 @@ class Gauge:
                 "choose a lower --accuracy"
             )
         return (
-            f"{what}: accepted from confidence {self.threshold} on. This holds for images like "
+            f"{what}: accepted from confidence "
+            f"{self.digits(self.threshold)} on. This holds for images like "
             f"those of {self.source} ONLY, and for images drawn independently. On another "
             "laboratory's images nothing is guaranteed, and confident predictions are often wrong"
         )
@@ -125,7 +126,8 @@ class Gauge:
         )
 
     def digits(self, confidence: float) -> str:
-        """A confidence in as many digits, three at least, as tell it from the threshold and 1."""
+        """A confidence in as many digits, three at least, as tell it from the threshold and 1; the
+        threshold in as many as tell it from 1."""
         others = {self.threshold, 1.0} - {confidence}
         for places in range(3, 17):
             shown = f"{confidence:.{places}f}"

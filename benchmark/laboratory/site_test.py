@@ -103,10 +103,7 @@ def certify(
             of one class; a folder to write that holds something else. Nothing was written then.
     """
     root, folder, first = Path(root), Path(folder), networks[0]
-    if not NAME.fullmatch(name):
-        raise UserError(f"--name {name}: use small letters, digits and hyphens")
-    out = Path(out) if out is not None else Path(name)
-    refuse_others_folder(out)
+    out = folder_to_write(name, out)
     with cells_cut_in(root / "datasets" / "cache") as scratch:
         own, found, notes = cells_to_test(root, folder, labels, cells or {}, first, scratch)
         refuse_too_few(folder, own.table, first.classes, found)
@@ -147,6 +144,21 @@ def certify(
     write_text(page, page_of(certificate, chosen, wrong if with_file_names else None))
     printed = print_page(page)
     return lines_on(certificate, out, chosen, found, notes, printed)
+
+
+def folder_to_write(name: str, out: Path | None) -> Path:
+    """The folder of a test, which can be made and written, and is not there yet.
+
+    Raises:
+        UserError: a name that cannot be a folder's; what `refuse_others_folder` refuses; a place
+            where no file can be made.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name}: use small letters, digits and hyphens")
+    out = Path(out) if out is not None else Path(name)
+    refuse_others_folder(out)
+    writable_folder(next(place for place in (out, *out.absolute().parents) if place.exists()))
+    return out
 
 
 def refuse_others_folder(out: Path) -> None:
