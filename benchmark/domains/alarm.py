@@ -24,6 +24,7 @@ from scipy.stats import binom
 from benchmark.data.arrays import PreparedImages, cache_folder, table_path
 from benchmark.data.cards import Card, card_of, load_label_spaces
 from benchmark.domains.ranges import SourceRange, appearance, read_ranges, tolerated
+from benchmark.domains.slide_ranges import slides_table
 from benchmark.drawing import (
     CONSTANT,
     STYLE,
@@ -61,8 +62,9 @@ SHOWN_CELLS = (10, 50, 200)
 
 
 def write_alarm(root: Path, params: Params, cards: dict[str, Card], name: str) -> None:
-    """Write `appearance.parquet` where the profile's images are prepared, and the power of the
-    alarm for each source and target (`alarm.csv`) with its figure.
+    """Write `appearance.parquet` where the profile's images are prepared, the power of the alarm
+    for each source and target (`alarm.csv`) with its figure, and what a range of slides in place of
+    one of images would hold (`alarm_slides.csv`).
 
     Raises:
         UserError: neither images nor `appearance.parquet` are here, or no range of a source.
@@ -83,13 +85,15 @@ def write_alarm(root: Path, params: Params, cards: dict[str, Card], name: str) -
         raise UserError(f"{path} is missing, and no images are here: `wbc-shift prepare -p {name}`")
     ranges = [read_ranges(root, name, source, None)[0] for source in single_sources(profile)]
     table = alarm_table(looks, ranges, profile.domains)
-    text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    write_text(folder / "alarm.csv", text)
+    by_slide = slides_table(looks, LOOKS, single_sources(profile), profile.domains, OWN)
+    for file, own in (("alarm.csv", table), ("alarm_slides.csv", by_slide)):
+        text = own.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        write_text(folder / file, text)
     drawn = {domain: dose_of(looked) for domain, looked in acquisitions(cards, profile.domains)}
     doses = {domain: dose for domain, dose in drawn.items() if dose is not None}
     figure = dose_figure(table, doses) if doses else alarm_figure(table)
     save(figure, folder / "alarm")
-    say(f"wrote {folder / 'alarm'}.csv, .pdf and .png")
+    say(f"wrote {folder / 'alarm'}.csv, .pdf and .png, and alarm_slides.csv beside them")
 
 
 def acquisitions(cards: dict[str, Card], domains: list[str]) -> list[tuple]:

@@ -1,0 +1,80 @@
+"""The range of slides: by hand, by simulation, and on what the images of a source look like."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmark.domains.slide_ranges import (
+    allowed_level,
+    fit_slide_range,
+    slide_limit,
+    slides_table,
+)
+
+
+def test_each_slide_weighs_as_much_as_any_other_and_a_new_one_is_infinitely_far():
+    """Three slides: of 1/4 each, and 1/4 for the new one; the crowded one does not rule."""
+    distances = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    slides = np.array(["a", "a", "a", "a", "b", "c"])
+    assert slide_limit(distances, slides, 0.25) == 4
+    assert slide_limit(distances, slides, 0.26) == 5
+    assert slide_limit(distances, slides, allowed_level(3)) == 6
+    assert slide_limit(distances, slides, 0.76) == np.inf
+
+
+def test_of_new_slides_as_many_cells_lie_within_as_is_meant():
+    """Cells of a slide share most of their distance, as stain and focus of a slide make them: a
+    quantile of images holds fewer cells of a new slide than it says, one of slides does not."""
+    random, repeats, slides, cells = np.random.default_rng(0), 2000, 9, 30
+    level = allowed_level(slides)
+    shared = random.normal(size=(repeats, slides + 1, 1))
+    distances = np.abs(2 * shared + random.normal(size=(repeats, slides + 1, cells)))
+    names = np.repeat(np.arange(slides), cells)
+    held = {"slides": [], "images": []}
+    for *known, new in distances:
+        known = np.concatenate(known)
+        held["slides"].append(np.mean(new <= slide_limit(known, names, level)))
+        held["images"].append(np.mean(new <= np.quantile(known, level)))
+    error = np.std(held["slides"]) / np.sqrt(repeats)
+    assert np.mean(held["slides"]) > level - 3 * error
+    assert np.mean(held["images"]) < level - 3 * error
+
+
+def looks(random: np.random.Generator, slides: int, cells: int, spread: float) -> np.ndarray:
+    """What cells look like whose slides differ by so much: [slides · cells, 8]."""
+    own = spread * random.normal(size=(slides, 1, 8))
+    return (own + random.normal(size=(slides, cells, 8))).reshape(-1, 8)
+
+
+@pytest.mark.parametrize(
+    ("slides", "level"), [(4, 0.8), (9, 0.9), (18, 0.9), (19, 0.95), (98, 0.95), (99, 0.99)]
+)
+def test_few_slides_allow_no_high_level(slides, level):
+    """A new slide is the farthest of K + 1 with a chance of 1 / (K + 1)."""
+    assert allowed_level(slides) == level
+    distances = np.arange(slides) + 1.0
+    limit = slide_limit(distances, distances, level)
+    assert np.sum(distances <= limit) / (slides + 1) >= level - 1e-9
+    assert np.sum(distances < limit) / (slides + 1) < level
+
+
+def test_the_level_that_the_slides_of_a_source_allow_is_said():
+    names = np.repeat([f"s{i}" for i in range(9)], 8)
+    found = fit_slide_range("a", looks(np.random.default_rng(1), 9, 8, 0.5), names)
+    assert (found.slides, found.level) == (9, 0.9)
+    assert np.isfinite(found.range.limit)
+
+
+def test_new_slides_of_the_source_lie_within_and_another_laboratory_beyond():
+    random, columns = np.random.default_rng(2), list("abcdefgh")
+    tables = []
+    for domain, part, first, shift in (("own", "train", 0, 0), ("own", "id_test", 40, 0),
+                                       ("other", "shifted", 80, 9)):  # fmt: skip
+        table = pd.DataFrame(looks(random, 40, 20, 1.0) + shift, columns=columns)
+        table["group"] = np.repeat([f"s{i}" for i in range(first, first + 40)], 20)
+        tables.append(table.assign(domain=domain, part=part))
+    found = slides_table(pd.concat(tables), columns, ["own"], ["own", "other"], "id_test")
+    own, other = found.set_index("target").loc[["own", "other"]].itertuples()
+    assert own.level == 0.95
+    assert own.mean_of_slides < 0.1
+    assert other.beyond > 0.95
