@@ -21,7 +21,7 @@ from benchmark.data.cards import OPEN_SET
 from benchmark.data.prepare import crop_box, scaled
 from benchmark.domains.ranges import PARTS, appearance
 from benchmark.files import write_text
-from benchmark.laboratory.judge import ALIKE, MOST
+from benchmark.laboratory.judge import MOST, alike, crop_wanted
 from benchmark.laboratory.networks import Network
 from benchmark.texts import templates_beside
 
@@ -128,14 +128,13 @@ def choose_crop(cells: LabelledCells, given: float | None, network: Network) -> 
     crop = wanted = given or start
     first = share = nucleus_share(cells, crop, network)
     for _ in range(TRIES):
-        if not np.isfinite(share) or 1 / ALIKE <= share / theirs <= ALIKE:
+        if not np.isfinite(share) or alike(share / theirs):
             break
-        last, wanted = wanted, float(np.clip(wanted * share / theirs, 0.05, 1.0))
-        if wanted == last:
+        if (closer := crop_wanted(wanted, share / theirs)) is None:
             break
-        share = nucleus_share(cells, wanted, network)
-    alike = np.isfinite(share) and 1 / ALIKE <= share / theirs <= ALIKE
-    proposed = round(wanted, 2) if alike and abs(wanted - crop) >= 0.02 else None
+        wanted, share = closer, nucleus_share(cells, closer, network)
+    found = np.isfinite(share) and alike(share / theirs) and abs(wanted - crop) >= 0.02
+    proposed = round(wanted, 2) if found else None
     clearly = not 1 / CLEARLY <= first / theirs <= CLEARLY
     if given is None and proposed is not None and clearly:
         crop, proposed, used = proposed, None, share

@@ -8,6 +8,7 @@ nearly at chance on cells of half of it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from benchmark.audit.images import BLACK, Look, look_at
 from benchmark.audit.near_duplicates import SIDE, near_duplicates
 from benchmark.audit.pairs import EQUAL
 from benchmark.data.cards import AroundBox, Card, Crop, LabelSpaces
-from benchmark.data.manifests import join_groups, published_images
+from benchmark.data.manifests import join_groups, published_images, read_manifest
 from benchmark.data.prepare import SMALLEST_SIDE, decode_all
 from benchmark.domains.facts import nucleus_diameters
 from benchmark.errors import UserError
@@ -235,14 +236,23 @@ def images_at_hand(
     return images[here].reset_index(drop=True), int((~here).sum())
 
 
-def published_hashes(datasets: Path, cards: dict[str, Card]) -> dict[str, str]:
-    """SHA-256 of every image that some manifest here lists → its path and set."""
+def published_hashes(
+    datasets: Path, cards: dict[str, Card], domains: Collection[str] | None = None
+) -> dict[str, str]:
+    """SHA-256 of every image that some manifest here lists → its path and set; or of the used
+    images of some domains → path and domain."""
     hashes = {}
     for card in cards.values():
-        if (Path(datasets) / card.manifest).exists():
-            table = published_images(datasets, card)
+        if not (Path(datasets) / card.manifest).exists():
+            continue
+        if domains is None:
+            tables = {card.name: published_images(datasets, card)}
+        else:
+            named = [domain for domain in card.domains if domain in domains]
+            tables = {name: read_manifest(datasets, card, "all", name) for name in named}
+        for name, table in tables.items():
             found = zip(table["sha256"].str.lower(), table["path"], strict=True)
-            hashes |= {sha256: f"{path} of {card.name}" for sha256, path in found if sha256}
+            hashes |= {sha256: f"{path} of {name}" for sha256, path in found if sha256}
     return hashes
 
 
@@ -286,6 +296,18 @@ def published_nuclei(path: Path, sources: list[str]) -> dict[str, dict[str, floa
         return {}
 
 
+def alike(factor: float) -> bool:
+    """Whether nuclei that stand so many times as large as a source's are much the same size."""
+    return 1 / ALIKE <= factor <= ALIKE
+
+
+def crop_wanted(crop: float, factor: float) -> float | None:
+    """The crop that shows nuclei as large as a source's, where in `crop` they are `factor` times
+    that; None where no other one of the same pictures does."""
+    wanted = float(min(max(crop * factor, 0.05), 1.0))
+    return wanted if abs(wanted - crop) >= 0.02 else None
+
+
 def ratio(own: dict[str, float], source: dict[str, float]) -> float | None:
     """How much smaller or larger nuclei stand than those of a source, the median over classes."""
     both = [own[name] / source[name] for name in own if name in source]
@@ -318,14 +340,14 @@ def crop_advice(
     for source, first in ratios.items():
         theirs = sources[source]
         text = f"{stated}, those of the same classes in {source} {1 / first:.2f} times that"
-        if 1 / ALIKE <= first <= ALIKE:
+        if alike(first):
             lines.append(f"{text}: much the same")
             continue
-        wanted = min(max(crop * first, 0.05), 1.0)
-        # Measured again there, for what lies around a cell is told from it more easily.
-        again = ratio(nuclei(folder, images, wanted, name), theirs)
-        wanted = min(max(wanted * (again or 1.0), 0.05), 1.0)
-        if abs(wanted - crop) < 0.02:
+        if (wanted := crop_wanted(crop, first)) is not None:
+            # Measured again there, for what lies around a cell is told from it more easily.
+            again = ratio(nuclei(folder, images, wanted, name), theirs)
+            wanted = crop_wanted(crop, wanted * (again or 1.0) / crop)
+        if wanted is None:
             lines.append(f"{text}: no crop of these images shows them alike")
         else:
             lines.append(f"{text}: --crop {wanted:.2f} would show them alike; look at some images")

@@ -34,7 +34,7 @@ from benchmark.laboratory.adaptation import (
     cautions,
     check_adaptation,
 )
-from benchmark.laboratory.judge import ALIKE, look_at_own
+from benchmark.laboratory.judge import alike, crop_wanted, look_at_own
 from benchmark.laboratory.labels import boxed_cells, cells_cut_in
 from benchmark.laboratory.networks import ACCURACY, Gauge, Network
 from benchmark.metrics import predicted_classes, probabilities
@@ -213,11 +213,13 @@ def size_note(ranges: list[SourceRange], facts: np.ndarray, crop: float) -> str:
     size = float(np.median(known))
     own = min(ranges, key=lambda one: abs(np.log(one.mean[column] / size)))
     factor = size / own.mean[column]
-    if 1 / ALIKE <= factor <= ALIKE:
+    if alike(factor):
         return ""
-    wanted = crop * factor
-    closer = f"try --crop {wanted:.2f} if each picture shows one cell"
-    mend = closer if wanted <= 1 else "the pictures are cut too closely"
+    wanted = crop_wanted(crop, factor)
+    if wanted is None:
+        mend = "the pictures are cut too closely"
+    else:
+        mend = f"try --crop {wanted:.2f} if each picture shows one cell"
     return (
         f"the nucleus is {100 * size:.0f} % of the square's side, in {own.source}'s images "
         f"{100 * own.mean[column]:.0f} %, which a network does not bridge: {mend}"

@@ -19,7 +19,6 @@ import pandas as pd
 
 from benchmark.data.cards import OPEN_SET, Card, load_cards, read_label_spaces, share_cells
 from benchmark.data.fields import ORIGIN
-from benchmark.data.manifests import read_manifest
 from benchmark.domains.ranges import appearance, beyond
 from benchmark.errors import UserError
 from benchmark.files import (
@@ -33,7 +32,7 @@ from benchmark.files import (
 from benchmark.laboratory.add import NAME
 from benchmark.laboratory.certificate import Answers, home_of, listed, numbers, per_cent
 from benchmark.laboratory.crop import CropChoice, LabelledCells, choose_crop, write_crop_sheet
-from benchmark.laboratory.judge import judge, read_own
+from benchmark.laboratory.judge import judge, published_hashes, read_own
 from benchmark.laboratory.labels import cells_cut_in
 from benchmark.laboratory.networks import ACCURACY, Gauge, Network
 from benchmark.laboratory.printing import print_page
@@ -239,19 +238,17 @@ def groups_joined(told: pd.Series, used: pd.Series) -> list[str]:
 def source_hashes(datasets: Path, cards: dict[str, Card], source: str) -> dict[str, str]:
     """SHA-256 of every published image of a network's source, or of a set that shares cells with
     it → what it is: images that a network may have learnt test nothing."""
-    hashes = {}
     own = [name for name in sources_of(source) if any(name in c.domains for c in cards.values())]
-    for card in cards.values():
-        for domain in card.domains:
-            if not any(name == domain or share_cells(cards, domain, name) for name in own):
-                continue
-            if not (datasets / card.manifest).exists():
-                continue
-            table = read_manifest(datasets, card, "all", domain)
-            for sha256, path in zip(table["sha256"].str.lower(), table["path"], strict=True):
-                if sha256:
-                    hashes[sha256] = f"{path} of {domain}, whose images the network was trained on"
-    return hashes
+    learnt = {
+        domain
+        for card in cards.values()
+        for domain in card.domains
+        if any(name == domain or share_cells(cards, domain, name) for name in own)
+    }
+    return {
+        sha256: f"{image}, whose images the network was trained on"
+        for sha256, image in published_hashes(datasets, cards, learnt).items()
+    }
 
 
 def refuse_too_few(

@@ -122,6 +122,7 @@ def labelled_cells_sheet(results: Results) -> Table | None:
         "Halves cut no slide or patient where these are known; classes with fewer than ten cells "
         "in the whole target are left out of the mean, and give what they have",
         DRAWS_NOTE,
+        UNPAIRED_NOTE,
     ]
     header = ("target", "features", *(f"source {scenario.source}" for scenario in scenarios))
     header += tuple(f"{k} a class" for k in budgets)

@@ -36,6 +36,11 @@ Value = str | int | Cell
 """What stands in a table."""
 
 
+UNPAIRED_NOTE = (
+    "The tables labelled_cells and unlabelled_cells test other cells of a target (one half of it in "
+    "ten draws; a hundred cells in draws of their own): what labels and what unlabelled cells buy is "
+    "comparable as means over draws, and not paired by cell"
+)
 DRAWS_NOTE = (
     "No intervals: the draws share the cells of one target, so that their spread says nothing of "
     "other cells, slides or laboratories, and a difference between two lines is not tested"
