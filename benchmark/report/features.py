@@ -17,7 +17,7 @@ from benchmark.evaluation.intervals import Interval
 from benchmark.evaluation.robustness import CELLS, DRAWS
 from benchmark.evaluation.scores import MAJORITY
 from benchmark.report.results import Results
-from benchmark.report.table import DRAWS_NOTE, Cell, Table, Value, share, sheet
+from benchmark.report.table import DRAWS_NOTE, UNPAIRED_NOTE, Cell, Table, Value, share, sheet
 from benchmark.report.write import NOTHING
 
 READOUT_NAMES = {"logistic": "logistic regression", "prototypes": "class means"}

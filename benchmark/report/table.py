@@ -37,9 +37,9 @@ Value = str | int | Cell
 
 
 UNPAIRED_NOTE = (
-    "The tables labelled_cells and unlabelled_cells test other cells of a target (one half of it in "
-    "ten draws; a hundred cells in draws of their own): what labels and what unlabelled cells buy is "
-    "comparable as means over draws, and not paired by cell"
+    "The tables labelled_cells and unlabelled_cells test other cells of a target (a half of it in "
+    "ten draws; a hundred cells in draws of their own): what labels and what unlabelled cells buy "
+    "compares as means over draws, and not cell by cell"
 )
 DRAWS_NOTE = (
     "No intervals: the draws share the cells of one target, so that their spread says nothing of "

@@ -19,7 +19,7 @@ from benchmark.evaluation.unlabelled_cells import (
 from benchmark.laboratory.shipped import all_shipped
 from benchmark.progress import say
 from benchmark.report.results import Results
-from benchmark.report.table import DRAWS_NOTE, Table, Value, share, sheet
+from benchmark.report.table import DRAWS_NOTE, UNPAIRED_NOTE, Table, Value, share, sheet
 from benchmark.report.write import NOTHING
 
 BY = ["source", "network", "order", "method"]
@@ -113,7 +113,7 @@ def unlabelled_cells_sheet(results: Results) -> Table | None:
                 f"{int(np.median(from_here))}" if from_here else NOTHING,
             )
         )
-    notes = [*targets_at(table[~table["at_home"]]), DRAWS_NOTE]
+    notes = [*targets_at(table[~table["at_home"]]), DRAWS_NOTE, UNPAIRED_NOTE]
     return sheet(
         "unlabelled_cells",
         "What unlabelled cells of a new laboratory buy: macro-F1 gained by adapting to so many of "
