@@ -1,6 +1,7 @@
 """Features of every cell: files of anybody, readouts, robustness index, labelled cells."""
 
 import errno
+import hashlib
 import io
 import json
 import re
@@ -46,10 +47,11 @@ from benchmark.evaluation.robustness import (
     neighbour_counts,
     robustness,
 )
+from benchmark.laboratory.embed_all import weights_of
 from benchmark.report.features import features_sheet, labelled_cells_sheet
 from benchmark.report.figures.features import features_figure
 from benchmark.report.results import Results
-from benchmark.settings import load_params
+from benchmark.settings import Weights, load_params
 from benchmark.training.readouts import Source
 
 
@@ -473,6 +475,19 @@ def test_features_are_written_scored_and_placed(prepared, wbc_shift):
     assert "cannot be a name" in again.err
     again = wbc_shift("score", "--features", "colours.parquet", "--name", "majority", "-p", "tiny")
     assert "the row of the constant" in again.err
+
+
+def test_a_file_of_weights_that_a_block_states_is_known_by_its_digest(tmp_path, prepared):
+    """Under another name it was `unknown` what it had seen."""
+    file = tmp_path / "renamed.safetensors"
+    file.write_bytes(b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    stated = Weights(package="some_package", sha256=sha256, training_datasets=["raabin"])
+    params = load_params().model_copy(update={"weights": {"known": stated}})
+    found = weights_of(params, str(file))
+    assert (found.file, found.training_datasets) == (str(file), ["raabin"])
+    file.write_bytes(b"others")
+    assert weights_of(params, str(file)).training_datasets is None
 
 
 def test_networks_that_are_not_there_are_named(prepared, wbc_shift):

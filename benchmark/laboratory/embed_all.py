@@ -21,6 +21,7 @@ from benchmark.errors import UserError, suggest
 from benchmark.evaluation.feature_files import FOLD, KINDS, Cells, write_features
 from benchmark.evaluation.features import About
 from benchmark.execution.networks import axis_seed, configured_device
+from benchmark.files import sha256_file
 from benchmark.laboratory.networks import Network
 from benchmark.laboratory.shipped import shipped_names
 from benchmark.models.build import check_backbone, create, load_initial
@@ -114,12 +115,17 @@ def source_of(root: Path, params: Params, cells: Cells, profile: str, network: s
 
 
 def weights_of(params: Params, name: str) -> Weights:
-    """A block of params.yaml, a file, or a tag of timm's hub."""
+    """A block of params.yaml, a file, or a tag of timm's hub. A file whose SHA-256 a block states
+    is that block's, whatever it is called: what it was made with is known then."""
     if not name:
         return FROM_SCRATCH
     if name in params.weights:
         return params.weights[name]
     if Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        found = sha256_file(Path(name)) if Path(name).is_file() else None
+        blocks = (block for block in params.weights.values() if found and block.sha256 == found)
+        if (block := next(blocks, None)) is not None:
+            return block.model_copy(update={"file": name, "package": None, "timm": None})
         return Weights(file=name)
     return Weights(timm=name)
 
