@@ -40,9 +40,8 @@ def expand_scenario(name: str, domains: list[str]) -> tuple[str, list[str]]:
         raise UserError(f"{where}: '{both[0]}' is both trained and tested on")
     if not chosen:
         raise UserError(f"{where}: leaves no target")
-    for named in (sources, chosen):
-        if twice := [d for d in named if named.count(d) > 1]:
-            raise UserError(f"{where}: names '{twice[0]}' twice")
+    if twice := [d for d in sources + chosen if (sources + chosen).count(d) > 1]:
+        raise UserError(f"{where}: names '{twice[0]}' twice")
     return "+".join(sources), chosen
 
 
