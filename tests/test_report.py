@@ -1,5 +1,6 @@
 """Report: tables, figures and page say what was found, what was planned, and what is missing."""
 
+import json
 import math
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import evaluate
 from benchmark.evaluation.experiments import Scenario, load_experiments
 from benchmark.report.blocks import build_table
-from benchmark.report.notes import contamination_notes, evidence_notes
+from benchmark.report.facts import cells_shown
+from benchmark.report.notes import contamination_notes, evidence_notes, repeated_cells_notes
 from benchmark.report.pictures import draw_all
 from benchmark.report.report import report
 from benchmark.report.results import Results, load_scores
@@ -410,3 +412,35 @@ def test_weights_that_have_seen_a_test_set_or_may_have_are_named(results):
         "resnet18-bn-ce",
         "resnet18-gn-ce",
     ]
+
+
+def test_a_cell_shown_several_times_is_counted_once_and_said(tmp_path):
+    """Pairs a-b, b-c and d-e of six images show three cells; scores are of images all the same."""
+    pairs = [("a", "b"), ("b", "c"), ("d", "e")]
+    find = {"check": "same cell", "text": "", "similarity": 1.0, "view": 0, "mend": []}
+    found = [find | {"images": [["chula", one], ["chula", two]]} for one, two in pairs]
+    domains = {
+        name: {"dataset": dataset, "images": 6, "groups": 2, "parts": {}}
+        for name, dataset in (("chula", "chula"), ("jtsc", "jtsc"))
+    }
+    audit = {
+        "schema_version": 1,
+        "verdict": "passed",
+        "domains": domains,
+        "failures": [],
+        "warnings": [],
+        "known": found[:1],
+        "unreviewed_in_one_group": found[1:],
+        "pairs_kept_together_by_their_group": 3,
+    }
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    assert cells_shown(tmp_path) == {"chula": (6, 3)}
+    assert cells_shown(tmp_path / "elsewhere") == {}
+
+    core2 = Path(__file__).parents[1] / "results/core2"
+    shown = cells_shown(core2)
+    assert shown["chula"] == (506, 274)
+    (experiment,) = (e for e in load_experiments(core2) if e.experiment == "robust")
+    (note,) = repeated_cells_notes(experiment, shown)
+    assert "chula, 506 images of 274 cells. n and scores" in note
+    assert "raabin" not in note  # 42 of its 2,717 images show a cell again
