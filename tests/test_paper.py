@@ -19,6 +19,7 @@ from benchmark.evaluation.experiments import Scenario, load_experiments
 from benchmark.evaluation.scores import majority_id
 from benchmark.report.blocks import LEGEND, build_table
 from benchmark.report.claims import CLAIMS, Measurement, verdict
+from benchmark.report.paper.cells import frozen_features, unlabelled_cells
 from benchmark.report.paper.figures import srgb
 from benchmark.report.paper.latex import description, flat, inline, macros, tex
 from benchmark.report.paper.numbers import seeds_of
@@ -28,7 +29,7 @@ from benchmark.report.paper.prose import fillings, prose
 from benchmark.report.paper.readings import Readings
 from benchmark.report.paper.second import read_second, second_study
 from benchmark.report.results import Results, Scores, load_scores
-from benchmark.report.table import Block, Cell, Column, Row, Table, sheet
+from benchmark.report.table import Block, Cell, Column, Row, sheet
 from benchmark.report.tables import tables_of
 from benchmark.report.write import to_latex
 from benchmark.texts import latex
@@ -218,7 +219,7 @@ def filled(tmp_path):
         (r"\score{a->*}{majority}{b}", "14.8"),
         (r"\mean{a->*}{bn}{mean_target}", "12.3"),
         (r"\difference{a->*}{focal}{bn}{mean_target}", "−5.3 [−10.0, 2.0]"),
-        (r"\compared{a->*}{in}{mean_target}", "lies above"),
+        (r"\compared{a->*}{in}{mean_target}", "lies, with its whole interval, above"),
         (r"\isshown{a->*}{focal}{bn}{mean_target}", "not shown, p = 0.41"),
         (r"\isshown{a->*}{in}{bn}{mean_target}", "shown, p = 0.012"),
         (r"\tally{a->*}{all}", "3"),
@@ -323,11 +324,31 @@ def test_the_figures_of_the_paper_show_what_was_run(generated):
 def test_study_two_says_what_is_there_and_no_more(tmp_path, capsys):
     assert "nothing in this text rests on them" in second_study(read_second(tmp_path / "none"))
     text = second_study(read_second(write_gaps(tmp_path / "core2")))
-    assert "So far 4 of 6 planned runs" in text
+    assert "So far 3 of 5 planned runs" in text  # one run is of two experiments
     assert "ladder" not in text
     (tmp_path / "core2" / "standings.parquet").unlink()
     assert read_second(tmp_path / "core2") is None
     assert "study two is left out of the paper: " in capsys.readouterr().out
+
+
+def test_cells_of_a_new_laboratory_are_told_with_the_numbers_of_the_tables():
+    """Of study two as committed: AdaBN by unlabelled cells, and the index of frozen features."""
+    results = Results.of(REPOSITORY / "results" / "core2")
+    printed = "".join(unlabelled_cells(results)).replace("$-$", "−").replace("+", "")
+    for row in markdown_rows_of(results.folder / "tables/unlabelled_cells.md"):
+        if (row["order"], row["method"]) == ("at random", "AdaBN"):
+            assert f" {row['10 cells']} & {row['50 cells']} & " in printed, row["network"]
+    printed = "".join(frozen_features(results))
+    for row in markdown_rows_of(results.folder / "tables/features.md"):
+        if row["trained on"] == "raabin" and row["features"] != "majority":
+            assert f" & {row['robustness index']} & {row['laboratory told']} & " in printed
+
+
+def markdown_rows_of(path):
+    """The rows of the only table of a file, as dictionaries."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def test_the_claims_stand_with_what_was_found_and_a_verdict(generated):
@@ -379,12 +400,9 @@ def test_each_table_is_printed_once_in_the_supplement(generated):
 def test_a_heading_wider_than_its_column_stands_in_two_lines_and_no_number_is_touched():
     rows = (("a rather long method", Cell(12.3), "7"), ("b", "–", "8 %"))
     table = sheet("s", "Caption.", ("of", "cov@99 in-domain (%)", "runs"), rows)
-    whole, text = to_latex(table), to_latex(table, narrow=True)
+    text = to_latex(table)
     assert "\nof & \\shortstack{cov@99\\\\in-domain (\\%)} & runs \\\\\n" in text
-    assert text.partition("\\midrule")[2] == whole.partition("\\midrule")[2]
-    assert "\\setlength{\\tabcolsep}{2.5pt}" in text
-    scores = Table("t", "Caption.", (block(row("a rather long method", 50.0)),), (), "accuracy")
-    assert to_latex(scores, narrow=True) == to_latex(scores).replace("{3pt}", "{2.5pt}")
+    assert "\na rather long method & 12.3 & 7 \\\\\nb & -- & 8 \\% \\\\\n" in text
 
 
 def test_in_print_a_table_of_scores_loses_its_accuracies_and_nothing_else(generated):

@@ -151,6 +151,24 @@ def test_a8_what_helps_is_told_with_its_paired_difference() -> None:
         assert numbers == pytest.approx(wanted, abs=0.051), choice
 
 
+def test_what_helps_from_the_other_source_is_told_too() -> None:
+    own = EFFECTS[EFFECTS["column"] == "mean_target"]
+    own = own[(own["reference"] == "resnet18-bn-ce") & (own["scenario"] == "raabin->*")]
+    own = own.set_index("choice")
+    assert (own["p_holm"] < 0.05)[["adabn", "stain", "in"]].tolist() == [True, False, False]
+    wanted = [100 * own.loc["adabn", part] for part in ("mean", "low", "high")]
+    assert told(r"only the first of these is shown to help \(\+" + TRIPLE) == pytest.approx(
+        wanted, abs=0.051
+    )
+
+
+def test_the_basophils_of_raabins_test_part_are_of_one_group() -> None:
+    assert "all basophils of its test part come from one group" in FINDINGS
+    split = pd.read_csv(REPOSITORY / "datasets/splits/raabin.csv", dtype=str)
+    own = split[(split["part"] == "id_test") & (split["label"] == "Basophil")]
+    assert own["group"].nunique() == 1
+
+
 def test_a8_what_never_helped_is_counted_over_all_single_changes() -> None:
     changes = EFFECTS[EFFECTS["column"] == "mean_target"]
     shown = changes[(changes["p_holm"] < 0.05) & (changes["mean"] > 0)]

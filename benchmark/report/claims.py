@@ -74,7 +74,7 @@ def constant_against_models(results: Results) -> Measured:
             f"{shown}",
             # The best was chosen on these images, so that to lie above the constant shows nothing.
             -int(cells[best].high < constant),
-            f"constant {number(constant)}, above {below} of {len(cells)} methods",
+            f"constant {number(constant)}, best of {len(cells)} methods {shown}",
             scenario,
         )
 

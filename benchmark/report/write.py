@@ -146,38 +146,40 @@ def markdown_cell(cell: Value, escape: Callable[[str], str] = markdown) -> str:
 # LaTeX
 
 
-def to_latex(table: Table, narrow: bool = False) -> str:
-    """A `table*` for booktabs, \\input as it is; shrunk if wider than the page.
-
-    Args:
-        narrow: less between columns, and long headings in two lines, so that it is shrunk less.
-    """
+def to_latex(table: Table) -> str:
+    """A `table*` for booktabs, \\input as it is: turned if it is wider than the page, and shrunk if
+    it is longer than that."""
     needs = "array,booktabs,graphicx"
     if table.metric:
         needs = "booktabs,graphicx,siunitx} and\n% \\sisetup{detect-weight=true} for bold numbers."
     else:
         needs += "}"
-    columns, body = (score_grid if table.metric else partial(text_grid, narrow=narrow))(table)
+    columns, body = (score_grid if table.metric else text_grid)(table)
+    notes = dict.fromkeys(note for part in (*table.blocks, table) for note in part.notes)
+    below = " ".join(f"{latex(note)}." for note in notes)
     lines = [
         f"% Written by `wbc-shift report`. Needs \\usepackage{{{needs}",
         "\\begin{table*}",
-        "\\centering",
-        f"\\caption{{{latex(table.caption)}}}",
-        f"\\label{{tab:{label(table.name)}}}",
-        f"\\vspace{{4pt}}\\scriptsize\\setlength{{\\tabcolsep}}{{{'2.5' if narrow else '3'}pt}}",
+        "\\centering\\scriptsize\\setlength{\\tabcolsep}{2.5pt}",
         "\\sbox0{%",
         f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         "\\toprule",
         *body,
         "\\bottomrule",
         "\\end{tabular}}",
+        "\\def\\whole{%",
+        f"\\caption{{{latex(table.caption)}}}",
+        f"\\label{{tab:{label(table.name)}}}",
+        "\\vspace{4pt}",
         "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi",
+        *([f"\n\\vspace{{3pt}}\\parbox{{\\linewidth}}{{\\scriptsize {below}}}"] if below else []),
+        "}",
+        "\\ifdim\\wd0>\\linewidth",
+        "\\rotatebox{90}{\\begin{minipage}{0.96\\textheight}\\centering\\whole\\end{minipage}}",
+        "\\else\\whole\\fi",
+        "\\end{table*}",
     ]
-    notes = dict.fromkeys(note for part in (*table.blocks, table) for note in part.notes)
-    if notes:
-        text = " ".join(f"{latex(note)}." for note in notes)
-        lines.append(f"\n\\vspace{{3pt}}\\parbox{{\\linewidth}}{{\\scriptsize {text}}}")
-    return "\n".join([*lines, "\\end{table*}"]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def label(name: str) -> str:
@@ -191,8 +193,9 @@ def printed_lines(table: Table) -> int:
     return sum(heading + len(block.rows) for block in table.blocks)
 
 
-def text_grid(table: Table, narrow: bool) -> tuple[str, list[str]]:
-    """Kinds of columns and lines; columns of long texts wrap, others keep their width."""
+def text_grid(table: Table) -> tuple[str, list[str]]:
+    """Kinds of columns and lines; columns of long texts wrap, others keep their width. A heading
+    longer than what is below it stands in two lines."""
     (block,) = table.blocks
     texts = [[cell_text(cell) for cell in row.cells] for row in block.rows]
     titles = [column.title for column in block.columns]
@@ -206,11 +209,10 @@ def text_grid(table: Table, narrow: bool) -> tuple[str, list[str]]:
         for column, share in zip(block.columns, shares(widths), strict=True)
     ]
     header, rows = list(map(latex, titles)), [list(map(latex, row)) for row in texts]
-    if narrow:
-        header = [
-            in_two_lines(title) if len(title) > max(map(len, column), default=0) else title
-            for title, *column in zip(header, *rows, strict=True)
-        ]
+    header = [
+        in_two_lines(title) if len(title) > max(map(len, column), default=0) else title
+        for title, *column in zip(header, *rows, strict=True)
+    ]
     lines = [" & ".join(row) + " \\\\" for row in (header, *rows)]
     return "".join(kinds), [lines[0], "\\midrule", *lines[1:]]
 

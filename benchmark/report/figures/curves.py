@@ -108,8 +108,8 @@ def risk_figure(results: Results, group: Group) -> Figure:
     figure, found = panels(len(test_sets), across, (width, 32), (9, 8), (12, 10, 3, below))
     for axes, test_set in zip(found, test_sets, strict=True):
         draw_risk(axes, test_set, methods, shown, results.curves)
-    labels = ("coverage (most confident first)", "risk: error rate of the accepted")
-    outer_labels(found, across, *labels, np.linspace(0, 1, 6))
+    labels = ("coverage (most confident first)", "errors among the accepted")
+    outer_labels(found, across, *labels, np.linspace(0, 1, 6), np.linspace(0, 1, 6))
     handles = []
     for method in shown:
         marker, colour = mark_of(method, shown)
@@ -133,7 +133,6 @@ def draw_risk(
     curves: Curves,
 ) -> None:
     n = 0
-    highest = 0.05
     for method in shown:
         ids = done_ids(methods[method])
         keys = ((i, *test_set, "risk_coverage") for i in ids)
@@ -144,11 +143,10 @@ def draw_risk(
         mean = np.mean([np.interp(COVERAGES, c[:, 0], c[:, 1]) for c in found], axis=0)
         marker, colour = mark_of(method, shown)
         axes.plot(COVERAGES, mean, color=colour, marker=marker, markevery=(7, 8), markersize=2.8)
-        highest = max(highest, mean.max())
     place = "in-domain" if test_set[1] == "id_test" else "target"
     name = "sources" if "+" in test_set[0] else test_set[0]
     axes.set_title(f"{name} ({place}), n = {n or '–'}", fontsize=6.5, color=INK)
-    axes.set(xlim=(0, 1), ylim=(0, min(1, 1.12 * highest)))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.grid(axis="y")
 
 

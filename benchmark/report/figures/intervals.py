@@ -26,6 +26,8 @@ FRAME = 20.0
 """mm of a panel's titles and axis"""
 GAP = 3.6
 """mm between columns"""
+NARROW = 12.0
+"""mm of a column in which the numbers of three ticks would touch"""
 PAGE_HEIGHT = 225.0
 """mm; what is longer goes on to the next figure"""
 TEXT = "95 % intervals cover the sampling of test images and, where several seeds ran, of seeds."
@@ -58,7 +60,7 @@ def forest_pages(experiment: Experiment, scores: Scores) -> list[list[Panel]]:
 
 
 def sorted_rows(block: Block) -> list[Row]:
-    """Methods by mean of targets (in-domain without one), what was not run last."""
+    """Methods with a run, by mean of targets (in-domain without one)."""
     away = block.place("mean_target")
     place = block.place("in_domain") if away is None else away
 
@@ -66,7 +68,7 @@ def sorted_rows(block: Block) -> list[Row]:
         mean = row.cells[place].mean
         return math.inf if math.isnan(mean) else -mean
 
-    return sorted((row for row in block.rows if row.method != MAJORITY), key=rank)
+    return sorted((row for row in block.rows if row.found), key=rank)
 
 
 def forest_figure(scores: Scores, panels: list[Panel]) -> Figure:
@@ -87,11 +89,13 @@ def forest_figure(scores: Scores, panels: list[Panel]) -> Figure:
 
 def draw_panel(axes: Axes, top: float, block: Block, rows: list[Row], seeds: Seeds) -> None:
     """One scenario and track, from `top` down (mm): names on the left, then a box per column."""
-    found, planned = (sum(getattr(row, key) for row in rows) for key in ("found", "planned"))
+    found, planned = (sum(getattr(row, key) for row in block.rows) for key in ("found", "planned"))
     track = "" if block.track == "inductive" else f", {block.track}"
     text = (
         f"Trained on {short_source(block.scenario)}{track}: found {found} of {planned} planned runs"
     )
+    if waiting := sum(row.planned > 0 for row in block.rows) - len(rows):
+        text += f" ({waiting} method{'s have' if waiting > 1 else ' has'} none and no row)"
     axes.text(1.5, top + 1.5, text, va="top", fontsize=8, fontweight="bold")
     shown = [c for c in block.columns if c.key != "shift_drop" and not c.beside]
     left = 1.3 * max(map(len, names_of(rows))) + 3
@@ -147,7 +151,8 @@ def draw_column(
             facecolor="#F5F5F5", linewidth=0, zorder=0,
         )
     )  # fmt: skip
-    ruler(axes, x, y, (0, 50, 100))
+    narrow = x[1] - x[0] < NARROW
+    ruler(axes, x, y, (0, 100) if narrow else (0, 50, 100))
     cells = [row.cells[place] for row in rows]
     low, high, mean = (
         at(np.array([getattr(c, key) for c in cells])) for key in ("low", "high", "mean")
@@ -174,8 +179,9 @@ def draw_column(
     name = {"in_domain": "in-domain"}.get(column.key, column.title)
     lines = (name, f"n = {column.n}") if column.n else name.rsplit(" ", 1)
     axes.text(
-        (x[0] + x[1]) / 2, y[0] - 0.8, "\n".join(lines), ha="center", va="bottom", fontsize=6.5,
-        color=colour, fontweight="bold" if colour != INK else "normal",
+        (x[0] + x[1]) / 2, y[0] - 0.8, "\n".join(lines), ha="center", va="bottom",
+        fontsize=5.8 if narrow else 6.5, color=colour,
+        fontweight="bold" if colour != INK else "normal",
     )  # fmt: skip
 
 

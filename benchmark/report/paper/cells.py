@@ -28,8 +28,8 @@ FEATURES = {
     "colour-histogram": "colours alone",
 }
 """What sets of features are called in print, where not by their own name."""
-NETWORKS = {"resnet10t-bn-ce-small": "ResNet-10, batch normalisation"}
-ADAPTED = {"adabn": "AdaBN", "adabn_half": "half-mixed statistics"}
+NETWORKS = {"resnet10t-bn-ce-small": "plain ResNet-10"}
+ADAPTED = {"adabn": "AdaBN", "adabn_half": "half-mixed"}
 """Methods of the table of unlabelled cells."""
 MOST_NUMBERS = 3
 """Numbers of unlabelled cells that a column of print has room for."""
@@ -56,12 +56,11 @@ def unlabelled_cells(results: Results) -> list[str]:
         ["source", "network", "method"], sort=False
     ):
         gains = 100 * own.groupby("number")["gain"].mean()
-        source = SOURCES.get(f"{source}->*", source)
-        name = network_name(network).partition(", ")[0]
-        name = f"{NETWORKS.get(name, name)}, {source}"
+        name = network_name(network).partition(", ")[0].removesuffix(f"-{source}")
+        name = f"{NETWORKS.get(name, name)} from {SOURCES.get(f'{source}->*', source)}"
         lines.append(
             line(
-                f"{tex(name)}: {ADAPTED[method]}",
+                f"{tex(name)}, {ADAPTED[method]}",
                 str(own["draws"].max()),
                 *(tex(signed_number(gains[n])) for n in numbers),
                 tex(number(100 * own["collapsed"].mean())),
@@ -71,16 +70,14 @@ def unlabelled_cells(results: Results) -> list[str]:
             changes = joined(tex(signed_number(gains[n])) for n in numbers)
             told.append(f"{changes} for {tex(name)}")
             lost |= bool((gains < 0).any())
-    wanted = joined(map(str, numbers))
     text = (
-        f"How many unlabelled cells AdaBN takes is asked of single networks: fitted on {wanted} "
-        f"cells drawn at random it changes the mean of {targets} targets, in this order, by "
-        f"{'; by '.join(told)} points (Table~\\ref{{tab:unlabelled}})."
+        "How many unlabelled cells does AdaBN need? Fitted on "
+        f"{joined(map(str, numbers))} cells drawn at random, it changes the mean of {targets} "
+        f"targets of single networks, in this order, by {'; by '.join(told)} points "
+        "(Table~\\ref{tab:unlabelled})."
     )
     if lost:
-        text += (
-            " So it can also take points, and no method here knows beforehand on which laboratory."
-        )
+        text += " It can take points as well as add them, and nothing here tells beforehand where."
     caption = (
         f"Unlabelled cells of a target, drawn at random: points of macro-F1 gained on {targets} "
         "targets over the same network without adaptation, on other cells. Draws: most of any "
@@ -124,8 +121,8 @@ def frozen_features(results: Results) -> list[str]:
     )
     if told:
         text += (
-            f"A linear classifier tells two laboratories apart from any of them in "
-            f"{number(min(told))} to {number(max(told))}\\,\\% of cells. "
+            "A linear classifier tells two laboratories apart from any of them, with an accuracy "
+            f"of {number(min(told))} to {number(max(told))}\\,\\%. "
         )
     if budgets:
         last = budgets[-1]
@@ -146,8 +143,8 @@ def frozen_features(results: Results) -> list[str]:
         "Frozen features under logistic regression, macro-F1 in per cent, mean over targets and "
         f"{DRAWS} draws. None: fitted on {source}; then on so many labelled cells of each class of "
         f"the target alone, tested on the same half of it. Index: robustness index ({k} "
-        "nearest). Laboratory: accuracy of telling two apart, in per cent. No intervals, since "
-        "the draws share a target's cells."
+        f"nearest neighbour{'' if k == 1 else 's'}). Laboratory: accuracy of telling two apart, in "
+        "per cent. No intervals, since the draws share a target's cells."
     )
     head = line("features", "index", "laboratory", "none", *(f"{b} a class" for b in budgets))
     columns = "l" + "r" * (len(budgets) + 3)

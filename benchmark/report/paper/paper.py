@@ -40,6 +40,9 @@ PROSE = ("abstract", "results", "discussion")
 CLAIMS_TABLE = "claims"
 LEFT_OUT = ("claim", "source", "verdict", "what this does not show")
 """Columns of the table of claims that the supplement has."""
+THRESHOLDS_TABLE = "local_thresholds"
+SPARED = ("25 cells", "100 cells")
+"""Columns of local thresholds for which a page has no room in letters that can be read."""
 MOST_FLOATS = 8
 """tables and figures put off together: of many more LaTeX loses some"""
 MOST_ROWS = 70
@@ -89,7 +92,7 @@ def write_paper(root: Path, profile: str) -> Path:
     write("legend.tex", tex(LEGEND) + "\n")
     write("methods.tex", appendix(settings, profile, experiments))
     for table in (table for own in tables.values() for table in own.printed):
-        write(f"tables/{table.name}.tex", to_latex(printed(table), narrow=True))
+        write(f"tables/{table.name}.tex", to_latex(printed(table)))
     pictures = draw_all(results, folder / "figures", "pdf")
     more = []
     for experiment in experiments:
@@ -135,6 +138,11 @@ def printed(table: Table) -> Table:
             table.with_columns(lambda column: column.key in LEFT_OUT),
             caption="Claims checked: what each comparison does not show. What was published and "
             f"found is in the paper, with every p-value in tables/{CLAIMS_TABLE}.md.",
+        )
+    if table.name == THRESHOLDS_TABLE:
+        return replace(
+            table.with_columns(lambda column: not column.key.startswith(SPARED)),
+            caption=f"{table.caption} Those of 25 and of 100 cells are in tables/{table.name}.md.",
         )
     if not table.metric:
         return table

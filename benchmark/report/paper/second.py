@@ -68,8 +68,8 @@ def second_study(results: Results | None) -> str:
             "nothing in this text rests on them.\n"
         )
     readings = Readings(results)
-    done = sum(run.done for e in results.experiments for run in e.runs)
-    planned = sum(len(e.runs) for e in results.experiments)
+    done = len(results.done)
+    planned = len({run.run_id for e in results.experiments for run in e.runs})
     parts = [
         f"So far {done} of {planned} planned runs of "
         f"{counted(len(results.experiments), 'experiment')} are done"
@@ -101,7 +101,9 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
             rows.append(
                 line(f"\\quad \\emph{{{counted(missing, 'step')} not run yet}}", "", *["&"] * 3)
             )
-        systems = [best_row(readings, scenario, own[name]) for name in SYSTEMS if name in own]
+        systems = [
+            best_row(readings, scenario, own[name], set(steps)) for name in SYSTEMS if name in own
+        ]
         systems = list(filter(None, systems))
         if systems:
             rows += ["\\addlinespace[1pt]", *systems]
@@ -133,7 +135,7 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
         "turn (Table~\\ref{tab:ladder}), has on the mean of targets "
     )
     sentences = [f"{text}{joined(ends)}. {alone(own.get('robust'))}\n"] if ends else []
-    made = table("ladder", caption, "lr" + "r@{\\,}l" * 3, [head, "\\midrule", *lines], wide=False)
+    made = table("ladder", caption, "lr" + "r@{\\,}l" * 3, [head, "\\midrule", *lines], wide=True)
     return [*sentences, made]
 
 
@@ -162,12 +164,18 @@ def row_of(
     return line(f"\\quad {tex(words)}", count, *cells)
 
 
-def best_row(readings: Readings, scenario: str, experiment: Experiment) -> str | None:
-    """The row of an experiment's method with the highest mean of targets; None without a run."""
+def best_row(
+    readings: Readings, scenario: str, experiment: Experiment, steps: set[str]
+) -> str | None:
+    """The row of an experiment's method with the highest mean of targets; None without a run.
+
+    Args:
+        steps: methods of the ladder, which an experiment has for comparison alone.
+    """
     planned = {
         method: runs
         for method, runs in planned_in(experiment, scenario).items()
-        if readings.has(scenario, method) and runs[0].track == "inductive"
+        if readings.has(scenario, method) and runs[0].track == "inductive" and method not in steps
     }
     if not planned:
         return None
