@@ -133,8 +133,7 @@ class Training(Strict):
     patience: int = Field(ge=1, le=100_000)
     """Stop after so many epochs without a better macro-F1 on id_val, where the best is kept."""
     precision: Precision
-    """bf16: autocast. Slow on processors without bfloat16 arithmetic. bf16_depthwise_fp32: the same
-    but for depthwise convolutions, which processors are slow at in bfloat16."""
+    """bf16: autocast. bf16_depthwise_fp32: but for depthwise convolutions, slow on processors."""
     augmentation: Augmentation = Augmentation()
     optimiser: str = "adamw"
     """sgd: with momentum 0.9."""
