@@ -858,7 +858,7 @@ def embed_every_image(
         str,
         Argument(
             autocompletion=complete_run_or_network,
-            help="BACKBONE[@WEIGHTS], one of `wbc-shift networks`, or METHOD/SCENARIO/seedK.",
+            help="BACKBONE, BACKBONE@WEIGHTS, `wbc-shift networks`, or METHOD/SCENARIO/seedK.",
         ),
     ],
     out: Annotated[Path, Option(help="The parquet file to write.")],
