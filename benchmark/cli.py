@@ -621,7 +621,7 @@ def speed(
     ] = None,
     precisions: Annotated[
         list[str] | None,
-        Option("--precision", help="fp32, bf16 or bf16_depthwise_fp32; default: the profile's."),
+        Option("--precision", help="fp32, bf16 or bf16_cpu; default: the profile's."),
     ] = None,
     layouts: Annotated[
         list[str] | None, Option("--layout", help="channels_last (default) or contiguous.")

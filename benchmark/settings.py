@@ -117,7 +117,7 @@ class Augmentation(Strict):
     share is drawn from 0 … amplitude_mixing; the phases stay (Xu 2021)."""
 
 
-Precision = Literal["fp32", "bf16", "bf16_depthwise_fp32"]
+Precision = Literal["fp32", "bf16", "bf16_cpu"]
 
 
 class Training(Strict):
@@ -133,7 +133,7 @@ class Training(Strict):
     patience: int = Field(ge=1, le=100_000)
     """Stop after so many epochs without a better macro-F1 on id_val, where the best is kept."""
     precision: Precision
-    """bf16: autocast. bf16_depthwise_fp32: but for depthwise convolutions, slow on processors."""
+    """bf16: autocast. bf16_cpu: the same, but for what processors are slow at in it."""
     augmentation: Augmentation = Augmentation()
     optimiser: str = "adamw"
     """sgd: with momentum 0.9."""

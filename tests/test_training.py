@@ -22,7 +22,7 @@ from benchmark.data.arrays import Images, PreparedImages
 from benchmark.execution import runner
 from benchmark.files import read_json
 from benchmark.models.build import build_model
-from benchmark.models.predict import autocast, predict
+from benchmark.models.predict import FastOnProcessors, attention, autocast, predict
 from benchmark.settings import Augmentation, Training
 from benchmark.study import records
 from benchmark.study.plan import read_plan
@@ -154,7 +154,7 @@ def test_depthwise_convolutions_alone_compute_in_float32(backbone: str) -> None:
                 {layer: (given_to[0].clone(), result.clone())}
             )
         )
-    with torch.no_grad(), autocast(torch.device("cpu"), "bf16_depthwise_fp32"):
+    with torch.no_grad(), autocast(torch.device("cpu"), "bf16_cpu"):
         model(torch.rand(2, 3, 64, 64))
     assert set(given) == set(layers)
     for layer in layers:
@@ -168,24 +168,43 @@ def test_depthwise_convolutions_alone_compute_in_float32(backbone: str) -> None:
         assert layer not in depthwise or not torch.equal(result, rounded)
 
 
-@pytest.mark.parametrize("backbone", [*DEPTHWISE, "resnet10t"])
-def test_bf16_with_depthwise_layers_in_float32_is_near_fp32_and_trains(backbone: str) -> None:
-    normalisation = "ln" if backbone.startswith("convnext") else "bn"
+def test_attention_is_that_of_torch_and_of_masks_torchs_own(monkeypatch) -> None:
+    query, key, value = torch.randn(3, 2, 4, 5, 8).unbind()
+    attend = torch.nn.functional.scaled_dot_product_attention
+    called = []
+    monkeypatch.setattr(
+        "benchmark.models.predict.attention",
+        lambda *args, **named: called.append(named) or attention(*args, **named),
+    )
+    for named in ({}, {"scale": 0.3}, {"dropout_p": 0.0}, {"is_causal": True}):
+        with FastOnProcessors():
+            found = attend(query, key, value, **named)
+        torch.testing.assert_close(found, attend(query, key, value, **named))
+    assert called == [{}, {"scale": 0.3}, {"dropout_p": 0.0}]
+    torch.testing.assert_close(
+        attention(query, key, torch.ones(2, 4, 5, 1), dropout_p=0.5).mean(), torch.tensor(1.0),
+        atol=0.2, rtol=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", [*DEPTHWISE, "vit_tiny_patch16_224", "resnet10t"])
+def test_bf16_as_processors_are_fast_at_it_is_near_fp32_and_trains(backbone: str) -> None:
+    normalisation = "ln" if backbone.startswith(("convnext", "vit")) else "bn"
     logits, gradients = {}, {}
     device, images = torch.device("cpu"), torch.rand(4, 3, 64, 64)
-    for precision in ("fp32", "bf16", "bf16_depthwise_fp32"):
+    for precision in ("fp32", "bf16", "bf16_cpu"):
         model = build_model(backbone, normalisation, {}, 2, 64, seed=0).eval()
         with autocast(device, precision):
             logits[precision] = model(images).float()
         logits[precision].square().sum().backward()
         gradients[precision] = torch.cat([p.grad.flatten() for p in model.parameters()])
     for found in (logits, gradients):
-        apart = (found["bf16_depthwise_fp32"] - found["fp32"]).norm() / found["fp32"].norm()
+        apart = (found["bf16_cpu"] - found["fp32"]).norm() / found["fp32"].norm()
         assert 0 < apart < 0.1
-        if backbone == "resnet10t":  # which has no depthwise layer
-            assert torch.equal(found["bf16_depthwise_fp32"], found["bf16"])
+        if backbone == "resnet10t":  # which has neither depthwise layers nor attention
+            assert torch.equal(found["bf16_cpu"], found["bf16"])
     train = toy_images(16, "train", size=64)
-    chosen = settings(precision="bf16_depthwise_fp32", epochs=3, learning_rate=1e-3)
+    chosen = settings(precision="bf16_cpu", epochs=3, learning_rate=1e-3)
     model = build_model(backbone, normalisation, {}, 2, 64, seed=0)
     loss = torch.nn.functional.cross_entropy
     history = fit(model, loss, train, train, chosen, 0, device).history

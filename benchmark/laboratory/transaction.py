@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ from benchmark.acquire.manifest import write_manifest
 from benchmark.data.cards import Card, load_cards
 from benchmark.data.fields import BOX, ORIGIN
 from benchmark.errors import UserError
-from benchmark.files import atomic, cannot_write, read_json, read_yaml, write_json, write_text
+from benchmark.files import (
+    atomic,
+    cannot_write,
+    parsed_yaml,
+    read_json,
+    read_yaml,
+    write_json,
+    write_text,
+)
 from benchmark.progress import say, track
 from benchmark.schema import parse
 from benchmark.settings import PARAMS, Params, load_params
@@ -254,14 +263,13 @@ def settings_text(path: Path, profile: str) -> tuple[str, SequenceNode]:
 
 def checked(path: Path, text: str, profile: str, change: Callable[[list[str]], list[str]]) -> str:
     """A changed text, if it says what is meant: one list is another, all else is the same."""
-    yaml = YAML(typ="safe", pure=True)
-    after = yaml.load(text)
+    after = parsed_yaml(text)
     # Through JSON, in which nothing is shared: an anchor's list is one object in two profiles.
-    wanted = json.loads(json.dumps(yaml.load(path.read_bytes()), default=str))
+    wanted = json.loads(json.dumps(parsed_yaml(path.read_text(encoding="utf-8")), default=str))
     wanted["profiles"][profile]["domains"] = change(wanted["profiles"][profile]["domains"])
     if json.loads(json.dumps(after, default=str)) != wanted:
         raise shared(path, profile)
-    parse(Params, after, str(path))
+    parse(Params, deepcopy(after), str(path))
     return text
 
 

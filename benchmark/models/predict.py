@@ -54,16 +54,18 @@ def standardise(batch: Tensor, preprocessing: Preprocessing = IMAGENET) -> Tenso
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """A network's arithmetic in one of `settings.Precision`."""
-    mode = DepthwiseInFloat32() if precision == "bf16_depthwise_fp32" else nullcontext()
+    mode = FastOnProcessors() if precision == "bf16_cpu" else nullcontext()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"), mode:
         yield
 
 
-class DepthwiseInFloat32(TorchFunctionMode):
-    """Within bfloat16 autocast: depthwise convolutions, which have one filter a channel, multiply
-    and add in float32, forward and back; what they give is rounded as every convolution's is.
+class FastOnProcessors(TorchFunctionMode):
+    """bfloat16 autocast, but for what oneDNN and PyTorch have no fast kernels for on a processor.
 
-    On processors oneDNN has no fast bfloat16 kernel for their gradients (docs/scaling.md).
+    Depthwise convolutions, which have one filter a channel, multiply and add in float32, forward
+    and back, and what they give is rounded as every convolution's is. Attention is the products of
+    matrices that it is defined as (Vaswani et al., NeurIPS 2017, eq. 1), not one fused kernel.
+    docs/scaling.md has the measurements.
     """
 
     def __torch_function__(
@@ -73,17 +75,33 @@ class DepthwiseInFloat32(TorchFunctionMode):
         args: tuple = (),
         kwargs: dict | None = None,
     ) -> Any:
-        if function is not F.conv2d or not self.depthwise(*args, **kwargs or {}):
-            return function(*args, **kwargs or {})
-        image, weight, *others = args
-        with torch.autocast(image.device.type, enabled=False):
-            return function(image.float(), weight, *others, **kwargs or {}).to(torch.bfloat16)
+        kwargs = kwargs or {}
+        if function is F.conv2d and is_depthwise(*args, **kwargs):
+            image, weight, *others = args
+            with torch.autocast(image.device.type, enabled=False):
+                return function(image.float(), weight, *others, **kwargs).to(torch.bfloat16)
+        # With a mask it stays as it is.
+        if function is F.scaled_dot_product_attention and set(kwargs) <= {"dropout_p", "scale"}:
+            return attention(*args, **kwargs)
+        return function(*args, **kwargs)
 
-    @staticmethod
-    def depthwise(image: Tensor, weight: Tensor, *others: Any, **named: Any) -> bool:
-        """Whether a convolution, by the arguments of `F.conv2d`, is of single channels."""
-        groups = named.get("groups", others[4] if len(others) > 4 else 1)
-        return groups == image.shape[1] > 1
+
+def is_depthwise(image: Tensor, weight: Tensor, *others: Any, **named: Any) -> bool:
+    """Whether a convolution, by the arguments of `F.conv2d`, is of single channels."""
+    groups = named.get("groups", others[4] if len(others) > 4 else 1)
+    return groups == image.shape[1] > 1
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """softmax(q kᵀ · scale) v of [..., L, E], [..., S, E] and [..., S, V]; scale 1/√E by default.
+
+    Dropout is that of `F.scaled_dot_product_attention`, at any time: callers give 0 in evaluation.
+    """
+    scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    shares = (scaled @ key.transpose(-2, -1)).softmax(-1)
+    return F.dropout(shares, dropout_p) @ value
 
 
 @torch.inference_mode()

@@ -40,13 +40,7 @@ CASES = [
 """Network, normalisation, pixels, batch, steps an epoch; how many times the habit it is to be where
 the processor multiplies bfloat16: elsewhere 2."""
 FAST_BF16 = instructions() in ("amx", "avx512-bf16")
-
-
-def fastest_precision(backbone: str) -> str:
-    """Of a training on this processor (docs/scaling.md)."""
-    if not FAST_BF16:
-        return "fp32"
-    return "bf16_depthwise_fp32" if backbone.startswith("efficientnet") else "bf16"
+FASTEST = "bf16_cpu" if FAST_BF16 else "fp32"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +74,7 @@ def test_training_against_the_floor_and_the_habit(
     augmentation = Augmentation(dihedral=True, brightness=0.1, contrast=0.1, saturation=0.1)
     settings = Training(
         epochs=1, batch_size=batch, learning_rate=1e-3, weight_decay=0.01, warmup_epochs=0,
-        patience=1, precision=os.environ.get("WBC_PRECISION") or fastest_precision(backbone),
+        patience=1, precision=os.environ.get("WBC_PRECISION") or FASTEST,
         augmentation=augmentation,
     )  # fmt: skip
     labels = np.array([CLASSES.index(path.parent.name) for path in paths])
