@@ -73,8 +73,8 @@ def unlabelled_cells(results: Results) -> list[str]:
     text = (
         "How many unlabelled cells does AdaBN need? Fitted on "
         f"{joined(map(str, numbers))} cells drawn at random, it changes the mean of {targets} "
-        f"targets of single networks, in this order, by {'; by '.join(told)} points "
-        "(Table~\\ref{tab:unlabelled})."
+        "targets of single networks, in points and in this order, by "
+        f"{'; by '.join(told)} (Table~\\ref{{tab:unlabelled}})."
     )
     if lost:
         text += " It can take points as well as add them, and nothing here tells beforehand where."

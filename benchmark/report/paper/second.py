@@ -124,11 +124,14 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
     head = line("", "seeds", *(f"\\multicolumn{{2}}{{c}}{{{text}}}" for text in COLUMNS.values()))
     caption = (
         "Study two, as far as it is run: EfficientNet-Lite0 at a larger image, from the weights of "
-        "ImageNet; each row adds a part to all before it. With a citation: of the rows of a "
-        "published system, in this network, the one with the highest mean elsewhere, which is "
-        "chosen on the targets. Macro-F1 in per cent and 95\\,\\% interval; seeds found of "
-        "planned; an interval of one seed covers test images alone."
+        "ImageNet; each row adds a part to all before it. Macro-F1 in per cent and 95\\,\\% "
+        "interval; seeds found of planned; an interval of one seed covers test images alone."
     )
+    if any("\\citep" in row for row in lines):
+        caption += (
+            " With a citation: of the rows of a published system, in this network, the one with "
+            "the highest mean elsewhere, which is chosen on the targets."
+        )
     text = (
         "An EfficientNet-Lite0 \\citep{tan2019efficientnet} from ImageNet, to which stain "
         "augmentation, standardised channels, smoothed labels and averaged weights are added in "
@@ -240,7 +243,7 @@ def grid(results: Results, experiment: Experiment) -> list[str]:
         )
     if waiting:
         sentences.append(
-            f"The grid that crosses {crossed} still has empty cells, and no effect is told before "
-            f"it has none: {tex(joined(waiting))}.\n"
+            f"The grid that crosses {crossed} still has empty cells, and no effect is reported "
+            f"until it has none: {tex(joined(waiting))}.\n"
         )
     return sentences
