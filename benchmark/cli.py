@@ -975,7 +975,8 @@ def domain_alarm(profile: ProfileOption = DEFAULT_PROFILE) -> None:
     """Compute how many cells of another laboratory `predict` needs to see that it is one.
 
     Reads the prepared images, or what was kept of them; and results/<profile>/ranges.json. Writes
-    appearance.parquet, alarm.csv and their figure below results/<profile>/domains/.
+    appearance.parquet, alarm.csv with its figure, and alarm_slides.csv, the same of a range of
+    slides, below results/<profile>/domains/.
     """
     from benchmark.domains.alarm import write_alarm
 
