@@ -126,7 +126,8 @@ def sentence(comparison: Comparison, p: float, p_images: float, first: str, is_d
     elif significant(p_images):
         found = (
             f"these networks differ ({p_text(p_images)} over images alone, corrected), but "
-            f"other seeds may turn it round; across seeds a difference of {across} would have been found"
+            f"other seeds may turn it round; across seeds a difference of {across} would have been "
+            "found"
         )
     else:
         found = (
