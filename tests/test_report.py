@@ -253,7 +253,7 @@ def test_c6_targets_that_enter_no_mean_are_named_and_have_their_columns(tmp_path
     line = next(line for line in lines if line["tested on"] == "mean of targets")
     assert float(line["AURC"]) == pytest.approx(100 * own["aurc"].mean(), abs=0.051)
     page = (tmp_path / "report.html").read_text()
-    assert "on cells of 2 other laboratories" in page
+    assert "on cells of 2 other domains" in page
     assert "4 other" not in page
 
 
