@@ -13,7 +13,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.11 install" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
@@ -31,7 +31,7 @@ paper: install  ## the PDFs of results/core, paper and supplement; needs TeX and
 	latexmk -cd -pdf -interaction=nonstopmode -halt-on-error paper/supplement.tex paper/main.tex
 
 test: install  ## the whole suite; with WBC_MIRROR=DIR also the tests on real images
-	OMP_NUM_THREADS=1 WBC_THREADS=1 $(RUN) pytest --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 WBC_THREADS=1 $(RUN) pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 lint: install  ## style, and pipeline files that agree with params.yaml
 	$(RUN) ruff check .

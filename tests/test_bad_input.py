@@ -165,17 +165,13 @@ RECORDS = {
 
 
 @pytest.fixture(scope="module")
-def reported_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reported_template(trained_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy project, done to its report."""
     from benchmark import cli
 
-    folder = tmp_path_factory.mktemp("reported") / "project"
-    shutil.copytree(prepared_template, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WBC_MIRROR", str(prepared_template.parent / "mirror"))
+        folder = working_copy(trained_template, tmp_path_factory.mktemp("reported"), patch)
         cli.audit("tiny", None)
-        cli.train("tiny", None)
         cli.evaluate("tiny")
     return folder
 

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import beta, binomtest
 from sklearn.metrics import f1_score, recall_score
-from support.trained import RUN, trained, trained_template  # noqa: F401
+from support.trained import RUN
 
 from benchmark.data.prepare import decode_all
 from benchmark.domains.ranges import PARTS, SourceRange, appearance

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from support.entries import (  # noqa: F401  a fixture
     ENTRIES,
     WHOLE,
+    fewer_channels,
     narrow_networks,
     scratch_settings,
 )
@@ -82,7 +83,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
             block["file"] = str(root / f"{name}.safetensors")
             for key in ("package", "names"):
                 block.pop(key, None)
-            save_file(build.create(backbone, 32).state_dict(), block["file"])
+            with pytest.MonkeyPatch.context() as patch:
+                fewer_channels(patch)
+                save_file(build.create(backbone, 32).state_dict(), block["file"])
             block["sha256"] = sha256_file(Path(block["file"]))
     (root / "params.yaml").write_text(json.dumps(settings))
     here = Path.cwd()

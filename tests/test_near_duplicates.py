@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import subprocess
@@ -116,15 +117,20 @@ PLANTED: dict[str, Callable[[Image.Image], Image.Image]] = {
         60,
     ),
 }
-FIELDS = [smear(seed) for seed in range(60)]
+
+
+@functools.cache
+def fields() -> list[Image.Image]:
+    """Sixty of them."""
+    return [smear(seed) for seed in range(60)]
 
 
 @pytest.mark.parametrize("how", PLANTED)
 def test_a_planted_copy_is_found_and_nothing_else(how: str) -> None:
-    copies = [PLANTED[how](field) for field in FIELDS[:10]]
-    found = near_duplicates(np.stack([miniature(image) for image in FIELDS + copies]))
+    copies = [PLANTED[how](field) for field in fields()[:10]]
+    found = near_duplicates(np.stack([miniature(image) for image in fields() + copies]))
     pairs = set(zip(found["first"], found["second"], strict=True))
-    assert pairs == {(row, len(FIELDS) + row) for row in range(10)}
+    assert pairs == {(row, len(fields()) + row) for row in range(10)}
 
 
 def test_a_cell_on_an_empty_field_is_not_its_neighbour_of_the_same_size() -> None:
@@ -141,8 +147,8 @@ def test_a_copy_of_a_cell_that_looks_alike_from_every_side_is_found() -> None:
 
 
 def test_many_copies_of_one_image_are_all_paired_with_it() -> None:
-    copies = [jpeg(FIELDS[0], quality) for quality in range(40, 80, 5)]
-    found = near_duplicates(np.stack([miniature(image) for image in [*FIELDS, *copies]]))
+    copies = [jpeg(fields()[0], quality) for quality in range(40, 80, 5)]
+    found = near_duplicates(np.stack([miniature(image) for image in [*fields(), *copies]]))
     assert {second for first, second in found[["first", "second"]].to_numpy() if first == 0} == set(
         range(60, 68)
     )
@@ -174,7 +180,7 @@ def test_the_eight_views_are_the_eight_flips_and_quarter_turns() -> None:
 
 
 def test_the_view_says_how_the_second_image_was_turned() -> None:
-    image = miniature(FIELDS[0])
+    image = miniature(fields()[0])
     for view in VIEWS:
         # Turned once more in the found view, the turned image is the first again.
         found = correlate(np.stack([image, turned(image, view)]), np.array([[0, 1]]))

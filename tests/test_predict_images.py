@@ -16,13 +16,7 @@ from PIL import Image
 from scipy.stats import beta, binomtest
 from support.laboratory import deep_png
 from support.results import run_record
-from support.trained import (  # noqa: F401
-    RUN,
-    assert_answers_as_stored,
-    labelled,
-    trained,
-    trained_template,
-)
+from support.trained import RUN, assert_answers_as_stored, labelled
 
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.fields import cut_cells, read_fields

@@ -16,7 +16,7 @@ from conftest import CLASSES, edit, working_copy
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
-from support.trained import RUN, trained_template  # noqa: F401
+from support.trained import RUN
 from torch import nn
 
 from benchmark.data.arrays import PreparedImages
@@ -37,12 +37,12 @@ BOX = Path("results/networks/toy")
 
 
 @pytest.fixture(scope="module")
-def shipped_template(trained_template: Path) -> Path:
+def shipped_template(trained_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy project with the network of one of its runs in the repository."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(trained_template)
+        folder = working_copy(trained_template, tmp_path_factory.mktemp("shipped"), patch)
         add_network(Path(), "tiny", RUN, "toy", CLASSES, "wbc5")
-    return trained_template
+    return folder
 
 
 @pytest.fixture

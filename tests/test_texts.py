@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import CARD, CLASSES, REPOSITORY
 from support.laboratory import cell
-from support.trained import RUN, trained, trained_template  # noqa: F401
+from support.trained import RUN
 
 from benchmark.data.cards import Card
 from benchmark.errors import UserError
@@ -271,7 +271,7 @@ def test_any_legal_file_name_is_added_prepared_and_audited(prepared: Path, wbc_s
         assert path.split("/")[0] == name
 
 
-def test_any_legal_file_name_is_answered(trained: Path, wbc_shift) -> None:  # noqa: F811
+def test_any_legal_file_name_is_answered(trained: Path, wbc_shift) -> None:
     shutil.rmtree("new")
     made, strange = lab_of_strange_names(Path("new"), FILES)
     outcome = wbc_shift("predict", "new", "--run", RUN, "-p", "tiny")

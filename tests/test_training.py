@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import edit, working_copy
+from conftest import edit
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.execution import runner
@@ -58,21 +58,6 @@ def small_network() -> torch.nn.Module:
 
 def started(run: Path) -> int:
     return (run / "run.json").stat().st_mtime_ns
-
-
-@pytest.fixture(scope="module")
-def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy project with its two runs done, trained once; tests work on copies of it."""
-    folder = tmp_path_factory.mktemp("trained") / "project"
-    shutil.copytree(prepared_template, folder)
-    runner.train_experiment(folder, "tiny", "first")
-    return folder
-
-
-@pytest.fixture
-def trained(trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the trained toy project; the current folder."""
-    return working_copy(trained_template, tmp_path, monkeypatch)
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
@@ -376,6 +361,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_torn_file(
 
 def test_kill_9_while_training_loses_the_run_in_flight_only(prepared: Path, wbc_shift) -> None:
     edit(Path("params.yaml"), "seeds: 1", "seeds: 3")
+    edit(Path("params.yaml"), "epochs: 2", "epochs: 1")
     wbc_shift("plan", "-p", "tiny")
     command = [sys.executable, "-m", "benchmark", "train", "-p", "tiny"]
     environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parents[2])}
@@ -394,6 +380,7 @@ def test_kill_9_while_training_loses_the_run_in_flight_only(prepared: Path, wbc_
 
 def test_two_processes_share_a_plan_without_doing_a_run_twice(prepared: Path, wbc_shift) -> None:
     edit(Path("params.yaml"), "seeds: 1", "seeds: 2")
+    edit(Path("params.yaml"), "epochs: 2", "epochs: 1")
     wbc_shift("plan", "-p", "tiny")
     command = [sys.executable, "-m", "benchmark", "train", "-p", "tiny"]
     environment = os.environ | {

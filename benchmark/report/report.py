@@ -8,6 +8,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.experiments import Experiment, gaps
 from benchmark.progress import say, say_each
 from benchmark.report.blocks import METRICS
+from benchmark.report.facts import audit_summary
 from benchmark.report.in_words import sentences
 from benchmark.report.page import Section, write_page
 from benchmark.report.pictures import draw_all
@@ -34,6 +35,7 @@ def report(folder: Path, strict: bool = False) -> None:
     results = Results.of(folder)
     if strict:
         refuse_gaps(results.experiments)
+    audit_summary(results.folder)  # one that cannot be read is told before anything is written
     tables = tables_of(results)
     for own in tables.values():
         for table in own.printed:

@@ -13,6 +13,7 @@ images are of a declared version, and fingerprints say which runs a training sta
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import os
 import re
@@ -87,24 +88,35 @@ def code_of(entry: Path) -> set[str]:
 
 def imported(path: Path) -> list[Path]:
     """The modules of the package that a module imports, or names as `module:REGISTRY`."""
+    names = names_imported(path.read_text(encoding="utf-8"))
+    own = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
+    modules = [PACKAGE.joinpath(*parts).with_suffix(".py") for parts in own if parts]
+    return [module for module in modules if module.is_file()]
+
+
+@functools.cache  # stages share most of their modules
+def names_imported(text: str) -> list[str]:
+    """The names that a module imports, of any package, and those in `module:REGISTRY`."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             names += re.findall(r"^([\w.]+):[A-Z_]+$", node.value)
         if isinstance(node, ast.Import):
             names += [one.name for one in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
-    own = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
-    modules = [PACKAGE.joinpath(*parts).with_suffix(".py") for parts in own if parts]
-    return [module for module in modules if module.is_file()]
+    return names
 
 
 def words(path: Path) -> str:
     """A file as the program reads it: of Python without comments, docstrings and blank lines."""
     text = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
-        return text
+    return without_comments(text) if path.suffix == ".py" else text
+
+
+@functools.cache
+def without_comments(text: str) -> str:
+    """The text of a module without comments, docstrings and blank lines."""
     lines = text.splitlines()
     for token in tokenize.generate_tokens(StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from safetensors.torch import save_file
+from timm.models import efficientnet, vgg
 
 from benchmark.files import read_yaml
 from benchmark.models import build
@@ -30,14 +31,14 @@ NARROW: dict[str, dict[str, Any]] = {
     "regnety_040": {"w0": 16, "wa": 24.0, "depth": 6, "group_size": 8},
     "vgg16": {"mlp_ratio": 0.01},
     "vgg16_bn": {"mlp_ratio": 0.01},
+    "convnext_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
     "vit_base_patch16_224": {"depth": 2, "embed_dim": 48, "num_heads": 3},
     "vit_tiny_patch16_224": {"depth": 2},
     "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": (2, 2, 2, 2)},
     "crossformer_tiny": {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)},
 }
-
-
-"""Backbone → what timm makes it smaller by; one that is not here has its real size."""
+"""Backbone → what timm makes it smaller by; see `fewer_channels` for those that take no such
+option, and of the others one that is not here has its real size."""
 
 
 def entries() -> dict[str, Method]:
@@ -91,9 +92,23 @@ def scratch_settings(
     return settings
 
 
+def fewer_channels(patch: pytest.MonkeyPatch) -> None:
+    """A quarter of the channels of an EfficientNet-Lite, an eighth of a VGG's: timm takes no option
+    for either."""
+    whole = efficientnet._gen_efficientnet_lite
+
+    def lite(variant: str, channel_multiplier: float, **options: object) -> torch.nn.Module:
+        return whole(variant, channel_multiplier / 4, **options)
+
+    patch.setattr(efficientnet, "_gen_efficientnet_lite", lite)
+    narrow = [size if size == "M" else size // 8 for size in vgg.cfgs["vgg16"]]
+    patch.setitem(vgg.cfgs, "vgg16", narrow)
+
+
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Networks by `NARROW`; the hub has a file of random weights for each of its names."""
+    fewer_channels(monkeypatch)
     whole = build.create
 
     def create(name: str, image_size: int, **options: object) -> torch.nn.Module:

@@ -18,7 +18,7 @@ from benchmark.metrics import probabilities
 RUN = "resnet10t-bn-ce/toy-a_to_others/seed0"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained_template(prepared_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy project with its runs done."""
     from benchmark import cli
