@@ -361,12 +361,11 @@ def test_a_full_disk_is_one_line_and_leaves_no_torn_file(
 
 def test_kill_9_while_training_loses_the_run_in_flight_only(prepared: Path, wbc_shift) -> None:
     edit(Path("params.yaml"), "seeds: 1", "seeds: 3")
-    edit(Path("params.yaml"), "epochs: 2", "epochs: 1")
     wbc_shift("plan", "-p", "tiny")
     command = [sys.executable, "-m", "benchmark", "train", "-p", "tiny"]
     environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parents[2])}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(RUNS.rglob("run.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
@@ -391,7 +390,7 @@ def test_two_processes_share_a_plan_without_doing_a_run_twice(prepared: Path, wb
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    output = "".join(process.communicate(timeout=240)[0] for process in both)
+    output = "".join(process.communicate(timeout=600)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert output.count(": done, id_val") == 4
 
