@@ -21,7 +21,7 @@ from benchmark.laboratory.model_card import Score, percent, scores_of
 from benchmark.laboratory.shipped import read_shipped
 
 ROOT = Path()
-NETWORK, SPACE = "robust2-pbc-main", "wbc5"
+NETWORK, SPACE = "robust3-long-pbc-main", "wbc5"
 DOMAINS = ("pbc-main", "pbc-366", "bccd-wide", "chula")
 EACH, SIDE, DOTS = 2, 112, 150
 """Cells of a class, their side in pixels, and the dots per inch of the picture."""
