@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import edit
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.data.arrays import Images, PreparedImages
 from benchmark.execution import runner
@@ -153,23 +154,56 @@ def test_depthwise_convolutions_alone_compute_in_float32(backbone: str) -> None:
         assert layer not in depthwise or not torch.equal(result, rounded)
 
 
-def test_attention_is_that_of_torch_and_of_masks_torchs_own(monkeypatch) -> None:
+class Kernels(TorchDispatchMode):
+    """Notes which kernels PyTorch computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def fused(self) -> bool:
+        return any("scaled_dot_product" in name for name in self.names)
+
+
+@pytest.mark.parametrize(
+    ("named", "fused"),
+    [
+        ({}, False),
+        ({"scale": 0.3}, False),
+        ({"attn_mask": None, "dropout_p": 0.0, "is_causal": False}, False),  # as timm's networks
+        ({"attn_mask": torch.eye(5).bool()}, True),
+        ({"is_causal": True}, True),
+    ],
+)
+def test_attention_is_that_of_torch_and_of_masks_torchs_own(named: dict, fused: bool) -> None:
     query, key, value = torch.randn(3, 2, 4, 5, 8).unbind()
     attend = torch.nn.functional.scaled_dot_product_attention
-    called = []
-    monkeypatch.setattr(
-        "benchmark.models.predict.attention",
-        lambda *args, **named: called.append(named) or attention(*args, **named),
-    )
-    for named in ({}, {"scale": 0.3}, {"dropout_p": 0.0}, {"is_causal": True}):
-        with FastOnProcessors():
-            found = attend(query, key, value, **named)
-        torch.testing.assert_close(found, attend(query, key, value, **named))
-    assert called == [{}, {"scale": 0.3}, {"dropout_p": 0.0}]
-    torch.testing.assert_close(
-        attention(query, key, torch.ones(2, 4, 5, 1), dropout_p=0.5).mean(), torch.tensor(1.0),
-        atol=0.2, rtol=0,
-    )  # fmt: skip
+    with FastOnProcessors(), Kernels() as kernels:
+        found = attend(query, key, value, **named)
+    torch.testing.assert_close(found, attend(query, key, value, **named))
+    assert kernels.fused == fused
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", True), ("bf16_cpu", False)])
+def test_a_transformer_attends_by_products_of_matrices_in_bf16_cpu(
+    precision: str, fused: bool
+) -> None:
+    model = build_model("vit_tiny_patch16_224", "ln", {}, 2, 64, seed=0).eval()
+    with torch.no_grad(), autocast(torch.device("cpu"), precision), Kernels() as kernels:
+        model(torch.rand(1, 3, 64, 64))
+    assert kernels.fused == fused
+
+
+def test_shares_of_attention_are_dropped_and_the_others_grow() -> None:
+    query, key = torch.randn(2, 2, 4, 5, 8).unbind()
+    left = attention(query, key, torch.ones(2, 4, 5, 1), dropout_p=0.5)
+    torch.testing.assert_close(left.mean(), torch.tensor(1.0), atol=0.2, rtol=0)
+    assert not torch.allclose(left, torch.ones_like(left))
 
 
 @pytest.mark.parametrize("backbone", [*DEPTHWISE, "vit_tiny_patch16_224", "resnet10t"])

@@ -64,8 +64,8 @@ class FastOnProcessors(TorchFunctionMode):
 
     Depthwise convolutions, which have one filter a channel, multiply and add in float32, forward
     and back, and what they give is rounded as every convolution's is. Attention is the products of
-    matrices that it is defined as (Vaswani et al., NeurIPS 2017, eq. 1), not one fused kernel.
-    docs/scaling.md has the measurements.
+    matrices that it is defined as (Vaswani et al., NeurIPS 2017, eq. 1), not one fused kernel; with
+    a mask it stays as it is. docs/scaling.md has the measurements.
     """
 
     def __torch_function__(
@@ -80,8 +80,7 @@ class FastOnProcessors(TorchFunctionMode):
             image, weight, *others = args
             with torch.autocast(image.device.type, enabled=False):
                 return function(image.float(), weight, *others, **kwargs).to(torch.bfloat16)
-        # With a mask it stays as it is.
-        if function is F.scaled_dot_product_attention and set(kwargs) <= {"dropout_p", "scale"}:
+        if function is F.scaled_dot_product_attention:
             return attention(*args, **kwargs)
         return function(*args, **kwargs)
 
@@ -93,12 +92,25 @@ def is_depthwise(image: Tensor, weight: Tensor, *others: Any, **named: Any) -> b
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, scale: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **others: Any,
 ) -> Tensor:
     """softmax(q kᵀ · scale) v of [..., L, E], [..., S, E] and [..., S, V]; scale 1/√E by default.
 
-    Dropout is that of `F.scaled_dot_product_attention`, at any time: callers give 0 in evaluation.
+    Arguments are those of `F.scaled_dot_product_attention`, which computes what has a mask. Dropout
+    is as there, at any time: callers give 0 in evaluation.
     """
+    if attn_mask is not None or is_causal or others:
+        named = {"scale": scale, **others}
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, **named
+        )
     scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     shares = (scaled @ key.transpose(-2, -1)).softmax(-1)
     return F.dropout(shares, dropout_p) @ value

@@ -7,7 +7,7 @@ Three parts, each of which tells what it found:
 
 1. *Right*: the same network, weights and images give the logits of the processor, forward and in
    the loss's gradient, within the rounding of the precision.
-2. *Whole*: every way to average, to sample and to schedule, in both precisions, is trained for an
+2. *Whole*: every way to average, to sample and to schedule, in every precision, is trained for an
    epoch and answers, without a value that is not finite.
 3. *Fast*: `results/speed/` gets a row for each stage of `NETWORKS`.
 
