@@ -231,6 +231,20 @@ def test_a_lost_run_that_another_process_holds_by_now_is_left_to_it(grid: Path) 
     assert not (grid / "results" / "tiny" / "runs" / run.run_id / "run.json").exists()
 
 
+def test_a_lost_run_that_was_done_before_its_worker_died_is_done(grid: Path) -> None:
+    """Its predictions were deleted, and a failure was recorded in their place."""
+    run = planned(grid)[0]
+    locks_folder(grid, "tiny").mkdir()
+    classes = read_plan(plan_path(grid, "tiny", "first")).classes
+    carry_out_together(grid, "tiny", classes, [run], {})
+    before = predictions(grid)
+    ray = DyingRay(grid, deadly=run)
+    (line,) = outcomes(ray, grid, "tiny", [[run]], ray.submit)
+    assert line == f"{run.run_id}: done already"
+    assert predictions(grid) == before
+    assert len(before) == 1
+
+
 @pytest.mark.parametrize("threads", ["²", "0", "-1", "many", "9" * 50])
 def test_d13_a_number_of_threads_that_is_none_is_one_line(
     grid: Path, wbc_shift, monkeypatch: pytest.MonkeyPatch, threads: str

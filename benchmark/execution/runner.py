@@ -226,10 +226,12 @@ def record_of(run: Run) -> dict[str, Any]:
 def record_failure(root: Path, profile: str, run: Run, reason: str) -> str:
     """Record that a run failed which could not do so itself, and tell it in a line.
 
-    Where another process has the run by now, its record is left to that one.
+    Where another process has the run by now, or has done it, its record stays.
     """
     try:
         with run_lock(root, profile, run):
+            if finished(root, profile, run):
+                return DONE_BEFORE
             record = record_of(run) | {"outcome": "error", "reason": reason}
             write_run(run_folder(root, profile, run.run_id), record, None)
     except Timeout:
