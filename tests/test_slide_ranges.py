@@ -65,6 +65,26 @@ def test_the_level_that_the_slides_of_a_source_allow_is_said():
     assert np.isfinite(found.range.limit)
 
 
+def test_a_range_fitted_to_few_slides_holds_more_of_a_new_one_than_is_meant():
+    """No proof covers distances that are cross-fitted, as they are in use: what they hold is
+    simulated."""
+    random, held = np.random.default_rng(3), []
+    names = np.repeat([f"s{i}" for i in range(9)], 12)
+    for _ in range(60):
+        found = fit_slide_range("a", looks(random, 9, 12, 1.0), names)
+        held.append(np.mean(found.range.distances(looks(random, 20, 12, 1.0)) <= found.range.limit))
+    assert np.mean(held) - 3 * np.std(held) / np.sqrt(len(held)) > 0.95 > found.level
+
+
+def test_images_without_a_nucleus_are_beyond_and_set_no_limit():
+    random, names = np.random.default_rng(4), np.repeat([f"s{i}" for i in range(9)], 8)
+    facts = looks(random, 9, 8, 0.5)
+    more = np.vstack([facts, np.full((3, 8), np.nan)])
+    found = fit_slide_range("a", more, np.append(names, ["s0", "s1", "only"]))
+    assert found == fit_slide_range("a", facts, names)
+    assert np.isinf(found.range.distances(more[-3:])).all()
+
+
 def test_new_slides_of_the_source_lie_within_and_another_laboratory_beyond():
     random, columns = np.random.default_rng(2), list("abcdefgh")
     tables = []

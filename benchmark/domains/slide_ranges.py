@@ -6,14 +6,21 @@ more often by those of a new slide. Here every slide counts as one: distances ar
 that mean and covariance are not of (cross-fitting by slide), each slide weighs as much as any
 other, and one slide more, infinitely far, stands for the new one (Lee, Barber and Willett 2023,
 Distribution-free inference with hierarchical data, arXiv:2306.06342; the pooling of Dunn, Wasserman
-and Ramdas 2023, J. Am. Stat. Assoc. 118, 2491, with a guarantee for finitely many groups). Of a
-random cell of a new slide like those of the source, the range then holds the level's share, on
-average over slides.
+and Ramdas 2023, J. Am. Stat. Assoc. 118, 2491, with a guarantee for finitely many groups). A
+random cell of a new slide like those of the source, in which a nucleus is found, then lies within
+the range with a probability of the level at least.
+
+That is an average over new slides and over which slides are known: it promises nothing of a single
+slide, which may have far more cells beyond, nothing of one class of cells, and nothing of slides
+unlike the source's. Images without a nucleus lie beyond any limit. The proof is for distances from
+a mean and covariance fixed beforehand. Here they are cross-fitted, and those of the range are of
+more slides than the limit was measured with: that errs towards a wide range where slides are few
+(of nine simulated slides, 99 in 100 cells of a new one lie within, where 90 are meant), but is not
+proved.
 
 The price is that few slides allow no high level: with K of them no more than K / (K + 1), at which
 the limit is the farthest cell of all. So the level is the highest of `LEVELS` that the slides
-allow: 0.99 from 99 slides on, 0.95 from 19, 0.9 from 9. The guarantee is exact for distances from a
-mean fixed beforehand; cross-fitted ones are nearly so. Where a set tells of no slides each image is
+allow: 0.99 from 99 slides on, 0.95 from 19, 0.9 from 9. Where a set names no slides each image is
 one, and the level is that of cells.
 """
 
@@ -40,7 +47,7 @@ class SlideRange:
     Attributes:
         range: mean and covariance of all its images but those of the test part, and the limit.
         slides: how many the limit is of.
-        level: share of the cells of a new slide that lies within, on average over slides.
+        level: least share of the cells of a new slide that lies within, on average over slides.
     """
 
     range: SourceRange
@@ -102,8 +109,8 @@ def slides_table(
 
     Columns: source; target (the source itself: its test part); fitted_slides, level and limit of
     the range; images and slides of the target; beyond, the share of its images beyond, with exact
-    limits, which mind slides; mean_of_slides, each slide counted as one: the number that 1 - level
-    bounds for new slides of the source; worst_slide.
+    limits, which mind slides; mean_of_slides, each slide counted as one: for new slides of the
+    source 1 - level bounds its expectation, but for images without a nucleus; worst_slide.
 
     Args:
         looks: domain, part, group, and what each image looks like.
