@@ -21,9 +21,11 @@ from support.trained import RUN, assert_answers_as_stored, labelled
 from benchmark.data.arrays import PreparedImages
 from benchmark.data.fields import cut_cells, read_fields
 from benchmark.data.prepare import decode
+from benchmark.domains.ranges import SourceRange
 from benchmark.evaluation.experiments import RecordedRun
 from benchmark.evaluation.selective import ACCURACY, rejection_rows
 from benchmark.files import read_json, write_json
+from benchmark.laboratory.label_images import size_note
 from benchmark.laboratory.networks import Network
 from benchmark.metrics import probabilities
 from benchmark.study.predictions import Predictions
@@ -51,6 +53,24 @@ def test_images_get_a_row_each_and_a_sheet_shows_them(trained: Path, wbc_shift) 
     assert "http" not in sheet
     assert "The flags rest on toy-a alone" in sheet
     assert "too few calibration images of toy-a" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "advice"),
+    [
+        (0.5, 1.0, ""),
+        (0.25, 1.0, "try --crop 0.50"),
+        (0.9, 0.5, "try --crop 0.90"),
+        (0.8, 1.0, "cut too closely"),
+        (0.9, 0.8, "cut too closely"),  # the whole picture has it at 0.72
+    ],
+)
+def test_a_crop_is_advised_where_the_picture_has_one(size: float, crop: float, advice: str) -> None:
+    """A nucleus takes half of the side in the source's images."""
+    source = SourceRange("a", 1, 1, mean=[0.5] * 8, covariance=np.eye(8).tolist(), limit=1)
+    told = size_note([source], np.full((3, 8), size), crop)
+    assert advice in told
+    assert bool(told) == bool(advice)
 
 
 def test_what_cannot_be_read_gets_a_row_with_the_reason(trained: Path, wbc_shift) -> None:

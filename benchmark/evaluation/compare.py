@@ -85,7 +85,7 @@ def scenario_lines(results: Path, runs: ScenarioRuns, pair: Pair) -> Iterator[st
     yield f"{runs.scenario.name}: {' minus '.join(pair)}, macro-F1 in points, {seeds} each"
     tested = sum(not np.isnan(p) for p in of_both.values())
     yield (
-        "  95 % interval and p of each line alone; in brackets p corrected (Holm) for the "
+        "  95 % interval and p of each line alone; in parentheses p corrected (Holm) for the "
         f"{tested} lines, by which it is judged"
     )
     for name in sorted(found, key=lambda name: name not in titles):
@@ -149,7 +149,7 @@ def disagreement(comparison: Comparison) -> str:
     if comparison.p != comparison.p_images or excludes == significant(comparison.p):
         return ""
     both = "leaves out 0, the test does not" if excludes else "holds 0, the test leaves it out"
-    return f" The interval {both}: few groups of images, or few of a class, carry this."
+    return f" The interval {both}: few groups of images, or few of a class, may carry this."
 
 
 def p_text(p: float) -> str:

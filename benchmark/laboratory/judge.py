@@ -302,8 +302,8 @@ def alike(factor: float) -> bool:
 
 
 def crop_wanted(crop: float, factor: float) -> float | None:
-    """The crop that shows nuclei as large as a source's, where in `crop` they are `factor` times
-    that; None where no other one of the same pictures does."""
+    """The crop in which nuclei stand nearest to a source's size, where in `crop` they are `factor`
+    times as large; None where that is `crop` itself."""
     wanted = float(min(max(crop * factor, 0.05), 1.0))
     return wanted if abs(wanted - crop) >= 0.02 else None
 

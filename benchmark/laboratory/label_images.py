@@ -216,7 +216,7 @@ def size_note(ranges: list[SourceRange], facts: np.ndarray, crop: float) -> str:
     if alike(factor):
         return ""
     wanted = crop_wanted(crop, factor)
-    if wanted is None:
+    if wanted is None or not alike(factor * crop / wanted):  # the whole picture is not enough
         mend = "the pictures are cut too closely"
     else:
         mend = f"try --crop {wanted:.2f} if each picture shows one cell"

@@ -146,7 +146,7 @@ def certify(
 
 
 def folder_to_write(name: str, out: Path | None) -> Path:
-    """The folder of a test, which can be made and written, and is not there yet.
+    """The folder that a test writes: a new one, or that of an earlier test; it can be written.
 
     Raises:
         UserError: a name that cannot be a folder's; what `refuse_others_folder` refuses; a place

@@ -70,7 +70,7 @@ def cards_of(results: Results) -> Cards:
     table = results.effects
     table = table[table["column"] == "mean_target"]
     tested = table[table["p_holm"].notna()]
-    compared, untested = len(tested), len(table) - len(tested)
+    untested = len(table) - len(tested)
     sources = {scenario.name: scenario.source for scenario in scenarios(results)}
     tested = tested[tested["scenario"].isin(sources)]
     helps = helping(tested, sources)
@@ -78,7 +78,7 @@ def cards_of(results: Results) -> Cards:
     return Cards(
         [found for found in falls if found],
         helps[:MOST],
-        compared,
+        results.compared,
         untested,
         max(len(helps) - MOST, 0),
         never,

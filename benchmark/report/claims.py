@@ -447,7 +447,6 @@ def claims_sheet(results: Results) -> Table:
     """One line per claim, with every place where it was measured; `not run` where there is none."""
     rows = []
     found = measurements(results)
-    compared = (results.effects["column"] == "mean_target").sum()
     for claim in CLAIMS:
         own = found[claim.text]
         measured = "; ".join(f"{one.where}: {one.value}" for one in own) or NOT_RUN
@@ -458,7 +457,7 @@ def claims_sheet(results: Results) -> Table:
         "Claims checked. Measured here: per cent, differences in points of macro-F1 with 95 % "
         "intervals over other test images and seeds (mean of the seeds that both methods have) and "
         "p-values corrected by Holm for all "
-        f"{compared} single-part ablations of the profile, or those of the table; an "
+        f"{results.compared} single-part ablations of the profile, or those of the table; an "
         "interval is of its difference alone, and may leave out 0 where the corrected p-value does "
         "not; of methods that differ in one part and have the default in all others but "
         "normalisation, where there are any. Computed: from the formula alone. Verdict: on the "

@@ -160,9 +160,10 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         if metric != HEADLINE:
             own = json.dumps(scores_json(boards, metric), **COMPACT)
             texts[f"pages/scores-{metric}.js"] = f"wbcShiftScores.{metric} = {own};\n"
-    for path in (results.folder / "pages").glob("*"):
-        if f"pages/{path.name}" not in texts:
-            path.unlink()  # of an experiment that is no more
+    for pattern in ("*.html", "scores-*.js"):
+        for path in (results.folder / "pages").glob(pattern):
+            if f"pages/{path.name}" not in texts:
+                path.unlink()  # of an experiment that is no more, or of a metric
     for file, text in texts.items():
         write_text(results.folder / file, text)
         if (size := len(text.encode())) > MOST_BYTES:

@@ -108,6 +108,13 @@ class Results:
         return self.frame("effects")
 
     @cached_property
+    def compared(self) -> int:
+        """How many single-part ablations of the mean of targets are tested, and their p-values
+        corrected for: Holm's procedure counts none without a p-value."""
+        own = self.effects[self.effects["column"] == "mean_target"]
+        return int(own["p_holm"].notna().sum())
+
+    @cached_property
     def open_set(self) -> pd.DataFrame:
         return self.frame("open_set")
 

@@ -157,17 +157,12 @@ def adaptation_table(readings: Readings) -> str:
     caption = (
         "Adaptation of the plain network to the unlabelled images of each target: macro-F1 in per "
         "cent, its change in points with 95\\,\\% intervals, each of its change alone, and $p$ "
-        f"corrected for all {compared(readings.results)} single-part ablations. These methods "
+        f"corrected for all {readings.results.compared} single-part ablations. These methods "
         "have seen what they are tested on."
     )
     if not found:
         return ""
     return table("adaptation", caption, "lr@{\\,}lr@{\\,}lr", lines, wide=False)
-
-
-def compared(results: Results) -> int:
-    """How many single-part ablations of the mean of targets the p-values are corrected for."""
-    return int((results.effects["column"] == "mean_target").sum())
 
 
 def shortly(found: list[Measurement]) -> str:
@@ -202,7 +197,7 @@ def claims_table(results: Results) -> str:
     caption = (
         "Claims checked. Ours: differences to the same network without the part, with 95\\,\\% "
         "intervals over other seeds and test images, each of its difference alone. Verdict: by $p$ "
-        f"corrected for all {compared(results)} single-part ablations, on the mean of targets; "
+        f"corrected for all {results.compared} single-part ablations, on the mean of targets; "
         "not shown: neither the claim nor its opposite; untested: what carries no "
         "interval. What each comparison leaves open is in the supplement."
     )
