@@ -30,8 +30,10 @@ paper: install  ## the PDFs of results/core, paper and supplement; needs TeX and
 	@command -v latexmk >/dev/null || { echo "error: latexmk is missing: apt-get install latexmk texlive-latex-recommended texlive-fonts-recommended texlive-science" >&2; exit 1; }
 	latexmk -cd -pdf -interaction=nonstopmode -halt-on-error paper/supplement.tex paper/main.tex
 
+# A test that hangs ends its process and is named, with every stack; benchmarks may take longer.
 test: install  ## the whole suite; with WBC_MIRROR=DIR also the tests on real images
-	OMP_NUM_THREADS=1 WBC_THREADS=1 $(RUN) pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 WBC_THREADS=1 $(RUN) pytest --numprocesses logical --dist loadfile --no-loadscope-reorder \
+		-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 lint: install  ## style, and pipeline files that agree with params.yaml
 	$(RUN) ruff check .
