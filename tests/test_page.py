@@ -162,7 +162,9 @@ def test_further_metrics_are_files_that_hold_what_the_tables_say(results, page):
     }
     for metric in further:
         text = (results / "pages" / f"scores-{metric}.js").read_text()
-        (board,) = json.loads(text.removeprefix(f"wbcShiftScores.{metric} = ").rstrip(";\n"))
+        file = json.loads(text.removeprefix(f"wbcShiftScores.{metric} = ").rstrip(";\n"))
+        assert file["edition"] == data["edition"]
+        (board,) = file["lists"]
         keys = [column["key"] for column in board["columns"]]
         for row, cells in zip(data["boards"][0]["rows"][:2], board["cells"], strict=False):
             shown = dict(zip(keys, cells, strict=True))

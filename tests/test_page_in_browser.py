@@ -251,3 +251,31 @@ def test_print_shows_what_the_screen_scrolls(open_page):
     assert page.locator("#board-form").is_hidden()
     overflow = "part => getComputedStyle(part).overflow"
     assert page.locator(".board").evaluate(overflow) == "visible"
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda file: file.unlink(), "is missing"),
+        (lambda file: file.write_text(file.read_text()[:99]), "is not of this page"),
+        (lambda file: file.write_text(file.read_text().replace('"edition":"', '"edition":"0')),
+         "is not of this page"),
+    ],
+    ids=["missing", "cut off", "of another edition"],
+)  # fmt: skip
+def test_a_file_of_scores_that_cannot_be_shown_is_named_and_read_once(
+    browser, address, tmp_path, damage, says
+):
+    folder = shutil.copytree(Path(unquote(urlparse(address).path)).parent, tmp_path / "shown")
+    damage(folder / "pages" / "scores-accuracy.js")
+    page = browser.new_page(viewport=DESK)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((folder / "report.html").as_uri())
+    page.locator("#board-metric").select_option("accuracy")
+    expect(page.get_by_role("status")).to_contain_text(f"pages/scores-accuracy.js {says}")
+    assert methods(page) == []
+    page.locator("#board-metric").select_option("macro_f1")
+    assert len(methods(page)) == 3
+    assert sum("scores-accuracy" in url for url in asked) == 1
+    page.close()

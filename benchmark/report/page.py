@@ -19,7 +19,7 @@ from markupsafe import Markup
 from benchmark.data.arrays import read_prepared
 from benchmark.evaluation.experiments import Experiment, gaps, predictions_digest
 from benchmark.evaluation.scores import MAJORITY
-from benchmark.files import read_yaml, write_text
+from benchmark.files import digest, read_yaml, write_text
 from benchmark.metrics import HEADLINE
 from benchmark.parts import PARTS, Parts
 from benchmark.progress import say
@@ -115,13 +115,16 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         "planned": len({run.run_id for experiment in experiments for run in experiment.runs}),
         "bibliography": facts.bibliography([used.card.citation.bibtex for used in cards]),
     }
+    scores = {m: scores_json(boards, m) for m in dict.fromkeys(b.metric for b in boards)}
+    board = as_json(boards, experiments, results.scores, words)
+    board["edition"] = digest([board, scores])
     texts = {
         "report.html": environment.get_template("page.html.jinja").render(
             up="",
             links=links(results.folder),
             cards=cards_of(results),
             others=most_targets(results),
-            board=as_json(boards, experiments, results.scores, words),
+            board=board,
             where=words.where,
             pages=pages,
             outlines={s.experiment.experiment: outline(s) for s in sections},
@@ -156,9 +159,9 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
         file = page_of(section.experiment)
         texts[f"pages/{file}"] = template.render(**below, section=section)
     texts = {file: tidy(text) for file, text in texts.items()}
-    for metric in dict.fromkeys(board.metric for board in boards):
+    for metric, lists in scores.items():
         if metric != HEADLINE:
-            own = json.dumps(scores_json(boards, metric), **COMPACT)
+            own = json.dumps({"edition": board["edition"], "lists": lists}, **COMPACT)
             texts[f"pages/scores-{metric}.js"] = f"wbcShiftScores.{metric} = {own};\n"
     for pattern in ("*.html", "scores-*.js"):
         for path in (results.folder / "pages").glob(pattern):
