@@ -98,3 +98,21 @@ def test_new_slides_of_the_source_lie_within_and_another_laboratory_beyond():
     assert own.level == 0.95
     assert own.mean_of_slides < 0.1
     assert other.beyond > 0.95
+
+
+def test_a_source_whose_slides_allow_no_range_is_named_and_the_others_stay(capsys):
+    """Of one slide nothing is left to measure it with."""
+    random, tables = np.random.default_rng(0), []
+    columns = [f"look{i}" for i in range(8)]
+    for domain, slides in (("one", 1), ("many", 20)):
+        for part, slide in [("train", s) for s in range(slides)] + [("id_test", slides)]:
+            own = pd.DataFrame(random.normal(size=(60, 8)), columns=columns)
+            tables.append(own.assign(domain=domain, part=part, group=f"{domain} {slide}"))
+    found = slides_table(pd.concat(tables), columns, ["one", "many"], ["one", "many"], "id_test")
+    assert list(zip(found["source"], found["target"], strict=True)) == [
+        ("many", "many"),
+        ("many", "one"),
+    ]
+    said = "".join(capsys.readouterr())
+    assert "no range of the 1 slides of one" in said
+    assert "of many" not in said

@@ -32,12 +32,16 @@ import numpy as np
 import pandas as pd
 
 from benchmark.domains.ranges import SourceRange, fit_range
+from benchmark.errors import UserError
 from benchmark.evaluation.exact import share
+from benchmark.progress import say
 
 LEVELS = (0.99, 0.95, 0.9)
 """Of which the highest is taken that the slides allow: fixed beforehand, whatever it shows."""
 FOLDS = 10
 """Into how many parts the slides are cut for cross-fitting, at most."""
+COLUMNS = "source target fitted_slides level limit images slides beyond beyond_low beyond_high"
+COLUMNS = [*COLUMNS.split(), "mean_of_slides", "worst_slide"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def slides_table(
 ) -> pd.DataFrame:
     """A row for each source and laboratory: how much of it lies beyond the range of slides.
 
+    A source whose slides allow none has no rows, and is named.
+
     Columns: source; target (the source itself: its test part); fitted_slides, level and limit of
     the range; images and slides of the target; beyond, the share of its images beyond, with exact
     limits, which mind slides; mean_of_slides, each slide counted as one: for new slides of the
@@ -120,9 +126,12 @@ def slides_table(
     rows = []
     for source in sources:
         fitted = looks[(looks["domain"] == source) & (looks["part"] != own)]
-        found = fit_slide_range(
-            source, fitted[columns].to_numpy(float), fitted["group"].to_numpy(str)
-        )
+        own_slides = fitted["group"].to_numpy(str)
+        try:
+            found = fit_slide_range(source, fitted[columns].to_numpy(float), own_slides)
+        except UserError as error:  # one slide holds nearly all: the range of images stands
+            say(f"note: no range of the {len(set(own_slides))} slides of {source}: {error}")
+            continue
         for target in [source, *(domain for domain in domains if domain != source)]:
             chosen = looks[looks["domain"] == target]
             if target == source:
@@ -147,4 +156,4 @@ def slides_table(
                     "worst_slide": by_slide.max(),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
