@@ -124,7 +124,7 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
     head = line("", "seeds", *(f"\\multicolumn{{2}}{{c}}{{{text}}}" for text in COLUMNS.values()))
     caption = (
         "Study two, as far as it is run: EfficientNet-Lite0 at a larger image, from the weights of "
-        "ImageNet; each row adds a part to all before it. Macro-F1 in per cent and 95\\,\\% "
+        "ImageNet; each row adds to all before it, those after robust2 several parts at once. Macro-F1 in per cent and 95\\,\\% "
         "interval; seeds found of planned; an interval of one seed covers test images alone."
     )
     if any("\\citep" in row for row in lines):
@@ -134,8 +134,8 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
         )
     text = (
         "An EfficientNet-Lite0 \\citep{tan2019efficientnet} from ImageNet, to which stain "
-        "augmentation, standardised channels, smoothed labels and averaged weights are added in "
-        "turn (Table~\\ref{tab:ladder}), has on the mean of targets "
+        "augmentation, a wider one, standardised channels, smoothed labels and averaged weights "
+        "are added in turn (Table~\\ref{tab:ladder}), has on the mean of targets "
     )
     sentences = [f"{text}{joined(ends)}. {alone(own.get('robust'))}\n"] if ends else []
     made = table("ladder", caption, "lr" + "r@{\\,}l" * 3, [head, "\\midrule", *lines], wide=True)
@@ -224,7 +224,7 @@ def grid(results: Results, experiment: Experiment) -> list[str]:
     for own in grids(experiment, results.scores, results.records):
         crossed = joined(PARTS.get(part, part) for part in own.choices)
         if own.empty_cells:
-            waiting.append(f"{own.source} ({own.cells - own.empty_cells} of {own.cells} cells)")
+            waiting.append(f"{own.source} ({own.empty_cells} of {own.cells} cells without a run)")
             continue
         runs = own.runs.rename(columns={SHIFTED: "score"})
         terms = analysis_of_variance(runs, list(own.choices)).set_index("term")
