@@ -124,8 +124,9 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
     head = line("", "seeds", *(f"\\multicolumn{{2}}{{c}}{{{text}}}" for text in COLUMNS.values()))
     caption = (
         "Study two, as far as it is run: EfficientNet-Lite0 at a larger image, from the weights of "
-        "ImageNet; each row adds to all before it, those after robust2 several parts at once. Macro-F1 in per cent and 95\\,\\% "
-        "interval; seeds found of planned; an interval of one seed covers test images alone."
+        "ImageNet; each row adds to all before it, those after robust2 several "
+        "parts at once. Macro-F1 in per cent and 95\\,\\% interval; seeds found of planned; "
+        "an interval of one seed covers test images alone."
     )
     if any("\\citep" in row for row in lines):
         caption += (
