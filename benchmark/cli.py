@@ -761,7 +761,10 @@ def score_or_list_features(
     params, cards = settings()
     cells = cells_of(ROOT, params, cards, profile)
     if images is not None:
-        say(f"wrote {images}: {write_cells(images, ROOT, cells)} cells that need a vector each")
+        number, missing = write_cells(images, ROOT, cells)
+        say(f"wrote {images}: {number} cells that need a vector each")
+        if missing:
+            say(f"note: {missing} of the files are not here: `wbc-shift fetch -p {profile}`")
     if features is not None:
         try:
             chosen = check_name(name or features.stem)

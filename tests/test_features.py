@@ -530,6 +530,15 @@ def test_ten_lines_of_foreign_code_are_scored_beside_ours(prepared, wbc_shift):
     assert sets["mean-colour"].contamination == {"toy-a": {}}
 
 
+def test_images_that_are_listed_and_not_here_are_counted(prepared, wbc_shift):
+    listed = wbc_shift("score", "--images", "cells.csv", "-p", "tiny")
+    assert "not here" not in listed.out
+    for path in pd.read_csv("cells.csv")["file"][:3]:
+        Path(path).unlink()
+    listed = wbc_shift("score", "--images", "cells.csv", "-p", "tiny")
+    assert "note: 3 of the files are not here: `wbc-shift fetch -p tiny`" in listed.out
+
+
 def test_tables_of_features_hold_what_was_scored(cells, prepared):
     for name, seed in (("one", 0), ("other", 1)):
         own = score_features(

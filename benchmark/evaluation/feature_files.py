@@ -173,9 +173,9 @@ def scenarios_of(params: Params, cards: dict[str, Card], profile: str) -> list[S
     return list(found.values())
 
 
-def write_cells(path: Path, root: Path, cells: Cells) -> int:
+def write_cells(path: Path, root: Path, cells: Cells) -> tuple[int, int]:
     """Write which cells a feature file has to hold: a CSV of image, domain, part, class and the
-    file that `fetch` places; return their number."""
+    file that `fetch` places; return their number, and how many of these files are not there."""
     table = cells.table[["image", "domain", "part"]]
     folders = {
         domain: raw_folder(root / "datasets", card_of(cells.cards, domain))
@@ -188,7 +188,7 @@ def write_cells(path: Path, root: Path, cells: Cells) -> int:
     names = np.array(cells.classes)[cells.table["label"]]
     text = table.assign(**{"class": names}, file=files).to_csv(index=False, lineterminator="\n")
     write_text(path, text)
-    return len(table)
+    return len(table), sum(not Path(file).is_file() for file in files)
 
 
 # --------------------------------------------------------------------------- reading
