@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from benchmark.evaluation.features import (
     FeatureSet,
     budget_scores,
@@ -46,9 +48,11 @@ def unlabelled_cells(results: Results) -> list[str]:
     counts = means.groupby(["source", "network", "method", "number"])["target"].nunique()
     counts = counts.unstack("number")
     complete = counts.eq(counts.max(axis=1), axis=0).all()
-    numbers = list(complete.index[complete])[:MOST_NUMBERS]
+    numbers = list(complete.index[complete])
     if not numbers:
         return []
+    if len(numbers) > MOST_NUMBERS:  # the fewest, the most, and what lies between
+        numbers = [numbers[at] for at in np.linspace(0, len(numbers) - 1, MOST_NUMBERS).astype(int)]
     targets = f"{int(counts.max().max())}"
     means = means[means["number"].isin(numbers)]
     lines, told, lost = [], [], False
