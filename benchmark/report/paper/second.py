@@ -36,6 +36,11 @@ LADDER = {
 SYSTEMS = ("tsutsui2023", "le2026", "umer2023", "he2023", "ma2020")
 """Experiments with the rows of a published system, from pre-trained weights."""
 FIRST, LAST = "lite0", "robust2"
+BEYOND = {
+    "robust3-long": "stronger augmentation, MixStyle, balanced sampling and twice the epochs",
+    "robust3": "ten views of each image on top of these",
+}
+"""What the methods after the ladder add, in words."""
 PARTS = {
     "backbone": "the backbone",
     "normalisation": "the normalisation",
@@ -138,9 +143,22 @@ def ladder(readings: Readings, own: dict[str, Experiment]) -> list[str]:
         "augmentation, a wider one, standardised channels, smoothed labels and averaged weights "
         "are added in turn (Table~\\ref{tab:ladder}), has on the mean of targets "
     )
-    sentences = [f"{text}{joined(ends)}. {alone(own.get('robust'))}\n"] if ends else []
+    further = "".join(beyond(readings, method) for method in BEYOND)
+    sentences = [f"{text}{joined(ends)}. {further}{alone(own.get('robust'))}\n"] if ends else []
     made = table("ladder", caption, "lr" + "r@{\\,}l" * 3, [head, "\\midrule", *lines], wide=True)
     return [*sentences, made]
+
+
+def beyond(readings: Readings, method: str) -> str:
+    """What a method after the ladder adds, and its mean of targets from each source that has it."""
+    scores = [
+        f"{tex(cell_text(readings.score(scenario, method, 'mean_target')))}\\,\\% from {source}"
+        for scenario, source in SOURCES.items()
+        if scenario in readings.scenarios and readings.has(scenario, method)
+    ]
+    if not scores:
+        return ""
+    return f"With {BEYOND[method]} (\\emph{{{tex(method)}}}) it has {joined(scores)}. "
 
 
 def alone(experiment: Experiment | None) -> str:
