@@ -139,6 +139,10 @@ def percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
+COMPACT = {"sort_keys": True, "separators": (",", ":")}
+"""How JSON is written for a page."""
+
+
 def templates_beside(module: str) -> Environment:
     """The templates in a module's folder (`__file__`), and what pages of images share: texts are
     escaped, what cannot be seen in them is written out, and a missing value is an error.
@@ -154,7 +158,7 @@ def templates_beside(module: str) -> Environment:
         lstrip_blocks=True,
         finalize=as_shown,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = COMPACT
     environment.tests["link"] = link
     return environment
 

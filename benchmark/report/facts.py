@@ -12,12 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
-
 from benchmark.data.arrays import read_prepared
 from benchmark.data.cards import Card, load_cards, names_of_images
+from benchmark.data.manifests import join_groups
 from benchmark.evaluation.experiments import Experiment
 from benchmark.files import digest
 from benchmark.report.results import Records
@@ -144,11 +141,9 @@ def cells_shown(results: Path) -> dict[str, tuple[int, int]]:
     for domain, facts in audit["domains"].items():
         own = pairs.get(facts.get("dataset"), [])
         if own and sets[facts["dataset"]] == 1:
-            places = {path: i for i, path in enumerate(sorted({p for pair in own for p in pair}))}
-            ends = np.array([[places[path] for path in pair] for pair in own]).T
-            graph = sparse.coo_array((np.ones(len(own)), tuple(ends)), shape=(len(places),) * 2)
-            several = connected_components(graph, directed=False)[0]
-            found[domain] = facts["images"], facts["images"] - len(places) + several
+            joined = join_groups({path: path for pair in own for path in pair}, own)
+            again = len(joined) - len(set(joined.values()))
+            found[domain] = facts["images"], facts["images"] - again
     return found
 
 

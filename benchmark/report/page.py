@@ -44,12 +44,10 @@ from benchmark.report.write import (
 )
 from benchmark.scenarios import corruption_of
 from benchmark.study.numerics import PROTOCOL
-from benchmark.texts import templates_beside
+from benchmark.texts import COMPACT, templates_beside
 
 MOST_BYTES = 500_000
 """What a page should not exceed, its pictures aside."""
-COMPACT = {"sort_keys": True, "separators": (",", ":")}
-"""How JSON is written for a page."""
 LINKS = (("README", "README.md"), ("Paper", "paper/main.tex"), ("Code", "benchmark"))
 """What the project's folder may hold: name, path."""
 PAGES = (
@@ -77,7 +75,6 @@ def write_page(results: Results, overview: Section, *sections: Section) -> None:
     predictions, `results/speed` and the cards of the sets: the same input gives the same bytes.
     """
     environment = templates_beside(__file__)
-    environment.policies["json.dumps_kwargs"] = COMPACT
     environment.filters |= {
         "cell": cell_text,
         "stacked": stacked,
