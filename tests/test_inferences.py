@@ -196,8 +196,11 @@ def discs(radius, colour=(90, 40, 140), number=5):
 
 
 @pytest.mark.parametrize("radius", [9, 14, 20])
-def test_a_nucleus_is_as_wide_as_it_was_drawn(radius):
-    assert nucleus_diameter(discs(radius)[0]) == pytest.approx(2 * radius / 64, rel=0.02)
+@pytest.mark.parametrize("colour", [(90, 40, 140), (70, 70, 70)], ids=["purple", "grey"])
+def test_a_nucleus_is_as_wide_as_it_was_drawn(radius, colour):
+    """In a picture without any colour it is what is dark."""
+    found = nucleus_diameter(discs(radius, colour)[0])
+    assert found == pytest.approx(2 * radius / 64, rel=0.02)
 
 
 @pytest.mark.parametrize("radius", [9, 20])

@@ -85,6 +85,29 @@ def test_images_of_equal_confidence_are_accepted_together():
     assert rejection.threshold_at(confidence, correct, 0.6) == 0.5
 
 
+@pytest.mark.parametrize("accuracy", [0.5, 0.8, 0.95])
+def test_thresholds_of_many_samples_are_those_of_each_by_definition(accuracy):
+    """Tried one after the other, from the strictest down, for confidences that tie."""
+    random = np.random.default_rng(4)
+    confidence = random.integers(0, 40, (50, 80)) / 40
+    correct = random.random((50, 80)) < 0.3 + 0.7 * confidence
+    plain, proven = [], []
+    for own, right in zip(confidence, correct, strict=True):
+        plain.append(INFINITY)
+        proven.append(INFINITY)
+        failed = False
+        for threshold in np.unique(own)[::-1]:
+            accepted = right[own >= threshold]
+            if accepted.mean() >= accuracy:
+                plain[-1] = threshold
+            if accuracy ** len(accepted) <= 0.05 and not failed:
+                failed = binom.sf(accepted.sum() - 1, len(accepted), accuracy) > 0.05
+                proven[-1] = proven[-1] if failed else threshold
+    np.testing.assert_array_equal(rejection.threshold_at(confidence, correct, accuracy), plain)
+    found = rejection.guaranteed_threshold(confidence, correct, accuracy)
+    np.testing.assert_array_equal(found, proven)
+
+
 def test_a_guarantee_needs_enough_images():
     # 0.99^298 > 0.05 ≥ 0.99^299.
     for images, promised in ((298, False), (299, True)):

@@ -112,13 +112,16 @@ NUCLEUS_WITHIN = 0.45
 def nucleus_diameter(pixels: np.ndarray) -> float:
     """Equivalent diameter of the nucleus in a picture of one cell, as a share of its side.
 
-    That of a disc of the area that stands out in purple (Otsu) around the middle; 0 where nothing
-    does. A single picture's may be wrong, a set's median says how large its cells are shown.
+    That of a disc of the area that stands out (Otsu) around the middle: in purple, or in a picture
+    without any colour, in darkness; 0 where nothing does. A single picture's may be wrong, a set's
+    median says how large its cells are shown.
 
     Args:
         pixels: uint8 [S, S, 3], the cell in the middle.
     """
     excess, side = purple(pixels), len(pixels)
+    if not np.ptp(excess):
+        excess = -np.log((pixels[..., 1] + 1.0) / 256)
     around = distance_from(np.full(2, (side - 1) / 2), excess.shape) < NUCLEUS_WITHIN * side
     inner = excess[around]
     return float(np.sqrt(4 / np.pi * (inner > otsu(inner)).sum()) / side)

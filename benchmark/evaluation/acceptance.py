@@ -192,8 +192,8 @@ def trials(
             ("guaranteed", rejection.guaranteed_threshold),
         ):
             if fit == "plain" or labels >= rejection.images_needed(ACCURACY):
-                chosen = [choose(confidence[at], own.correct[at], ACCURACY) for at in local]
-                found[fit, labels] = tried(confidence, own.correct, np.array(chosen), others)
+                chosen = choose(confidence[local], own.correct[local], ACCURACY)
+                found[fit, labels] = tried(confidence, own.correct, chosen, others)
     whole = np.ones((1, len(confidence)), bool)
     best = rejection.threshold_at(confidence, own.correct, ACCURACY)
     found["oracle", 0] = tried(confidence, own.correct, np.array([best]), whole)

@@ -116,20 +116,26 @@ def reject(confidence: np.ndarray, correct: np.ndarray, threshold: float) -> Rej
     return Rejection(1 - found / len(accepted), accuracy, hits / len(accepted))
 
 
-def threshold_at(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
+def threshold_at(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> np.ndarray:
     """The smallest threshold at which the accepted calibration images are this accurate (he2023).
 
     Chosen among the confidences that occur; `inf` (nothing accepted) if none reaches the accuracy.
     No guarantee: it is the luckiest of many thresholds. See `guaranteed_threshold`.
+
+    Args:
+        confidence: (..., images); correct: (..., images) booleans.
+
+    Returns:
+        (...) thresholds.
     """
-    thresholds, accepted, right = ranked(confidence, correct)
-    reached = np.flatnonzero(right >= accuracy * accepted - 1e-9)
-    return float(thresholds[reached[-1]]) if len(reached) else float("inf")
+    ordered, right, last = descending(confidence, correct)
+    accepted = np.arange(1, right.shape[-1] + 1)
+    return lowest(ordered, last & (right >= accuracy * accepted - 1e-9))
 
 
 def guaranteed_threshold(
     confidence: np.ndarray, correct: np.ndarray, accuracy: float, error: float = 0.05
-) -> float:
+) -> np.ndarray:
     """A threshold whose accepted images are this accurate with probability 1 - `error`.
 
     Learn then test (Angelopoulos et al. 2021) by a fixed sequence: thresholds from the strictest
@@ -140,14 +146,23 @@ def guaranteed_threshold(
     calibration images, which nothing may have been fitted to, and for a shifted domain it promises
     nothing.
 
+    Args:
+        confidence: (..., images); correct: (..., images) booleans.
+
     Returns:
-        The threshold, or `inf` where nothing can be guaranteed.
+        (...) thresholds, `inf` where nothing can be guaranteed.
     """
-    thresholds, accepted, right = ranked(confidence, correct)
-    fewest = images_needed(accuracy, error)
-    passed = (right >= right_needed(len(correct), accuracy, error)[accepted])[accepted >= fewest]
-    length = len(passed) if passed.all() else int(np.argmin(passed))
-    return float(thresholds[accepted >= fewest][length - 1]) if length else float("inf")
+    ordered, right, last = descending(confidence, correct)
+    accepted = np.arange(1, right.shape[-1] + 1)
+    tested = last & (accepted >= images_needed(accuracy, error))
+    failed = tested & (right < right_needed(len(accepted), accuracy, error)[accepted])
+    return lowest(ordered, tested & ~np.logical_or.accumulate(failed, axis=-1))
+
+
+def lowest(ordered: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """(...) the last of (..., images) thresholds that is allowed, `inf` where none is."""
+    found = np.where(allowed, ordered, np.inf).min(axis=-1)
+    return found.astype(float)
 
 
 def images_needed(accuracy: float, error: float = 0.05) -> float:
@@ -208,13 +223,23 @@ def oracle_aurc(images: int, right: int) -> float:
 
 def ranked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
     """Thresholds that occur, descending, with the number of images accepted and right at each."""
-    if not len(confidence):
-        raise ValueError("no images to rank")
+    ordered, right, last = descending(confidence, correct)
+    at = np.flatnonzero(last)
+    return ordered[at], at + 1, right[at]
+
+
+def descending(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of (..., images), from the most confident: confidences, how many are right up to each, and
+    whether each is the last of equal ones, so that a threshold can stand there."""
     confidence = np.asarray(confidence)
-    order = np.argsort(-confidence)
-    confidence, right = confidence[order], np.cumsum(np.asarray(correct)[order])
-    last = np.append(np.flatnonzero(confidence[1:] != confidence[:-1]), len(order) - 1)
-    return confidence[last], last + 1, right[last]
+    if not confidence.shape[-1]:
+        raise ValueError("no images to rank")
+    order = np.argsort(-confidence, axis=-1)
+    ordered = np.take_along_axis(confidence, order, axis=-1)
+    right = np.cumsum(np.take_along_axis(np.asarray(correct), order, axis=-1), axis=-1)
+    last = np.ones(ordered.shape, bool)
+    np.not_equal(ordered[..., 1:], ordered[..., :-1], out=last[..., :-1])
+    return ordered, right, last
 
 
 def _steps(sums: np.ndarray) -> np.ndarray:
