@@ -15,7 +15,7 @@ from benchmark.evaluation.factorial import RESIDUAL, SEED, analysis_of_variance,
 from benchmark.metrics import HEADLINE
 from benchmark.report.crossed import effects_sheet, grids, levels_sheet
 from benchmark.report.results import Scores
-from benchmark.report.shift_parts import shift_parts_sheet
+from benchmark.report.shift_parts import shift_parts, shift_parts_figure, shift_parts_sheet
 
 PARTS = ("backbone", "normalisation", "loss")
 CHOICES = {
@@ -311,6 +311,19 @@ def test_colour_framing_and_the_rest_add_up_to_the_loss() -> None:
     for line in lines.values():
         parts = (float(line[name]) for name in ("colour", "framing", "rest"))
         assert sum(parts) == pytest.approx(float(line["loss"]))
+
+
+def test_the_figure_of_parts_shows_what_the_table_says() -> None:
+    """A dot for each target and a bar for their mean, in a panel for each part of the loss."""
+    own, given = answers()
+    figure = shift_parts_figure(own, shift_parts(own, given))
+    for axes, dots, mean in zip(
+        figure.axes, [(40, 5), (20, 15), (15, 35)], [22.5, 17.5, 25], strict=True
+    ):
+        shown = [line.get_xdata()[0] for line in axes.lines if line.get_marker() != "None"]
+        assert shown == pytest.approx(dots)
+        (bar,) = axes.collections
+        assert bar.get_segments()[0][:, 0] == pytest.approx([mean, mean])
 
 
 def test_nothing_is_split_before_all_four_answers_are_there() -> None:

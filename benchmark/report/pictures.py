@@ -32,6 +32,7 @@ from benchmark.report.figures import (
     unlabelled_cells,
 )
 from benchmark.report.results import Group, Results, done_ids
+from benchmark.report.shift_parts import shift_parts, shift_parts_figure
 from benchmark.report.tables import OVERVIEW
 from benchmark.report.unlabelled_cells import MEANING, adapted_scores
 from benchmark.speed.records import training_speeds
@@ -266,6 +267,18 @@ def experiment_jobs(results: Results, experiment: Experiment) -> Iterator[Job]:
                 "95 % intervals; dashed: the setting of training. Drawn cells are not blood.",
                 partial(dose_response_figure, results, group),
             )
+    if parts := shift_parts(experiment, scores):
+        yield job(
+            name,
+            f"parts_{name}",
+            "metrics.parquet",
+            "Dot plots: a panel per source and part of the loss, a line per training, a dot per "
+            "target.",
+            "What of the loss of macro-F1 (in-domain minus target) matching the target's colours "
+            "and framing to the source's wins back, and what remains with both matched: points, "
+            "mean over seeds; the bar is the mean of targets. Below 0: matching makes it worse.",
+            partial(shift_parts_figure, experiment, parts),
+        )
     if any(dosed(doses, scenario.targets) for scenario, _ in experiment.blocks()):
         return  # a forest of a test set per level would say it again, illegibly
     for place, panels in enumerate(intervals.forest_pages(experiment, scores), start=1):
