@@ -28,6 +28,8 @@ GAP = 3.6
 """mm between columns"""
 NARROW = 12.0
 """mm of a column in which the numbers of three ticks would touch"""
+LONG = 36
+"""Letters of a name beyond which all are set smaller, so that the columns keep their room."""
 PAGE_HEIGHT = 225.0
 """mm; what is longer goes on to the next figure"""
 TEXT = "95 % intervals cover the sampling of test images and, where several seeds ran, of seeds."
@@ -98,12 +100,14 @@ def draw_panel(axes: Axes, top: float, block: Block, rows: list[Row], seeds: See
         text += f" ({waiting} method{'s have' if waiting > 1 else ' has'} none and no row)"
     axes.text(1.5, top + 1.5, text, va="top", fontsize=8, fontweight="bold")
     shown = [c for c in block.columns if c.key != "shift_drop" and not c.beside]
-    left = 1.3 * max(map(len, names_of(rows))) + 3
+    longest = max(map(len, names_of(rows)))
+    points = 5.0 if longest > LONG else 6.5
+    left = 0.2 * points * longest + 3
     side = (PAGE_WIDTH - left - 4 - GAP * (len(shown) - 1)) / len(shown)
     y = (top + 12, top + 12 + ROW * len(rows))
     for place, name in enumerate(names_of(rows)):
         middle = y[0] + ROW * (place + 0.5)
-        axes.text(left - 1.5, middle, name, ha="right", va="center", fontsize=6.5)
+        axes.text(left - 1.5, middle, name, ha="right", va="center", fontsize=points)
     for place, column in enumerate(shown):
         x = left + place * (side + GAP)
         draw_column(axes, (x, x + side), y, block, rows, column, seeds)
