@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -30,24 +31,34 @@ class Grid:
 
     Attributes:
         choices: part → its choices, in plan order.
-        runs: a row per done run: its choice of each part, `seed`, macro-F1 in % at home and as the
+        done: a row per done run: its choice of each part, `seed`, macro-F1 in % at home and as the
             mean of targets, images per second in training.
         planned: how many runs are planned.
     """
 
     source: str
     choices: dict[str, list[str]]
-    runs: pd.DataFrame
+    done: pd.DataFrame
     planned: int
 
     @property
     def cells(self) -> int:
         return math.prod(len(own) for own in self.choices.values())
 
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The done runs of the seeds of which every cell has one.
+
+        Else choices would be compared over different seeds: over other folds, where there are any.
+        """
+        return self.done[self.done.groupby(SEED)[SEED].transform("size") == self.cells]
+
     @property
     def empty_cells(self) -> int:
-        """How many cells have no run."""
-        return self.cells - len(self.runs.drop_duplicates(list(self.choices)))
+        """How many cells have no run in the seed that lacks the fewest."""
+        return (
+            self.cells - int(self.done[SEED].value_counts().max()) if len(self.done) else self.cells
+        )
 
 
 def grids(experiment: Experiment, scores: Scores, records: Records) -> list[Grid]:
@@ -175,10 +186,13 @@ def averages(grid: Grid, runs: pd.DataFrame) -> tuple[Value, ...]:
 
 def cell_notes(own: list[Grid]) -> list[str]:
     """What of the grids is there, and which are not shown."""
+    full = [grid for grid in own if not grid.empty_cells]
     shown = [
         f"{grid.source}: {len(grid.runs)} of {grid.planned} runs in {grid.cells} cells"
-        for grid in own
-        if not grid.empty_cells
+        for grid in full
+    ]
+    waiting = [
+        f"{grid.source}: {left}" for grid in full if (left := len(grid.done) - len(grid.runs))
     ]
     hidden = [
         f"{grid.source} ({grid.empty_cells} of {grid.cells} cells without a run)"
@@ -186,6 +200,8 @@ def cell_notes(own: list[Grid]) -> list[str]:
         if grid.empty_cells
     ]
     notes = [f"Every cell has a run: {'; '.join(shown)}"] if shown else []
+    if waiting:
+        notes.append(f"Runs not counted, whose seed has empty cells: {'; '.join(waiting)}")
     if hidden:
         notes.append(f"Not shown, since cells are empty: {', '.join(hidden)}")
     return notes
