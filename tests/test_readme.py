@@ -268,6 +268,28 @@ def study_two() -> pd.DataFrame:
     return 100 * rows.set_index(["scenario", "method", "column"])[["mean", "low", "high"]]
 
 
+def test_what_the_shift_is_made_of_is_what_the_decomposition_says() -> None:
+    table = (REPOSITORY / "results/core2/tables/decomposition_shares.md").read_text("utf-8")
+    cells = [
+        [cell.strip().replace("−", "-") for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if "| mean of targets |" in line
+    ]
+    shares = {
+        (source, method): [float(own) for own in numbers]
+        for source, method, _, _, *numbers in cells
+    }
+    plain = [shares[source, "resnet18-bn-ce-small"] for source in ("pbc-main", "raabin")]
+    (_, _, lost, colour, framing, _), (_, _, other_lost, other_colour, other_framing, _) = plain
+    spread = re.sub(r"\s+", " ", FINDINGS.split("**What the shift is made of.**")[1])
+    assert f"are {colour} of the {lost} points" in spread
+    assert f"and {other_colour} of {other_lost} from Raabin" in spread
+    assert f"is {framing} and {other_framing}.".replace("-", "−") in spread
+    own = [shares[s, "resnet18-bn-ce-small-image\\_moments"] for s in ("pbc-main", "raabin")]
+    won = [changed[1] - before[1] for changed, before in zip(own, plain, strict=True)]
+    assert f"wins {won[0]:.1f} and {won[1]:.1f} elsewhere" in spread
+
+
 def test_what_is_not_solved_is_what_the_best_of_study_two_reaches() -> None:
     """Of the methods of the ladder, none has more than the one that is named."""
     rows = study_two()
@@ -283,11 +305,15 @@ def test_what_is_not_solved_is_what_the_best_of_study_two_reaches() -> None:
         assert told(place) == pytest.approx(wanted, abs=0.051), source
 
 
-def test_the_levels_of_the_grid_are_those_of_the_table() -> None:
+@pytest.mark.parametrize(
+    ("name", "which"), [("grid_levels", ""), ("decomposition_shares", "| mean of targets |")]
+)
+def test_the_tables_that_study_two_shows_are_those_of_the_report(name: str, which: str) -> None:
     page = (REPOSITORY / "docs/study-two.md").read_text(encoding="utf-8")
-    shown = page.split("<!-- grid_levels -->")[1].split("<!-- end -->")[0].strip().splitlines()
-    table = (REPOSITORY / "results/core2/tables/grid_levels.md").read_text(encoding="utf-8")
-    assert shown == [line for line in table.splitlines() if line.startswith("|")]
+    shown = page.split(f"<!-- {name} -->")[1].split("<!-- end -->")[0].strip().splitlines()
+    table = (REPOSITORY / f"results/core2/tables/{name}.md").read_text(encoding="utf-8")
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert shown == lines[:2] + [line for line in lines[2:] if which in line]
 
 
 def test_the_ladder_of_study_two_is_what_the_intervals_say() -> None:
