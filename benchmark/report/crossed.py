@@ -56,9 +56,8 @@ class Grid:
     @property
     def empty_cells(self) -> int:
         """How many cells have no run in the seed that lacks the fewest."""
-        return (
-            self.cells - int(self.done[SEED].value_counts().max()) if len(self.done) else self.cells
-        )
+        fullest = int(self.done[SEED].value_counts().max()) if len(self.done) else 0
+        return self.cells - fullest
 
 
 def grids(experiment: Experiment, scores: Scores, records: Records) -> list[Grid]:
