@@ -98,21 +98,20 @@ def test_training_against_the_floor_and_the_habit(
     timed = {"habit": habit.epoch, "floor": training.floor, "ours": training.epoch}
     timed["peak"] = products(torch.float32 if settings.precision == "fp32" else torch.bfloat16)
     times = in_turn(timed, ROUNDS, device)
-    theirs, ours = times["habit"], times["ours"]
-    ratio = np.array([theirs.processor_s / ours.processor_s, theirs.wall_s / ours.wall_s])
-    floor = np.array([times["floor"].processor_s, times["floor"].wall_s])
+    names = ("habit", "ours", "floor", "peak")
+    theirs, own, floor, product = (
+        np.array([times[name].processor_s, times[name].wall_s]) for name in names
+    )
     # The backward pass multiplies twice as often: for the inputs and for the weights.
     with torch.device("meta"):
         forward = summarise(build_model(backbone, normalisation, {}, 5, size, 0), size)
     often = 3 * forward.multiply_adds * len(images) / (PRODUCTS * PRODUCT**3)
-    peak = often * np.array([times["peak"].processor_s, times["peak"].wall_s])
-    habit_s = np.array([theirs.processor_s, theirs.wall_s])
     goal = goal if FAST_BF16 else 2
     for measure, wanted, reached in (
-        (HABIT, f"≥ {goal}", ratio),
-        (FLOOR, "≥ 0.95", floor * ratio / habit_s),
-        (f"{HABIT}, {ALONE}", "–", ratio / share_of_products(training.floor)),
-        (f"{HABIT}, at the peak", "–", habit_s / peak),
+        (HABIT, f"≥ {goal}", theirs / own),
+        (FLOOR, "≥ 0.95", floor / own),
+        (f"{HABIT}, {ALONE}", "–", theirs / own / share_of_products(training.floor)),
+        (f"{HABIT}, at the peak", "–", theirs / (often * product)),
     ):
         name = f"{backbone} {size} px {settings.precision}"
         record_property("reached", row(name, measure, wanted, *reached))

@@ -22,7 +22,7 @@ from benchmark.report.paper.readings import Readings
 from benchmark.report.paper.tables import CITED, COLUMNS, line, printed, table
 from benchmark.report.paper.words import SOURCES
 from benchmark.report.results import Results, by_method
-from benchmark.report.shift_parts import shift_parts_sheet
+from benchmark.report.shift_parts import MEAN, shift_parts
 from benchmark.report.write import cell_text, number
 
 LADDER = {
@@ -208,26 +208,15 @@ def best_row(
 
 def decomposition(results: Results, experiment: Experiment) -> list[str]:
     """What of the loss colour and framing account for, mean of targets, plain network."""
-    sheet = shift_parts_sheet(experiment, results.scores)
-    if sheet is None:
-        return []
-    (block,) = sheet.blocks
-    places = {column.title: place for place, column in enumerate(block.columns)}
     parts = []
-    for row in block.rows:
-        if row.cells[places["target"]] != "mean of targets":
-            continue
-        method, source = row.cells[places["method"]], row.cells[places["trained on"]]
-        if method != "resnet18-bn-ce-small":
-            continue
-        loss, colour, framing, rest = (
-            row.cells[places[name]].mean for name in ("loss", "colour", "framing", "rest")
-        )
-        parts.append(
-            f"from \\textsf{{{tex(source)}}}, of {tex(number(loss))} points lost, colour accounts "
-            f"for {tex(number(colour))}, framing for {tex(number(framing))}, and "
-            f"{tex(number(rest))} remain"
-        )
+    for own in shift_parts(experiment, results.scores):
+        if own.target == MEAN and own.method == "resnet18-bn-ce-small":
+            points = (own.home - own.plain, own.colour, own.framing, own.rest)
+            loss, colour, framing, rest = (tex(number(float(one.mean()))) for one in points)
+            parts.append(
+                f"from \\textsf{{{tex(own.source)}}}, of {loss} points lost, colour accounts "
+                f"for {colour}, framing for {framing}, and {rest} remain"
+            )
     if not parts:
         return []
     return [
